@@ -1,0 +1,88 @@
+package lock
+
+import (
+	"fmt"
+	"time"
+	"unicode/utf8"
+)
+
+// Limits of a [Request], the same on every store.
+const (
+	MaxKeyLen      = 512  // bytes of a key
+	MaxOwnerLen    = 64   // bytes of an owner
+	MaxMetadataLen = 4096 // bytes of all metadata names and values together
+)
+
+// CheckRequest is the validation that every store shares. Acquire must call it before
+// any I/O. It returns an error that is ErrInvalid, or ErrUnsupported for a capability
+// that c does not declare, and names the value and the rule.
+func CheckRequest(req Request, c Capabilities) error {
+	if err := CheckKey(req.Key); err != nil {
+		return err
+	}
+	if err := checkOwner(req.Owner); err != nil {
+		return err
+	}
+	if err := checkTTL(req.TTL, c); err != nil {
+		return err
+	}
+	if err := checkMetadata(req.Metadata); err != nil {
+		return err
+	}
+	if req.Shared && !c.Shared {
+		return fmt.Errorf("%w: shared mode: store %s does not have it", ErrUnsupported, c.Store)
+	}
+	return nil
+}
+
+// CheckKey returns an error that is ErrInvalid unless key is non-empty UTF-8 of at most
+// MaxKeyLen bytes. Stores call it in Inspect and ForceRelease.
+func CheckKey(key string) error {
+	switch {
+	case key == "":
+		return fmt.Errorf("%w: key is empty: a key has 1 to %d bytes", ErrInvalid, MaxKeyLen)
+	case len(key) > MaxKeyLen:
+		return fmt.Errorf("%w: key %.32q… has %d bytes: a key has 1 to %d", ErrInvalid, key, len(key), MaxKeyLen)
+	case !utf8.ValidString(key):
+		return fmt.Errorf("%w: key %q is not valid UTF-8", ErrInvalid, key)
+	}
+	return nil
+}
+
+func checkOwner(owner string) error {
+	if owner == "" || len(owner) > MaxOwnerLen {
+		return fmt.Errorf("%w: owner %.80q has %d bytes: an owner has 1 to %d", ErrInvalid, owner, len(owner), MaxOwnerLen)
+	}
+	for i := range len(owner) {
+		switch b := owner[i]; {
+		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9', b == '-', b == '_':
+		default:
+			return fmt.Errorf("%w: owner %q: byte %q at %d is not of [A-Za-z0-9_-]", ErrInvalid, owner, b, i)
+		}
+	}
+	return nil
+}
+
+func checkTTL(ttl time.Duration, c Capabilities) error {
+	if ttl <= 0 {
+		return fmt.Errorf("%w: TTL %v: must be positive", ErrInvalid, ttl)
+	}
+	if ttl < c.MinTTL {
+		return fmt.Errorf("%w: TTL %v: store %s needs at least %v", ErrInvalid, ttl, c.Store, c.MinTTL)
+	}
+	return nil
+}
+
+func checkMetadata(m map[string]string) error {
+	size := 0
+	for k, v := range m {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return fmt.Errorf("%w: metadata %q=%q is not valid UTF-8", ErrInvalid, k, v)
+		}
+		size += len(k) + len(v)
+	}
+	if size > MaxMetadataLen {
+		return fmt.Errorf("%w: metadata has %d bytes: at most %d", ErrInvalid, size, MaxMetadataLen)
+	}
+	return nil
+}

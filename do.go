@@ -1,0 +1,79 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// doCall is a Do or TryDo: all that it needs in one allocation.
+type doCall struct {
+	call
+	lease Lease
+	fn    fnContext
+	bound boundContext // of the release
+}
+
+// do is Do and TryDo.
+func (c *Client) do(ctx context.Context, op operation, key string, fn func(context.Context, *Lease) error, opts []Option) error {
+	cfg, err := c.config(ctx, op, key, opts)
+	if err == nil && fn == nil {
+		err = fmt.Errorf("%w: fn is nil", ErrInvalid)
+	}
+	if err != nil {
+		return op.fail(key, err)
+	}
+	d := new(doCall)
+	k := d.init(ctx, c, op, key, cfg)
+	outer := fnContextOf(ctx)
+	l, err := k.outer(outer)
+	if err != nil {
+		return k.failed(nil, err)
+	}
+	if l != nil {
+		return l.runNested(ctx, op, fn)
+	}
+	k.cctx, k.cancel = context.WithCancelCause(ctx)
+	l, err = k.acquire(&d.lease)
+	if err != nil {
+		return err
+	}
+	d.fn = fnContext{Context: k.cctx, lease: l, outer: outer}
+	return d.run(fn)
+}
+
+// run runs fn and releases, also if fn panics or ends its goroutine: without recover, so
+// that a panic keeps its stack.
+func (d *doCall) run(fn func(context.Context, *Lease) error) (err error) {
+	defer func() {
+		lost := d.end()
+		if lost != nil {
+			err = errors.Join(err, d.op.fail(d.key, lost))
+		}
+	}()
+	return fn(&d.fn, d.fn.lease)
+}
+
+// end releases the lease, and returns the loss if it was lost. A release that the store
+// has not confirmed is no error: the lock was held to the end, and the caller would
+// repeat finished work.
+func (d *doCall) end() error {
+	err := d.release()
+	d.bound.end()
+	d.leave()
+	if errors.Is(err, ErrLost) {
+		return err
+	}
+	return nil
+}
+
+// detached is the context of the release: the caller's values, but not its end, since a
+// lock must be released all the more when the work was canceled. e.mu is held.
+func (d *doCall) detached(now time.Duration) context.Context {
+	e := &d.c.engine
+	end := min(d.fn.lease.end, now+doBound)
+	d.bound.parent, d.bound.detached = d.ctx, true
+	d.bound.deadline = e.clock.local(end)
+	return &d.bound
+}

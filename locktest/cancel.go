@@ -1,0 +1,175 @@
+package locktest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+func cancels() group {
+	const prompt = "Cancel is prompt. When ctx ends every method must return promptly with an error for which errors.Is(err, ctx.Err()) holds; it is ErrHeld as well if Acquire saw the key held. A grant already known at that moment may be returned instead."
+	return group{"CancelIsPrompt", []row{
+		{"Waiter", prompt, both, nil, cancelOfWaiter},
+		{"Deadline", prompt, both, nil, deadlineOfWaiter},
+		{"AtOnce", prompt, both, nil, cancelAtOnce},
+		{"BeforeTheCall", prompt, both, nil, cancelBeforeCall},
+		{"Freeze", prompt, both, needs(can(Freeze)), cancelOfFrozen},
+		{"LateReply", prompt, both, needs(can(LoseReply)), cancelOfLateReply},
+	}}
+}
+
+func cancelOfWaiter(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.lasting(a, e.rival(key))
+	w := e.wait(b, e.request(key))
+	w.cancel()
+	w.refused(context.Canceled)
+	e.undo(b, key, w.h.req.Owner)
+	e.only(b, h)
+}
+
+func deadlineOfWaiter(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.lasting(a, e.rival(key))
+	e.attempts(func() bool {
+		ctx, cancel := context.WithTimeout(e.ctx, e.ttl)
+		defer cancel()
+		w := e.ask(ctx, b, waiting(e.request(key)))
+		w.returned("Acquire to return when its ctx ends", e.ttl+e.patience())
+		select {
+		case <-w.waiting:
+			w.refused(context.DeadlineExceeded)
+		default:
+			return false // ctx ended before the store could say that the key is held
+		}
+		e.undo(b, key, w.h.req.Owner)
+		return true
+	})
+	e.only(b, h)
+}
+
+func cancelAtOnce(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.lasting(a, e.rival(key))
+	e.fastest("Acquire to return when its ctx ends", e.quick(), func() time.Duration {
+		w := e.wait(b, e.request(key))
+		cancelled := time.Now()
+		w.withdraw()
+		return w.h.answered.Sub(cancelled)
+	})
+	e.only(b, h)
+}
+
+// method is a call of one of the Locker's methods.
+type method struct {
+	name    string
+	acquire bool
+	call    func(ctx context.Context) error
+}
+
+// methods are calls of every method of a, on what h holds and on keys that nobody does.
+// What they may acquire without saying so is soon over.
+func (e *env) methods(a lock.Locker, h held) []method {
+	try, wait, other := e.brief(e.key()), waiting(e.rival(h.g.Key)), e.key()
+	wait.TTL = e.ttl
+	acquire := func(req lock.Request) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := a.Acquire(ctx, req)
+			return err
+		}
+	}
+	release := func(g lock.Grant) func(context.Context) error {
+		return func(ctx context.Context) error { return a.Release(ctx, g) }
+	}
+	return []method{
+		{"Acquire", true, acquire(try)},
+		{"Acquire with Wait", true, acquire(wait)},
+		{"Renew", false, func(ctx context.Context) error {
+			_, err := a.Renew(ctx, h.g)
+			return err
+		}},
+		{"Inspect", false, func(ctx context.Context) error {
+			_, err := a.Inspect(ctx, other)
+			return err
+		}},
+		{"Release without a token", false, release(lock.Grant{Key: other, Owner: h.g.Owner})},
+		{"Release", false, release(h.g)},
+	}
+}
+
+// cancelBeforeCall: whatever the other methods did before they looked at ctx, they may
+// report as done. A grant that did not exist when ctx ended may not be returned.
+func cancelBeforeCall(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.hold(a, key)
+	ended, cancel := context.WithCancel(e.ctx)
+	cancel()
+	for _, m := range e.methods(a, h) {
+		err := e.call(m.name, func(context.Context) error { return m.call(ended) })
+		if err == nil && m.acquire || err != nil && !errors.Is(err, context.Canceled) {
+			e.fail(fmt.Sprintf("%s with a ctx that has ended to return an error that is %q", m.name, context.Canceled), "%v", err)
+		}
+	}
+	_ = e.releases(a, h.g)
+	e.free(b, key)
+}
+
+func cancelOfFrozen(e *env) {
+	a, b := e.open(), e.open()
+	h := e.acquire(a, e.request(e.key()))
+	heal := e.fault(Freeze, a)
+	e.endWhileUnanswered(a, h, true)
+	heal()
+	e.eventually("the release to be answered after the fault", e.recovery(), func() (bool, string) {
+		err := e.releases(a, h.g)
+		return err == nil || errors.Is(err, lock.ErrLost), fmt.Sprint(err)
+	})
+	e.eventually("the key to be free", e.recovery()+e.overdueIn(e.ttl), func() (bool, string) {
+		_, err := e.settled(b, e.rival(h.g.Key))
+		return err == nil, fmt.Sprint(err)
+	})
+}
+
+func cancelOfLateReply(e *env) {
+	a := e.open()
+	h := e.acquire(a, e.request(e.key()))
+	e.fault(LoseReply, a)
+	e.endWhileUnanswered(a, h, false)
+}
+
+// endWhileUnanswered ends the ctx of a call of each method while no reply comes. silent
+// says that none can have come before: the store is frozen.
+func (e *env) endWhileUnanswered(a lock.Locker, h held, silent bool) {
+	e.Helper()
+	ctx, cancel := context.WithCancel(e.ctx)
+	defer cancel()
+	methods := e.methods(a, h)
+	done := make([]chan error, len(methods))
+	for i, m := range methods {
+		done[i] = make(chan error, 1)
+		e.start(func() { done[i] <- m.call(ctx) })
+	}
+	time.Sleep(e.ttl / 4)
+	early := make([]bool, len(methods)) // it returned while ctx was live, with the store's own error
+	for i := range methods {
+		early[i] = len(done[i]) > 0
+	}
+	cancel()
+	timeout := time.After(e.patience())
+	for i, m := range methods {
+		select {
+		case err := <-done[i]:
+			if err == nil && silent {
+				e.fail(m.name+" not to succeed when the store does not answer", "a nil error")
+			}
+			if err != nil && !early[i] && !errors.Is(err, context.Canceled) {
+				e.fail(fmt.Sprintf("%s to return an error that is %q", m.name, context.Canceled), "%v", err)
+			}
+		case <-timeout:
+			e.fail(m.name+" to return when its ctx ends", "it has not, %v after that", e.patience())
+		}
+	}
+}

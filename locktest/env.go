@@ -1,0 +1,236 @@
+package locktest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+// reporter is where a case's failures go: the part of testing.TB that a test of this
+// suite can stand in for.
+type reporter interface {
+	Helper()
+	Errorf(format string, args ...any)
+	FailNow()
+	SkipNow()
+}
+
+// env is a case that runs, and what it has to work with. Its methods that may end the
+// case, which is all but those that say otherwise, are for the case's own goroutine.
+type env struct {
+	reporter
+	testCase
+	tb     testing.TB // for New and the faults
+	h      Harness
+	ttl    time.Duration
+	caps   lock.Capabilities
+	onSkip func(reason string)
+
+	newLocker func() lock.Locker
+	first     lock.Locker // opened to see caps; the case's first open returns it
+	opened    int
+	keys      int
+	crowd     int // how many compete where many do
+
+	ctx     context.Context // ends with the case
+	cancel  context.CancelFunc
+	running sync.WaitGroup // of start
+	calls   chan func()    // to the goroutine that calls the store
+	over    atomic.Bool    // nothing may be reported any more
+}
+
+func newEnv(tb testing.TB, r reporter, h Harness, c testCase) *env {
+	e := &env{
+		reporter: r, testCase: c, tb: tb, h: h, ttl: h.ttl(),
+		onSkip: func(string) {}, calls: make(chan func()),
+	}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	return e
+}
+
+func (e *env) run() {
+	e.newLocker = e.h.New(e.tb)
+	e.tb.Cleanup(e.finish)
+	e.start(func() {
+		for f := range e.calls {
+			f()
+		}
+	})
+	e.first = e.newLocker()
+	e.caps = e.first.Capabilities()
+	if e.crowd == 0 {
+		e.crowd = crowdFor(e.caps)
+	}
+	if e.ttl < e.caps.MinTTL {
+		e.fail("a Harness.TTL that the store takes", "TTL %v, below the store's MinTTL of %v", e.ttl, e.caps.MinTTL)
+	}
+	ns := e.needs
+	if e.shared {
+		ns = append(needs(declares("Shared", hasShared)), ns...)
+	}
+	for _, n := range ns {
+		if missing := n(e); missing != "" {
+			e.skip(missing)
+		}
+	}
+	e.check(e)
+}
+
+// finish ends what the case left running. New's own cleanup comes after it.
+func (e *env) finish() {
+	e.cancel()
+	close(e.calls)
+	done := make(chan struct{})
+	go func() { e.running.Wait(); close(done) }()
+	timer := time.NewTimer(e.patience())
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		e.Errorf("a call has not returned %v after its ctx ended", e.patience())
+	}
+	e.over.Store(true)
+}
+
+func (e *env) skip(reason string) {
+	e.onSkip(reason)
+	e.SkipNow()
+}
+
+// report fails the case without ending it. Any goroutine may call it.
+func (e *env) report(want, seen string, args ...any) {
+	e.Helper()
+	if e.over.Load() {
+		return
+	}
+	e.Errorf("the contract says: %s\n\twanted: %s\n\tseen:   %s", e.sentence, want, fmt.Sprintf(seen, args...))
+}
+
+// fail fails and ends the case.
+func (e *env) fail(want, seen string, args ...any) {
+	e.Helper()
+	e.report(want, seen, args...)
+	e.FailNow()
+}
+
+// open returns one more process on the case's keyspace.
+func (e *env) open() lock.Locker {
+	e.opened++
+	if e.opened == 1 {
+		return e.first
+	}
+	return e.newLocker()
+}
+
+// key returns a key that the case has not used.
+func (e *env) key() string {
+	e.keys++
+	return fmt.Sprintf("key-%d", e.keys)
+}
+
+// patience is how long a thing may take that the contract calls prompt or bounded. It
+// is meant to fail hangs, and nothing else, on the busiest machine.
+func (e *env) patience() time.Duration { return 5*time.Second + 2*e.ttl }
+
+// long is a TTL that does not run out within a case.
+func (e *env) long() time.Duration { return 30 * e.ttl }
+
+// tick is the pause between two looks at what a case waits for.
+func (e *env) tick() time.Duration { return max(e.ttl/50, time.Millisecond) }
+
+// drift is by how much two machines may differ on how long d is: what a Client takes
+// off a lease by default.
+func drift(d time.Duration) time.Duration { return d/100 + 2*time.Millisecond }
+
+// start runs f beside the case, which waits for it at its end. f must not end the case.
+func (e *env) start(f func()) {
+	e.running.Add(1)
+	go func() {
+		defer e.running.Done()
+		f()
+	}()
+}
+
+// call runs f with a ctx of its own, which ends after e.patience(), and fails the case
+// if f has not returned as long after that.
+func (e *env) call(what string, f func(ctx context.Context) error) error {
+	e.Helper()
+	ctx, cancel := context.WithTimeout(e.ctx, e.patience())
+	defer cancel()
+	done := make(chan error, 1)
+	e.calls <- func() { done <- f(ctx) }
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(e.patience()):
+		e.fail(what+" to return when its ctx ends", "it has not, %v after that", e.patience())
+		return nil
+	}
+}
+
+// eventually looks every tick until ok, and fails the case when a look that began after
+// limit has passed still finds it wanting.
+func (e *env) eventually(want string, limit time.Duration, look func() (ok bool, seen string)) {
+	e.Helper()
+	for begin := time.Now(); ; time.Sleep(e.tick()) {
+		late := time.Since(begin) > limit
+		ok, seen := look()
+		if ok {
+			return
+		}
+		if late {
+			e.fail(fmt.Sprintf("%s within %v", want, limit), "%s", seen)
+		}
+	}
+}
+
+// fault lets f happen to l and returns what ends it, which the case's end does too.
+func (e *env) fault(f Fault, l lock.Locker) func() {
+	heal := e.h.Faults[f](e.tb, l)
+	var once sync.Once
+	end := func() {
+		once.Do(func() {
+			if heal != nil {
+				heal()
+			}
+		})
+	}
+	e.tb.Cleanup(end)
+	return end
+}
+
+// attempts runs a check that a busy machine can spoil until it says that it came about.
+func (e *env) attempts(try func() (valid bool)) {
+	e.Helper()
+	const most = 10
+	for range most {
+		if try() {
+			return
+		}
+	}
+	e.fail("to be in time", "%d times this machine was too slow for a TTL of %v: raise Harness.TTL", most, e.ttl)
+}
+
+// fastest runs try until one run takes less than limit, and fails if none of many does.
+func (e *env) fastest(want string, limit time.Duration, try func() time.Duration) {
+	e.Helper()
+	var took []time.Duration
+	for len(took) < 8 {
+		d := try()
+		if d < limit {
+			return
+		}
+		took = append(took, d)
+	}
+	e.fail(fmt.Sprintf("%s: within %v, once in %d times at least", want, limit, len(took)), "it took %v", took)
+}

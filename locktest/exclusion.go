@@ -1,0 +1,86 @@
+package locktest
+
+import lock "github.com/seed-215fdefa/lock"
+
+func exclusion() group {
+	const (
+		one    = "Exclusion. By the store's own clock at most one exclusive grant of a key is live; shared grants live only beside shared grants."
+		stands = "Exclusion. This holds while the store keeps what it acknowledged: Capabilities.HoldSurvives says which faults it stands. Otherwise the loss is told at the next renewal, and the token is the guard."
+	)
+	return group{"Exclusion", []row{
+		{"AmongProcesses", one, both, nil, amongProcesses},
+		{"WithinOneProcess", one, both, nil, withinOneProcess},
+		{"SharedBesideExclusive", one, plain, needs(declares("Shared", hasShared)), sharedBesideExclusive},
+		{"ReadersTogether", one, shared, nil, readersTogether},
+		{"WaitingReadersTogether", one, shared, nil, waitingReadersTogether},
+		{"Crowd", one, plain, nil, func(e *env) { e.compete(e.crowd, nobody) }},
+		{"CrowdOfReadersAndWriters", one, shared, nil, func(e *env) { e.compete(e.crowd, mostly) }},
+		{"Freeze", stands, both, needs(can(Freeze)), holdSurvives(Freeze, 0)},
+		{"RecordLoss", stands, both, needs(can(LoseRecord)), holdSurvives(LoseRecord, lock.SurvivesRecordLoss)},
+		{"Restart", stands, both, needs(can(Restart)), holdSurvives(Restart, lock.SurvivesRestart)},
+		{"Failover", stands, both, needs(can(Failover)), holdSurvives(Failover, lock.SurvivesFailover)},
+	}}
+}
+
+func nobody(int) bool   { return false }
+func mostly(i int) bool { return i%4 != 0 }
+
+func amongProcesses(e *env) { excludes(e, e.open(), e.open()) }
+
+func withinOneProcess(e *env) {
+	l := e.open()
+	excludes(e, l, l)
+}
+
+// excludes checks that b cannot have what a holds, and can when a has released it.
+func excludes(e *env, a, b lock.Locker) {
+	key := e.key()
+	for range 3 {
+		h := e.hold(a, key)
+		e.refused(b, e.rival(key))
+		e.renew(h)
+		e.refused(b, e.rival(key))
+		e.release(h)
+		e.free(b, key)
+		a, b = b, a
+	}
+}
+
+func sharedBesideExclusive(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.hold(a, key)
+	reader := e.request(key)
+	reader.Shared = true
+	e.refused(a, reader)
+	e.refused(b, reader)
+	e.release(h)
+	e.release(e.acquire(b, reader))
+}
+
+func readersTogether(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	readers := []held{e.hold(a, key), e.hold(b, key), e.hold(a, key)}
+	for _, h := range readers {
+		e.refused(b, e.rival(key))
+		e.renew(h)
+		e.release(h)
+	}
+	e.free(b, key)
+}
+
+// waitingReadersTogether: those that wait for a writer must all come in, none of them
+// going out first.
+func waitingReadersTogether(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	writer := e.lasting(a, e.rival(key))
+	waiters := []*waiter{e.wait(a, e.request(key)), e.wait(b, e.request(key)), e.wait(b, e.request(key))}
+	e.release(writer)
+	for _, w := range waiters {
+		w.granted()
+	}
+	for _, w := range waiters {
+		e.refused(a, e.rival(key))
+		e.release(w.h)
+	}
+	e.free(a, key)
+}

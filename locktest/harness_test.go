@@ -1,0 +1,123 @@
+package locktest
+
+import (
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+func TestHarnessIsChecked(t *testing.T) {
+	t.Parallel()
+	h := Harness{
+		TTL:    -time.Second,
+		Faults: map[Fault]func(testing.TB, lock.Locker) func(){Fault(99): nil, Sever: nil},
+		Skips:  map[string]string{"Exclusion/NoSuchCase": "a typing error", "Exclusion": ""},
+	}
+	err := h.check()
+	require.Error(t, err)
+	for _, want := range []string{
+		"Harness.New is nil",
+		"Harness.TTL is -1s",
+		"Fault(99)", "LoseWakeup", // the valid ones are named
+		"Harness.Faults[Sever] is nil",
+		`"Exclusion/NoSuchCase"`, "\n\tExclusion/AmongProcesses/shared\n",
+		`Harness.Skips["Exclusion"] gives no reason`,
+	} {
+		assert.ErrorContains(t, err, want)
+	}
+}
+
+func TestSkipsNameCasesAndWhatIsAboveThem(t *testing.T) {
+	t.Parallel()
+	h := refHarness(flaws{}, nil)
+	h.Skips = map[string]string{"Admin": "group", "Inspect/Holder": "row", "Inspect/Metadata/shared": "case"}
+	require.NoError(t, h.check())
+	for path, want := range map[string]string{
+		"Admin/List/shared": "group", "Admin/ListStopped": "group", "Inspect/Holder/exclusive": "row",
+		"Inspect/Metadata/shared": "case", "Inspect/Metadata/exclusive": "", "Inspect/FreeKey": "",
+	} {
+		reason, ok := h.skips(path)
+		assert.Equal(t, want, reason, path)
+		assert.Equal(t, want != "", ok, path)
+	}
+}
+
+func TestNamesAreUnique(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, c := range allCases() {
+		assert.False(t, seen[c.path], c.path)
+		assert.NotEmpty(t, c.sentence, c.path)
+		assert.Regexp(t, `^[A-Z][A-Za-z]*(/[A-Z][A-Za-z]*)(/exclusive|/shared)?$`, c.path)
+		seen[c.path] = true
+	}
+}
+
+func TestHostileKeysAreValidAndDistinct(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, key := range hostile() {
+		assert.NoError(t, lock.CheckKey(key))
+		assert.True(t, utf8.ValidString(key))
+		assert.False(t, seen[key], "%q twice", key)
+		seen[key] = true
+	}
+}
+
+// TestFailureSaysWhatTheContractSays looks at the report of a case that a broken store
+// fails.
+func TestFailureSaysWhatTheContractSays(t *testing.T) {
+	t.Parallel()
+	for _, c := range allCases() {
+		if c.path != "RenewNeverCreates/OfAnExpiredGrant/exclusive" {
+			continue
+		}
+		r := record(t, refHarness(flaws{renewCreates: true}, nil), c)
+		require.Len(t, r.failures, 1)
+		assert.Equal(t, "the contract says: "+c.sentence+
+			"\n\twanted: ErrLost from Renew of a grant that is not live\n\tseen:   <nil>", r.failures[0])
+	}
+}
+
+func TestWatchdogBarksAndNamesTheCase(t *testing.T) {
+	t.Parallel()
+	reports := make(chan string, 1)
+	dog := watch(time.Millisecond, "Group/Case", func(report string) { reports <- report })
+	defer dog.stop()
+	dog.arm()
+	report := <-reports
+	assert.Contains(t, report, "case Group/Case is stuck")
+	assert.Contains(t, report, "TestWatchdogBarksAndNamesTheCase", "the dump has all goroutines")
+}
+
+func TestWatchdogIsQuietUntilArmedAndOnceStopped(t *testing.T) {
+	t.Parallel()
+	bark := func(string) { t.Error("it barked") }
+	sleeping, stopped := watch(time.Nanosecond, "never armed", bark), watch(time.Hour, "stopped", bark)
+	stopped.arm()
+	stopped.stop()
+	sleeping.stop()
+}
+
+func TestLimitEndsBeforeTheTestProgramDoes(t *testing.T) {
+	t.Parallel()
+	end, ok := t.Deadline()
+	limit := Harness{TTL: 24 * time.Hour}.limit(t)
+	if ok {
+		assert.LessOrEqual(t, limit, max(time.Until(end), time.Second))
+	}
+	assert.LessOrEqual(t, Harness{}.limit(t), 50*time.Second)
+}
+
+func TestFaultString(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, "Sever LoseRecord Failover Fault(0) Fault(200)", strings.Join([]string{
+		Sever.String(), LoseRecord.String(), Failover.String(), Fault(0).String(), Fault(200).String(),
+	}, " "))
+}

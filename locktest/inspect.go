@@ -1,0 +1,193 @@
+package locktest
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+func inspect() group {
+	const (
+		knows = "Inspect returns what the store knows of key. A key that nobody holds is no error: its Record has no Holders."
+		meta  = "Request.Metadata says who and why; Inspect shows it."
+		line  = "Record.Waiters are in line order."
+		until = "Holder.ExpiresIn is the time until its TTL is over; negative = unknown."
+	)
+	return group{"Inspect", []row{
+		{"FreeKey", knows, plain, nil, inspectFreeKey},
+		{"Holder", knows, both, nil, inspectHolder},
+		{"Readers", knows, shared, nil, inspectReaders},
+		{"ThisKeyOnly", knows, both, nil, inspectThisKeyOnly},
+		{"Metadata", meta, both, nil, inspectMetadata},
+		{"Waiters", line, both, needs(declares("FIFO", hasFIFO)), inspectWaiters},
+		{"ExpiresIn", until, both, nil, inspectExpiresIn},
+		{"HeldError", "Acquire without Wait returns an error that is ErrHeld, a *HeldError where the holder is known.", both, nil, inspectHeldError},
+	}}
+}
+
+func inspectFreeKey(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	for range 2 {
+		if rec := e.inspect(a, key); len(rec.Holders)+len(rec.Waiters) > 0 {
+			e.fail("no holders and no line", "%+v", rec)
+		}
+		e.free(b, key)
+	}
+	last := e.acquire(b, e.rival(key))
+	e.release(last)
+	e.known(e.inspect(a, key), last)
+}
+
+// known checks the record's own token, that of last or none.
+func (e *env) known(rec lock.Record, last held) {
+	e.Helper()
+	if rec.Token != 0 && rec.Token != last.g.Token {
+		e.fail(fmt.Sprintf("Record.Token %d, the highest granted, or 0", last.g.Token), "%d", rec.Token)
+	}
+}
+
+func inspectHolder(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.hold(a, key)
+	for _, l := range []lock.Locker{a, b} {
+		rec := e.inspect(l, key)
+		e.one(l, h)
+		e.known(rec, h)
+		if held := rec.Holders[0].Held; held > time.Since(h.asked)+e.ttl/4+e.caps.ExpirySlack {
+			e.fail("Held to be the time since the grant, or negative", "%v, %v after Acquire was called", held, time.Since(h.asked))
+		}
+	}
+}
+
+func inspectReaders(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	readers := []held{e.hold(a, key), e.hold(b, key), e.hold(b, key)}
+	for len(readers) > 0 {
+		rec := e.inspect(a, key)
+		if len(rec.Holders) != len(readers) {
+			e.fail(fmt.Sprintf("%d readers", len(readers)), "%+v", rec.Holders)
+		}
+		for _, r := range readers {
+			if h := holder(rec, r.g.Owner); h == nil || !h.Shared || h.Token != r.g.Token {
+				e.fail(fmt.Sprintf("%s among the holders, shared, with token %d", r.g.Owner, r.g.Token), "%+v", rec.Holders)
+			}
+		}
+		e.release(readers[0])
+		readers = readers[1:]
+	}
+}
+
+// inspectThisKeyOnly holds keys that begin with, or are the beginning of, the one that
+// is looked at.
+func inspectThisKeyOnly(e *env) {
+	a, b := e.open(), e.open()
+	for _, key := range []string{"k", "ke", "key/", "key/1", "key*", "k?y", "[k]ey", "keyé"} {
+		e.hold(a, key)
+	}
+	if rec := e.inspect(b, "key"); len(rec.Holders)+len(rec.Waiters) > 0 {
+		e.fail(`nobody at "key"`, "%+v", rec)
+	}
+	h := e.hold(b, "key")
+	e.one(a, h)
+}
+
+// odd is metadata that some encoding would not bring back.
+func odd() map[string]string {
+	return map[string]string{
+		"host": "web-1.example.org", "": "no name", "no value": "", "quote\"'`": `\"{}[],:`, "line\nbreak": "\r\n\t",
+		"\x00": "a\x00b", "é": "e\u0301", "😀": "\U0010ffff", "1": "01", "{a}": "%s %d", "=": "a=b&c=d;e", "<!--": "]]>",
+		"long": strings.Repeat("x", 2000),
+	}
+}
+
+func inspectMetadata(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	for _, m := range []map[string]string{odd(), nil, {"n": strings.Repeat("é", (lock.MaxMetadataLen-1)/2)}} {
+		req := e.request(key)
+		req.Metadata = maps.Clone(m)
+		h := e.lasting(a, req)
+		clear(req.Metadata) // the caller's map is the caller's
+		for range 2 {
+			rec := e.inspect(b, key)
+			if got := holder(rec, h.g.Owner); got == nil || !maps.Equal(got.Metadata, m) {
+				e.fail(fmt.Sprintf("the metadata %q", m), "%+v", rec.Holders)
+			}
+			e.renew(h) // changes nothing of it
+		}
+		e.release(h)
+	}
+}
+
+func inspectWaiters(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	blocker := e.lasting(a, e.rival(key))
+	var line []*waiter
+	for i := range 5 {
+		req := e.request(key)
+		req.Metadata = odd()
+		line = append(line, e.wait([]lock.Locker{a, b}[i%2], req))
+		e.inspectLine(b, line)
+	}
+	for i, w := range e.inspect(a, key).Waiters {
+		if !maps.Equal(w.Metadata, odd()) {
+			e.fail(fmt.Sprintf("waiter %d with the metadata %q", i, odd()), "%q", w.Metadata)
+		}
+	}
+	line[2].withdraw()
+	e.undone(a, b, key, line[2].h.req.Owner)
+	e.inspectLine(a, append(line[:2:2], line[3:]...))
+	e.only(b, blocker)
+}
+
+// inspectExpiresIn compares two spans that overlap: the store's start of the TTL lies
+// within the Acquire, its look at the clock within the Inspect.
+func inspectExpiresIn(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.acquire(a, e.request(key))
+	time.Sleep(e.ttl / 2)
+	asked := time.Now()
+	rec := e.inspect(b, key)
+	answered := time.Now()
+	got := holder(rec, h.g.Owner)
+	if got == nil {
+		e.fail(fmt.Sprintf("%s to hold the key", h.g.Owner), "%+v", rec)
+	}
+	in := got.ExpiresIn
+	if in < 0 {
+		return
+	}
+	slack := e.caps.ExpirySlack + e.ttl/4 + drift(h.g.TTL)
+	least, most := h.end().Sub(answered)-slack, h.answered.Add(h.g.TTL).Sub(asked)+slack
+	if in < least || in > most {
+		e.fail(fmt.Sprintf("ExpiresIn from %v to %v", least, most), "%v", in)
+	}
+}
+
+func inspectHeldError(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	req := e.request(key)
+	req.Metadata = map[string]string{"why": "to be seen"}
+	h := e.lasting(a, req)
+	_, err := e.try(b, e.rival(key))
+	e.holderOf(err, h)
+}
+
+// holderOf checks what an error that is ErrHeld says of the holder, if it does.
+func (e *env) holderOf(err error, h held) {
+	e.Helper()
+	var held *lock.HeldError
+	if !errors.As(err, &held) || len(held.Record.Holders) == 0 {
+		return
+	}
+	got := held.Record.Holders[0]
+	if held.Record.Key != h.g.Key || got.Owner != h.g.Owner || got.Token != h.g.Token || got.Shared != h.g.Shared {
+		e.fail(fmt.Sprintf("a record of %s with token %d", h.g.Owner, h.g.Token), "%+v", held.Record)
+	}
+	if len(got.Metadata) > 0 && !maps.Equal(got.Metadata, h.req.Metadata) {
+		e.fail(fmt.Sprintf("the metadata %q", h.req.Metadata), "%q", got.Metadata)
+	}
+}

@@ -1,0 +1,107 @@
+package locktest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+func oneOwner() group {
+	const one = "One owner, one grant. Inside one Acquire a store may send its request again after an unknown outcome; it must end up with one grant and one token."
+	return group{"OneOwnerOneGrant", []row{
+		{"Try", one, both, nil, oneGrantOfTry},
+		{"Wait", one, both, nil, oneGrantOfWait},
+		{"OwnerOfAnyLength", one, both, nil, ownerOfAnyLength},
+		{"LateReply", one, both, needs(can(LoseReply)), oneGrantOfLateReply},
+	}}
+}
+
+// one checks that what the store has is h, once, and nobody in line.
+func (e *env) one(l lock.Locker, h held) {
+	e.Helper()
+	e.only(l, h)
+	rec := e.inspect(l, h.g.Key)
+	if rec.Holders[0].Shared != h.g.Shared || len(rec.Waiters) > 0 {
+		e.fail(fmt.Sprintf("one holder, shared %t, and an empty line", h.g.Shared), "%+v", rec)
+	}
+	if rec.Token != 0 && rec.Token != h.g.Token {
+		e.fail(fmt.Sprintf("token %d to be the highest granted", h.g.Token), "%d", rec.Token)
+	}
+}
+
+func oneGrantOfTry(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.hold(a, key)
+	e.one(b, h)
+	e.release(h)
+	e.vacant(b, key)
+}
+
+func oneGrantOfWait(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	blocker := e.lasting(a, e.rival(key))
+	w := e.wait(b, e.request(key))
+	e.release(blocker)
+	h := w.granted()
+	e.one(a, h)
+	e.release(h)
+	e.vacant(a, key)
+}
+
+func ownerOfAnyLength(e *env) {
+	a, b := e.open(), e.open()
+	for _, owner := range []string{"a", "-", "_", "0", strings.Repeat("Zz9-", lock.MaxOwnerLen/4)} {
+		req := e.request(e.key())
+		req.Owner = owner
+		h := e.lasting(a, req)
+		e.one(b, h)
+		e.release(h)
+	}
+}
+
+// oneGrantOfLateReply: Acquire may return a grant or an error, and may send its request
+// as often as it likes.
+func oneGrantOfLateReply(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	before := e.acquire(b, e.rival(key))
+	e.release(before)
+	ctx, cancel := context.WithTimeout(e.ctx, 2*e.patience())
+	defer cancel()
+	heal := e.fault(LoseReply, a)
+	late := e.ask(ctx, a, e.request(key))
+	e.effective(late, b)
+	time.Sleep(e.ttl / 2)
+	heal()
+	late.returned("Acquire to return", 4*e.patience())
+	if late.err != nil {
+		e.undone(a, b, key, late.h.req.Owner)
+		return
+	}
+	e.higher(late.h, before)
+	e.one(b, late.h)
+	e.release(late.h)
+	e.vacant(b, key)
+}
+
+// undone undoes what owner may have, and checks that nothing is left of it, long before
+// a grant or a place in line would have ended by themselves.
+func (e *env) undone(l, other lock.Locker, key, owner string) {
+	e.Helper()
+	e.undo(l, key, owner)
+	e.eventually("nothing to be left of an Acquire that failed and was undone", max(2*e.ttl, time.Second), func() (bool, string) {
+		rec := e.inspect(other, key)
+		return holder(rec, owner) == nil && !inLine(rec, owner), fmt.Sprintf("%+v", rec)
+	})
+}
+
+func inLine(rec lock.Record, owner string) bool {
+	for _, w := range rec.Waiters {
+		if w.Owner == owner {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,150 @@
+package locktest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+func release() group {
+	const (
+		yours = "Release is yours alone. Release must end that owner's grant only; a stale one must return ErrLost and change nothing."
+		undo  = "Release is yours alone. Without a token (Grant{Key, Owner}) it must undo an acquisition whose outcome is unknown, or a place in line, and return nil if there is nothing to undo."
+	)
+	return group{"ReleaseIsYoursAlone", []row{
+		{"OfALiveGrant", yours, both, nil, releaseOfLiveGrant},
+		{"Again", yours, both, nil, releaseAgain},
+		{"OfAnExpiredGrant", yours, both, nil, releaseOfExpired},
+		{"OfASucceededGrant", yours, both, nil, releaseOfSucceeded},
+		{"OfASucceededGrantInOneProcess", yours, both, nil, releaseOfSucceededInOneProcess},
+		{"OfOneReader", yours, shared, nil, releaseOfOneReader},
+		{"AfterALostReply", yours, both, needs(can(LoseReply)), releaseAfterLostReply},
+		{"UndoOfNothing", undo, both, nil, undoOfNothing},
+		{"UndoOfAGrant", undo, both, nil, undoOfGrant},
+		{"UndoOfAPlaceInLine", undo, both, nil, undoOfPlace},
+		{"UndoOfOneOwnerOnly", undo, both, nil, undoOfOneOwnerOnly},
+	}}
+}
+
+func releaseOfLiveGrant(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	for range 3 {
+		e.release(e.hold(a, key))
+		e.vacant(b, key)
+	}
+}
+
+func releaseAgain(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.hold(a, key)
+	e.release(h)
+	e.gone("Release", e.releases(a, h.g))
+	e.vacant(b, key)
+}
+
+func releaseOfExpired(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.acquire(a, e.brief(key))
+	e.expired(b, h)
+	e.gone("Release", e.releases(a, h.g))
+	e.vacant(b, key)
+}
+
+func releaseOfSucceeded(e *env) { releaseSucceeded(e, e.open(), e.open()) }
+
+func releaseOfSucceededInOneProcess(e *env) {
+	l := e.open()
+	releaseSucceeded(e, l, l)
+}
+
+func releaseSucceeded(e *env, a, b lock.Locker) {
+	for _, h := range e.stale(a, b) {
+		next := e.hold(b, h.g.Key)
+		e.gone("Release", e.releases(a, h.g))
+		e.only(b, next)
+		e.refused(a, e.rival(h.g.Key))
+		e.release(next)
+	}
+}
+
+func releaseOfOneReader(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	one, two := e.hold(a, key), e.hold(a, key)
+	e.release(one)
+	e.only(b, two)
+	e.gone("Release", e.releases(a, one.g))
+	e.only(b, two)
+	e.refused(b, e.rival(key))
+	e.release(two)
+	e.vacant(b, key)
+}
+
+// releaseAfterLostReply: the release took effect, and is repeated since nobody said so.
+func releaseAfterLostReply(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.acquire(a, e.request(key))
+	heal := e.fault(LoseReply, a)
+	ctx, cancel := context.WithTimeout(e.ctx, e.ttl/2)
+	defer cancel()
+	_ = e.call("Release", func(context.Context) error { return a.Release(ctx, h.g) })
+	next := e.succeed(b, key, e.patience())
+	heal()
+	e.eventually("an answer to Release after the fault", e.recovery(), func() (bool, string) {
+		err := e.releases(a, h.g)
+		return errors.Is(err, lock.ErrLost), fmt.Sprintf("error %v, not ErrLost", err)
+	})
+	e.only(b, next)
+}
+
+func undoOfNothing(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	e.undo(a, key, e.request(key).Owner)
+	e.vacant(b, key)
+	h := e.hold(a, key)
+	e.release(h)
+	e.undo(a, key, h.g.Owner)
+	e.undo(a, key, h.g.Owner)
+	e.vacant(b, key)
+}
+
+func undoOfGrant(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	h := e.acquire(a, e.request(key))
+	e.undo(a, key, h.g.Owner)
+	e.vacant(b, key)
+	_, err := e.renews(h)
+	e.gone("Renew", err)
+	e.vacant(b, key)
+}
+
+// undoOfPlace: whoever is behind moves up, and the key goes to nobody who left.
+func undoOfPlace(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	blocker := e.lasting(a, e.rival(key))
+	left := e.wait(b, e.request(key))
+	behind := e.wait(a, e.request(key))
+	left.withdraw()
+	e.undone(b, a, key, left.h.req.Owner)
+	e.release(blocker)
+	h := behind.granted()
+	e.only(b, h)
+	e.release(h)
+	e.vacant(b, key)
+}
+
+// undoOfOneOwnerOnly: a's other grant and b's place in line stay as they are.
+func undoOfOneOwnerOnly(e *env) {
+	a, b, key, other := e.open(), e.open(), e.key(), e.key()
+	h, o := e.hold(a, key), e.hold(a, other)
+	w := e.wait(b, e.rival(key))
+	e.undo(a, key, e.request(key).Owner)
+	e.undo(a, key, o.g.Owner)
+	e.undo(b, key, e.request(key).Owner)
+	w.still()
+	e.only(b, h)
+	e.only(b, o)
+	e.release(h)
+	w.granted()
+}

@@ -1,0 +1,175 @@
+package locktest
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// recorder is where the failures of a case go that is expected to fail.
+type recorder struct {
+	mu       sync.Mutex // guards both
+	failures []string
+	skipped  string
+}
+
+func (r *recorder) Helper() {}
+
+func (r *recorder) Errorf(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failures = append(r.failures, fmt.Sprintf(format, args...))
+}
+
+// ended is what FailNow and SkipNow panic with, to end the case but not the test.
+type ended struct{}
+
+func (r *recorder) FailNow() { panic(ended{}) }
+func (r *recorder) SkipNow() { panic(ended{}) }
+
+// record runs a case and returns what it reported, without failing t.
+func record(t *testing.T, h Harness, c testCase) *recorder {
+	t.Helper()
+	r := new(recorder)
+	dog := watch(20*time.Second, c.path, panics)
+	defer dog.stop()
+	h.around(t, func(t *testing.T) {
+		dog.arm()
+		e := newEnv(t, r, h, c)
+		e.crowd = 50
+		e.onSkip = func(reason string) { r.skipped = reason }
+		defer func() {
+			if p := recover(); p != nil && p != (ended{}) {
+				panic(p)
+			}
+		}()
+		e.run()
+	})
+	return r
+}
+
+func allCases() (cs []testCase) {
+	for _, g := range groups() {
+		cs = append(cs, g.cases()...)
+	}
+	return cs
+}
+
+// failing are the paths of the cases that a store fails, and one of the failures.
+func failing(t *testing.T, b broken) map[string]string {
+	t.Helper()
+	h := refHarness(b.flaws, b.wrap)
+	failed := map[string]string{}
+	for _, c := range allCases() {
+		if r := record(t, h, c); len(r.failures) > 0 {
+			failed[c.path] = r.failures[0]
+		}
+	}
+	return failed
+}
+
+// TestBrokenStoresAreCaught breaks a sound store in one way after the other, and shows
+// which case of the suite found it. It fails too for a case that none of them fails.
+func TestBrokenStoresAreCaught(t *testing.T) {
+	t.Parallel()
+	stores := brokenStores()
+	failed := make([]map[string]string, len(stores))
+	t.Run("stores", func(t *testing.T) {
+		for i, b := range stores {
+			t.Run(b.what, func(t *testing.T) {
+				t.Parallel()
+				failed[i] = failing(t, b)
+				for _, path := range b.caught {
+					if failed[i][path] == "" {
+						t.Errorf("not caught by %s, but by %q", path, sortedKeys(failed[i]))
+					}
+				}
+			})
+		}
+	})
+	if testing.Verbose() {
+		table(os.Stdout, stores, failed)
+	}
+	for _, c := range allCases() {
+		fails := func(f map[string]string) bool { return f[c.path] != "" }
+		if !slices.ContainsFunc(failed, fails) {
+			t.Errorf("no broken store fails %s: the case may not be able to", c.path)
+		}
+	}
+}
+
+// table shows what caught each store, and what followed from its flaw.
+func table(out io.Writer, stores []broken, failed []map[string]string) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "BROKEN STORE\tCAUGHT BY\tFAILS TOO")
+	for i, b := range stores {
+		rest := maps.Clone(failed[i])
+		for _, path := range b.caught {
+			delete(rest, path)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", b.what, strings.Join(b.caught, ", "), summary(rest))
+	}
+	_ = w.Flush()
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	var ks []string
+	for k := range m {
+		ks = append(ks, k)
+	}
+	slices.Sort(ks)
+	return ks
+}
+
+// summary names the groups, and how many cases of each.
+func summary(failed map[string]string) string {
+	n := map[string]int{}
+	for path := range failed {
+		group, _, _ := strings.Cut(path, "/")
+		n[group]++
+	}
+	var parts []string
+	for _, g := range sortedKeys(n) {
+		parts = append(parts, fmt.Sprintf("%s (%d)", g, n[g]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// TestSoundStorePasses runs the suite a hundred times on a store that keeps the
+// contract: it has no false positives.
+func TestSoundStorePasses(t *testing.T) {
+	t.Parallel()
+	runs := 100
+	if testing.Short() {
+		runs = 5
+	}
+	h := refHarness(flaws{}, nil)
+	for _, c := range allCases() {
+		t.Run(c.path, func(t *testing.T) {
+			t.Parallel()
+			for n := range runs {
+				r := record(t, h, c)
+				for _, f := range r.failures {
+					t.Errorf("run %d: %s", n, f)
+				}
+				if r.skipped != "" && c.path != "Capabilities/SharedIsRefused" {
+					t.Errorf("run %d: skipped: %s", n, r.skipped)
+				}
+				if t.Failed() {
+					return
+				}
+			}
+		})
+	}
+}

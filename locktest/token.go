@@ -1,0 +1,156 @@
+package locktest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+func tokens() group {
+	const (
+		rise   = "Tokens rise. An exclusive grant's token must exceed every token granted for the key before it; a shared one must exceed every exclusive one before it. After release, expiry, a lost record, a restart, a failover: as far as Capabilities.TokenSurvives declares."
+		minted = "Tokens rise. The token must be minted in the same atomic step as the grant, or as the place in line where line order is grant order, so that no pause between two client steps can reorder tokens."
+	)
+	afterRelease := tokensSurvive(lock.SurvivesRelease)
+	return group{"TokensRise", []row{
+		{"AfterRelease", rise, both, needs(afterRelease), tokenAfterRelease},
+		{"AfterWait", rise, both, needs(afterRelease), tokenAfterWait},
+		{"AfterExpiry", rise, both, needs(tokensSurvive(lock.SurvivesExpiry)), tokenAfterExpiry},
+		{"AfterRecordLoss", rise, both, needs(can(LoseRecord), tokensSurvive(lock.SurvivesRecordLoss)), tokenAfter(LoseRecord)},
+		{"AfterRestart", rise, both, needs(can(Restart), tokensSurvive(lock.SurvivesRestart)), tokenAfter(Restart)},
+		{"AfterFailover", rise, both, needs(can(Failover), tokensSurvive(lock.SurvivesFailover)), tokenAfter(Failover)},
+		{"Crowd", minted, plain, needs(afterRelease), func(e *env) { e.compete(e.crowd, nobody).tokensRise() }},
+		{"CrowdOfReadersAndWriters", minted, shared, needs(afterRelease), func(e *env) { e.compete(e.crowd, mostly).tokensRise() }},
+		{"LateReply", minted, both, needs(can(LoseReply), tokensSurvive(lock.SurvivesExpiry)), tokenOfLateReply},
+	}}
+}
+
+// higher checks that after has a token above those of all in before.
+func (e *env) higher(after held, before ...held) {
+	e.Helper()
+	for _, b := range before {
+		if after.g.Token <= b.g.Token {
+			e.fail(fmt.Sprintf("a token above %d, that of an earlier grant (shared %t)", b.g.Token, b.g.Shared),
+				"%d (shared %t)", after.g.Token, after.g.Shared)
+		}
+	}
+}
+
+// tokenAfterRelease takes turns between two processes. In shared mode each second turn
+// is that of two readers, so that each kind follows the other.
+func tokenAfterRelease(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	last := e.acquire(a, e.rival(key))
+	e.release(last)
+	for range 5 {
+		one := e.acquire(b, e.request(key))
+		e.higher(one, last)
+		before := []held{one}
+		if e.shared {
+			other := e.acquire(a, e.request(key))
+			e.higher(other, last)
+			e.release(other)
+			before = append(before, other)
+		}
+		e.release(one)
+		last = e.acquire(a, e.rival(key))
+		e.higher(last, before...)
+		e.release(last)
+	}
+}
+
+// tokenAfterWait is tokenAfterRelease for a grant that was waited for.
+func tokenAfterWait(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	first := e.lasting(a, e.rival(key))
+	w := e.wait(b, e.request(key))
+	e.release(first)
+	second := w.granted()
+	e.higher(second, first)
+	w = e.wait(a, e.rival(key))
+	e.release(second)
+	third := w.granted()
+	e.higher(third, second)
+	e.release(third)
+}
+
+func tokenAfterExpiry(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	first := e.acquire(a, e.brief(key))
+	e.expired(b, first)
+	second := e.acquire(b, e.rival(key))
+	e.higher(second, first)
+	e.release(second)
+}
+
+// tokenAfter checks tokens across f: that of a key in use, and that of one which nobody
+// holds. A store that loses an acknowledged release may keep the latter for its TTL.
+func tokenAfter(f Fault) func(*env) {
+	return func(e *env) {
+		a, b, idle, used := e.open(), e.open(), e.key(), e.key()
+		live := e.acquire(a, e.request(used))
+		before := e.acquire(a, e.brief(idle))
+		e.release(before)
+		e.fault(f, a)()
+		if next, err := e.settled(b, e.rival(used)); err == nil {
+			e.higher(next, live)
+		}
+		e.eventually("a grant of the key that nobody holds", e.overdueIn(e.ttl), func() (bool, string) {
+			after, err := e.settled(b, e.rival(idle))
+			if err == nil {
+				e.higher(after, before)
+			}
+			return err == nil, fmt.Sprint(err)
+		})
+	}
+}
+
+// tokenOfLateReply lets a grant run out before its holder has the reply. The next grant
+// is later, so its token must be higher, whatever the holder does to get one.
+func tokenOfLateReply(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	ctx, cancel := context.WithTimeout(e.ctx, e.overdueIn(e.ttl))
+	defer cancel()
+	heal := e.fault(LoseReply, a)
+	late := e.ask(ctx, a, e.brief(key))
+	e.effective(late, b)
+	next := e.succeed(b, key, 2*e.overdueIn(e.ttl))
+	heal()
+	late.returned("Acquire to return", 2*e.overdueIn(e.ttl))
+	if late.err == nil { // else it was told no token
+		e.higher(next, late.h)
+	}
+}
+
+// effective waits until late's grant is in the store, though its reply is not here, or
+// late has returned.
+func (e *env) effective(late *waiter, other lock.Locker) {
+	e.Helper()
+	e.eventually("a grant whose reply is late", e.patience(), func() (bool, string) {
+		rec := e.inspect(other, late.h.req.Key)
+		return holder(rec, late.h.req.Owner) != nil || late.ended(), fmt.Sprintf("%+v", rec)
+	})
+}
+
+// succeed takes key as soon as nobody holds it any more, and keeps it.
+func (e *env) succeed(l lock.Locker, key string, limit time.Duration) held {
+	e.Helper()
+	var next held
+	e.eventually("the key to be free when its holder's TTL is over", limit, func() (bool, string) {
+		h, err := e.try(l, e.rival(key))
+		next = h
+		return err == nil, fmt.Sprint(err)
+	})
+	if next.g.TTL < next.req.TTL {
+		e.start(func() { e.keep(next) })
+	}
+	return next
+}
+
+// overdueIn is how long a holder with this TTL that has just died may block, on the
+// slowest machine.
+func (e *env) overdueIn(ttl time.Duration) time.Duration {
+	return ttl + e.caps.ExpirySlack + e.patience()
+}

@@ -1,0 +1,102 @@
+package locktest
+
+import (
+	"time"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+func wakeups() group {
+	const (
+		prompt  = "Wake-ups are hints. A release must wake the next waiter promptly if Push is declared."
+		recheck = "Wake-ups are hints. A lost wake-up must cost no more than a bounded recheck."
+		waits   = "Request.Waiting is called once, when the wait begins, with what is known of holders and line."
+	)
+	return group{"WakeupsAreHints", []row{
+		{"Prompt", prompt, both, needs(declares("Push", hasPush)), promptWakeup},
+		{"LostWakeup", recheck, both, needs(can(LoseWakeup)), lostWakeup},
+		{"EveryWaiter", recheck, both, nil, everyWaiterIsWoken},
+		{"FromOneProcess", recheck, both, nil, everyWaiterOfOneProcess},
+		{"WaitingIsCalledOnce", waits, both, nil, waitingIsCalledOnce},
+		{"NoWaitingForATry", waits, both, nil, noWaitingForTry},
+	}}
+}
+
+// quick is far less than a recheck of a waiter with a long TTL, and far more than a
+// message takes.
+func (e *env) quick() time.Duration { return max(e.ttl/2, 200*time.Millisecond) }
+
+func promptWakeup(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	e.fastest("a release to wake the next waiter promptly", e.quick(), func() time.Duration {
+		blocker := e.lasting(a, e.rival(key))
+		w := e.wait(b, e.request(key))
+		released := time.Now()
+		e.release(blocker)
+		h := w.granted()
+		e.release(h)
+		return h.answered.Sub(released)
+	})
+}
+
+func lostWakeup(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	blocker := e.lasting(a, e.rival(key))
+	w := e.wait(b, e.request(key))
+	e.fault(LoseWakeup, b)
+	e.release(blocker)
+	e.release(w.grantedWithin(5*time.Second + e.caps.ExpirySlack))
+}
+
+func everyWaiterIsWoken(e *env) { e.line(e.open(), e.open(), e.open()) }
+
+func everyWaiterOfOneProcess(e *env) { e.line(e.open()) }
+
+// line lets some wait on each of ls, and checks that all are served.
+func (e *env) line(ls ...lock.Locker) {
+	e.Helper()
+	key := e.key()
+	blocker := e.lasting(ls[0], e.rival(key))
+	var ws []*waiter
+	for range 4 {
+		for _, l := range ls {
+			ws = append(ws, e.wait(l, e.request(key)))
+		}
+	}
+	e.release(blocker)
+	e.served(ws...)
+	e.vacant(ls[0], key)
+}
+
+func waitingIsCalledOnce(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	blocker := e.lasting(a, e.rival(key))
+	w := e.wait(b, e.request(key))
+	if w.record.Key != key && w.record.Key != "" {
+		e.fail("Request.Waiting to be called with the record of "+key, "%+v", w.record)
+	}
+	for _, h := range w.record.Holders {
+		if h.Owner != blocker.g.Owner {
+			e.fail("Request.Waiting to be told of the holder "+blocker.g.Owner, "%+v", w.record)
+		}
+	}
+	time.Sleep(e.ttl) // for rechecks, of which none is the beginning of a wait
+	e.release(blocker)
+	e.release(w.granted())
+	if n := w.calls.Load(); n != 1 {
+		e.fail("Request.Waiting to be called once", "%d calls", n)
+	}
+}
+
+func noWaitingForTry(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	w := e.ask(e.ctx, b, waiting(e.request(key)))
+	e.release(w.granted())
+	blocker := e.lasting(a, e.rival(key))
+	try := e.ask(e.ctx, b, e.request(key))
+	try.returned("ErrHeld", e.patience())
+	if n := w.calls.Load() + try.calls.Load(); n != 0 {
+		e.fail("Request.Waiting to be called when a wait begins only", "%d calls, for one who got a free key and one who did not ask to wait", n)
+	}
+	e.release(blocker)
+}

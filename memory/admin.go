@@ -1,0 +1,126 @@
+package memory
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// List implements [lock.Admin]. Each record is of one moment, its own; no mutex is held
+// while the loop's body runs, which may use the store.
+func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
+	return func(yield func(lock.Record, error) bool) {
+		for _, key := range l.store.names(prefix) {
+			if err := l.usable(ctx); err != nil {
+				yield(lock.Record{}, err)
+				return
+			}
+			rec := l.inspect(key)
+			if len(rec.Holders) > 0 && !yield(rec, nil) {
+				return
+			}
+		}
+		if err := l.usable(ctx); err != nil {
+			yield(lock.Record{}, err)
+		}
+	}
+}
+
+func (s *store) names(prefix string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var keys []string
+	for key := range s.keys {
+		if strings.HasPrefix(key, prefix) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// ForceRelease implements [lock.Admin]. The holder learns it through Request.Lost, and
+// until the grant's TTL would have been over by every Renew and Release, with reason
+// Forced. A waiter that was handed the key and has not returned from Acquire yet lines
+// up again instead.
+func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
+	if err := lock.CheckKey(key); err != nil {
+		return err
+	}
+	if err := l.usable(ctx); err != nil {
+		return err
+	}
+	s, now := l.store, l.store.now()
+	var lost notices
+	s.mu.Lock()
+	err := s.force(key, owner, now, &lost)
+	s.mu.Unlock()
+	lost.tell()
+	return err
+}
+
+func (s *store) force(key, owner string, now moment, lost *notices) error {
+	e := s.refresh(key, now, lost)
+	h := e.find(owner)
+	if h == nil {
+		return fmt.Errorf("%w: owner %q does not hold key %q", lock.ErrLost, owner, key)
+	}
+	if h.unclaimed == nil {
+		s.remember(e, h, now)
+	}
+	lost.add(h, lock.Forced)
+	e.drop(h)
+	s.refresh(key, now, lost)
+	return nil
+}
+
+// record is what is known of key, whose entry is e or nil. Its Metadata are the store's
+// own: see detached.
+func (e *entry) record(key string, now moment) lock.Record {
+	rec := lock.Record{Key: key}
+	if e == nil {
+		return rec
+	}
+	rec.Token = e.top
+	rec.Holders = make([]lock.Holder, 0, 1+len(e.more))
+	rec.Holders = append(rec.Holders, e.first.holder(now))
+	for _, h := range e.more {
+		rec.Holders = append(rec.Holders, h.holder(now))
+	}
+	slices.SortFunc(rec.Holders, func(a, b lock.Holder) int { return cmp.Compare(a.Token, b.Token) })
+	if e.line == nil {
+		return rec
+	}
+	rec.Waiters = make([]lock.Waiter, 0, len(e.line.owners))
+	for w := e.line.head; w != nil; w = w.next {
+		rec.Waiters = append(rec.Waiters, lock.Waiter{
+			Owner: w.req.Owner, Shared: w.req.Shared,
+			Waited: now.since(w.since), Metadata: w.req.Metadata,
+		})
+	}
+	return rec
+}
+
+func (h *hold) holder(now moment) lock.Holder {
+	return lock.Holder{
+		Owner: h.owner, Token: h.token, Shared: h.shared,
+		Held: now.since(h.start), ExpiresIn: max(0, h.expires-now.at), Metadata: h.metadata,
+	}
+}
+
+// detached gives rec copies of the metadata. The store never changes what it has, so
+// this needs no mutex.
+func detached(rec lock.Record) lock.Record {
+	for i := range rec.Holders {
+		rec.Holders[i].Metadata = maps.Clone(rec.Holders[i].Metadata)
+	}
+	for i := range rec.Waiters {
+		rec.Waiters[i].Metadata = maps.Clone(rec.Waiters[i].Metadata)
+	}
+	return rec
+}

@@ -1,0 +1,62 @@
+package memory_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/locktest"
+	"github.com/seed-215fdefa/lock/memory"
+)
+
+// harness has all faults but two: a hand-over is the reply itself, so there is no
+// wake-up to lose, and there is no other server to fail over to.
+func harness() locktest.Harness {
+	return locktest.Harness{
+		New: func(tb testing.TB) func() lock.Locker {
+			store := memory.New()
+			return func() lock.Locker {
+				f := newFaulty(store.Open())
+				tb.Cleanup(func() {
+					f.die()
+					_ = f.inner.Close()
+				})
+				return f
+			}
+		},
+		Faults: map[locktest.Fault]func(testing.TB, lock.Locker) func(){
+			locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
+				l.(*faulty).die()
+				return nil
+			},
+			locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
+				f := l.(*faulty)
+				return f.fault(&f.frozen)
+			},
+			locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() {
+				f := l.(*faulty)
+				return f.fault(&f.mute)
+			},
+			locktest.LoseRecord: forget,
+			locktest.Restart:    forget,
+		},
+	}
+}
+
+func TestSuite(t *testing.T) {
+	h := harness()
+	h.TTL = time.Second
+	h.Around = synctest.Test
+	locktest.Run(t, h)
+}
+
+func TestSuiteInRealTime(t *testing.T) {
+	h := harness()
+	h.TTL = 200 * time.Millisecond
+	h.Around = func(t *testing.T, f func(*testing.T)) {
+		t.Parallel()
+		f(t)
+	}
+	locktest.Run(t, h)
+}

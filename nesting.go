@@ -1,0 +1,79 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// fnContext is the ctx of Do's function: the caller's, ended with the lease, and carrying
+// it, so that a Do on the same key below is recognized instead of waiting for itself.
+type fnContext struct {
+	context.Context
+	lease *Lease
+	outer *fnContext
+}
+
+type fnKey struct{}
+
+// Value finds c itself under its private key.
+func (c *fnContext) Value(key any) any {
+	if _, ok := key.(fnKey); ok {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+// fnContextOf is the innermost one around ctx, which leads to the others; or nil.
+func fnContextOf(ctx context.Context) *fnContext {
+	c, _ := ctx.Value(fnKey{}).(*fnContext)
+	return c
+}
+
+// holding is the lease of key at this Client that c carries, or nil.
+func (c *fnContext) holding(e *engine, key string) *Lease {
+	for ; c != nil; c = c.outer {
+		if c.lease.e == e && c.lease.grant.Key == key {
+			return c.lease
+		}
+	}
+	return nil
+}
+
+// nested decides about a call on a key that its ctx carries a lease of. It returns the
+// lease to run under, or neither that nor an error if it has been released and the call
+// is like any other.
+func (l *Lease) nested(op operation, cfg *config) (*Lease, error) {
+	err := l.Err()
+	switch {
+	case errors.Is(err, ErrReleased):
+		return nil, nil
+	case !op.runs() || !cfg.reentrant:
+		if err != nil {
+			return nil, nil // it holds nothing to wait for any more
+		}
+		return nil, fmt.Errorf("%w: ctx holds the key already", ErrDeadlock)
+	case err != nil:
+		return nil, err
+	case l.grant.Shared && !cfg.shared:
+		return nil, fmt.Errorf("%w: ctx holds the key in shared mode, which an exclusive one would wait for", ErrDeadlock)
+	}
+	return l, nil
+}
+
+// runNested runs fn under the lease of an outer Do, which alone releases it.
+func (l *Lease) runNested(ctx context.Context, op operation, fn func(context.Context, *Lease) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// ctx may have been detached from the function that it came from, but what runs
+	// under the lease must end with it.
+	own := l.Context()
+	stop := context.AfterFunc(own, func() { cancel(context.Cause(own)) })
+	defer stop()
+	err := fn(ctx, l)
+	var lost *LostError
+	if errors.As(l.Err(), &lost) {
+		return errors.Join(err, op.fail(l.grant.Key, lost))
+	}
+	return err
+}

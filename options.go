@@ -1,0 +1,221 @@
+package lock
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Defaults of the options.
+const (
+	DefaultTTL        = 15 * time.Second
+	DefaultBackoffMin = 50 * time.Millisecond
+	DefaultBackoffMax = time.Second
+)
+
+// unlimited is the wait of a config that only ctx ends.
+const unlimited time.Duration = -1
+
+// Option changes a default. Given to [New] it holds for every call of the Client, given
+// to a call it holds for that call and overrides New's; a later one overrides an earlier
+// one. A value that breaks a rule is ErrInvalid before any I/O.
+type Option func(*config)
+
+// config is what Options make. It is never changed once it has been checked, so calls
+// without an Option share the Client's.
+type config struct {
+	ttl        time.Duration
+	drift      time.Duration // negative: the default, a function of the TTL
+	wait       time.Duration // unlimited, or how long
+	backoffMin time.Duration
+	backoffMax time.Duration
+	metadata   map[string]string
+	observers  []Observer
+	shared     bool
+	reentrant  bool
+	renewal    bool
+
+	// What the call itself gave, as opposed to New: some options are not for some calls.
+	callWait      bool
+	callReentrant bool
+	err           error // the first option that cannot be right in itself
+}
+
+func defaults() config {
+	return config{
+		ttl: DefaultTTL, drift: -1, wait: unlimited, renewal: true,
+		backoffMin: DefaultBackoffMin, backoffMax: DefaultBackoffMax,
+	}
+}
+
+// WithTTL sets how long the lock outlives a holder that has died, and so how long others
+// may have to wait for it. It must be positive and at least the store's MinTTL. Default:
+// 15 s. A living holder keeps the lock for as long as it likes, by renewal.
+func WithTTL(d time.Duration) Option {
+	return func(c *config) { c.ttl = d }
+}
+
+// WithWait bounds how long Do and Lock stand in line; after that they return a
+// *HeldError. 0 tries once. Default: until ctx ends. For TryDo and TryLock, which do not
+// wait, it is ErrInvalid; as a default given to New it does not concern them.
+func WithWait(d time.Duration) Option {
+	return func(c *config) {
+		c.wait, c.callWait = d, true
+		if d < 0 {
+			c.fail("wait %v: must not be negative", d)
+		}
+	}
+}
+
+// WithShared asks for a lock beside other shared ones, never beside an exclusive one. On
+// a store without shared mode it is ErrUnsupported, given to New ErrInvalid. Default:
+// exclusive.
+func WithShared() Option {
+	return func(c *config) { c.shared = true }
+}
+
+// WithMetadata says who holds the lock and why; Inspect and the *HeldError of others show
+// it. All names and values together have at most MaxMetadataLen bytes of UTF-8. m is
+// copied. Default: none.
+func WithMetadata(m map[string]string) Option {
+	return func(c *config) { c.metadata = maps.Clone(m) }
+}
+
+// WithReentrant says what Do and TryDo make of a key that their ctx holds already: true
+// runs the function under the outer lease, false returns ErrDeadlock. A Lock would have a
+// lease of its own to release, so WithReentrant(true) on Lock and TryLock is ErrInvalid.
+// Default: false.
+func WithReentrant(on bool) Option {
+	return func(c *config) { c.reentrant, c.callReentrant = on, true }
+}
+
+// WithRenewal says whether the lease is renewed while it is held. Without, it ends by its
+// TTL unless Lease.Renew is called. Default: true.
+func WithRenewal(on bool) Option {
+	return func(c *config) { c.renewal = on }
+}
+
+// WithDrift is how much sooner than the granted TTL the lease ends locally: what the
+// clocks of holder and store may differ in rate during a TTL, plus the time to stop
+// working. It must be at least 0 and less than the TTL. Default: TTL/100 + 2 ms.
+func WithDrift(d time.Duration) Option {
+	return func(c *config) {
+		c.drift = d
+		if d < 0 {
+			c.fail("drift %v: must not be negative", d)
+		}
+	}
+}
+
+// WithObserver adds o to those that see the events. Given to a call it is added to
+// New's. It must not be nil. Default: none.
+func WithObserver(o Observer) Option {
+	return func(c *config) {
+		if o == nil {
+			c.fail("observer is nil")
+			return
+		}
+		// Clipped: a call's observers must not land in the array of New's.
+		c.observers = append(slices.Clip(c.observers), o)
+	}
+}
+
+// WithBackoff sets the pauses between retries of a renewal, of a release in the
+// background, and after a grant that came too late: they grow exponentially from min to
+// max, with full jitter. min must be positive and no more than max. Both are capped at a
+// tenth of the TTL. Default: 50 ms to 1 s.
+func WithBackoff(min, max time.Duration) Option {
+	return func(c *config) {
+		c.backoffMin, c.backoffMax = min, max
+		if min <= 0 || min > max {
+			c.fail("backoff from %v to %v: min must be positive and no more than max", min, max)
+		}
+	}
+}
+
+func (c *config) fail(format string, args ...any) {
+	if c.err == nil {
+		c.err = fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+	}
+}
+
+// with is c changed by opts, and checked; c itself if there are none.
+func (c *config) with(opts []Option, caps Capabilities) (*config, error) {
+	if len(opts) == 0 {
+		return c, nil
+	}
+	d := *c
+	d.callWait, d.callReentrant = false, false
+	for i, o := range opts {
+		if o == nil {
+			d.fail("option %d is nil", i)
+			break
+		}
+		o(&d)
+	}
+	return &d, d.check(caps)
+}
+
+// check tests the relations between options, once all have been applied.
+func (c *config) check(caps Capabilities) error {
+	if c.err != nil {
+		return c.err
+	}
+	if err := checkTTL(c.ttl, caps); err != nil {
+		return err
+	}
+	if d := c.driftOf(c.ttl); d >= c.ttl {
+		return fmt.Errorf("%w: drift %v with TTL %v: drift must be less than the TTL", ErrInvalid, d, c.ttl)
+	}
+	if c.shared && !caps.Shared {
+		return fmt.Errorf("%w: shared mode: store %s does not have it", ErrUnsupported, caps.Store)
+	}
+	return checkMetadata(c.metadata)
+}
+
+// fits says whether the call's own options suit op.
+func (c *config) fits(op operation) error {
+	if op.try() && c.callWait {
+		return fmt.Errorf("%w: WithWait(%v) on %s: a try does not wait", ErrInvalid, c.wait, op)
+	}
+	if !op.runs() && c.callReentrant && c.reentrant {
+		return fmt.Errorf("%w: WithReentrant(true) on %s: only Do and TryDo can run under an outer lease", ErrInvalid, op)
+	}
+	return nil
+}
+
+// driftOf is the drift for a TTL as granted.
+func (c *config) driftOf(ttl time.Duration) time.Duration {
+	if c.drift >= 0 {
+		return c.drift
+	}
+	return ttl/100 + 2*time.Millisecond
+}
+
+// pause is how long to wait before retry n (from 0).
+func (c *config) pause(n int, ttl time.Duration) time.Duration {
+	max := min(c.backoffMax, ttl/10)
+	return backoff(n, min(c.backoffMin, max), max)
+}
+
+// operation is a call by the name that *Error gives it.
+type operation string
+
+const (
+	opDo      operation = "do"
+	opTryDo   operation = "trydo"
+	opLock    operation = "lock"
+	opTryLock operation = "trylock"
+	opRenew   operation = "renew"
+	opRelease operation = "release"
+	opInspect operation = "inspect"
+)
+
+func (o operation) try() bool  { return o == opTryDo || o == opTryLock }
+func (o operation) runs() bool { return o == opDo || o == opTryDo }
+
+// fail is the error of o on key.
+func (o operation) fail(key string, err error) error {
+	return &Error{Op: string(o), Key: key, Err: err}
+}
