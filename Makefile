@@ -1,0 +1,59 @@
+GO ?= go
+FUZZTIME ?= 20s
+
+# The linters are pinned in a module of their own, built once and kept in Go's build cache.
+TOOL := $(GO) tool -modfile=internal/tools/go.mod
+MODULES := $(sort $(patsubst ./%,%,$(dir $(shell find . -name go.mod -not -path '*/testdata/*'))))
+
+.PHONY: help test short servers bench fuzz lint lint-code lint-modules lint-imports fmt
+
+help: ## this list
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: servers ## all tests, with the race detector, against real servers
+	LOCK_TEST_MANY=1 $(GO) test -count=1 -run '^TestManyLeases$$' .
+	$(GO) test -race -shuffle=on -timeout 20m ./...
+
+short: ## the tests that need no server
+	$(GO) test -short ./...
+
+servers: ## install the servers that the tests need and that are missing
+	@GO='$(GO)' sh internal/testserver/servers.sh
+
+bench: servers ## measure, and print the README's table
+	@$(GO) test -count=1 -timeout 30m -v ./internal/bench -args -table | grep -v -e '^=== ' -e '^--- '
+
+fuzz: ## run each fuzz target for FUZZTIME (20s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		list=$$($(GO) test -list '^Fuzz' "$$pkg"); \
+		for target in $$(printf '%s\n' "$$list" | grep '^Fuzz' || true); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(FUZZTIME)' "$$pkg"; \
+		done; \
+	done
+
+lint: lint-modules lint-imports lint-code ## linters, tidy modules, and what may be imported where
+
+lint-code:
+	$(TOOL) golangci-lint run ./...
+
+lint-modules:
+	@set -e; for dir in ./ $(MODULES); do \
+		if ! $(GO) mod -C "$$dir" tidy -diff; then \
+			echo "$${dir}go.mod is not tidy: go mod tidy there, and commit it" >&2; exit 1; \
+		fi; \
+	done
+
+# The root package and locktest, which everybody imports, bring in nothing: with what
+# they import here counted, but not their tests.
+lint-imports:
+	@set -e; module=$$($(GO) list -m); \
+	deps=$$($(GO) list -deps -f '{{if not .Standard}}{{.ImportPath}}{{end}}' . ./locktest); \
+	foreign=$$(printf '%s\n' "$$deps" | grep -v -e "^$$module\$$" -e "^$$module/" || true); \
+	if [ -n "$$foreign" ]; then \
+		echo "the root package and locktest may import the standard library only, not:" >&2; \
+		printf '%s\n' "$$foreign" >&2; exit 1; \
+	fi
+
+fmt: ## format as the linter wants it
+	$(TOOL) gofumpt -w .

@@ -1,0 +1,170 @@
+package testserver
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	dockerTimeout = 30 * time.Second
+	pullTimeout   = 5 * time.Minute
+	// ownerLabel is on each container, with the host and the process that it belongs
+	// to. docker ps --filter label=lock.testserver shows them all.
+	ownerLabel = "lock.testserver"
+)
+
+// dockerSource runs containers of a kind's image. They use the host's network: a node of
+// a cluster and a client must know it by the same address.
+type dockerSource struct{}
+
+// findImage returns nil if there is a Docker daemon that has the image or can pull it.
+func findImage(image string) error {
+	if _, err := exec.LookPath("docker"); err != nil {
+		return fmt.Errorf("docker: %w", err)
+	}
+	if _, err := docker(5*time.Second, "info", "--format", "{{.ServerVersion}}"); err != nil {
+		return err
+	}
+	if _, err := docker(dockerTimeout, "image", "inspect", "--format", "{{.Id}}", image); err != nil {
+		if _, err := docker(pullTimeout, "pull", "--quiet", image); err != nil {
+			return err
+		}
+	}
+	sweepOnce.Do(sweep)
+	return nil
+}
+
+func (dockerSource) prepare(k *kind, command []string) (process, error) {
+	name := "lock-" + k.name + "-" + strings.ToLower(rand.Text()[:10])
+	_, err := docker(dockerTimeout, append([]string{
+		"create", "--name", name, "--network", "host", "--label", ownerLabel + "=" + owner(os.Getpid()),
+		"--workdir", "/data", "--entrypoint", command[0], k.image,
+	}, command[1:]...)...)
+	return &container{name: name}, err
+}
+
+// container is a server in Docker. It is kept when the server ends, and started again,
+// because it has the server's data; remove takes it away.
+type container struct {
+	name   string
+	frozen bool
+}
+
+func (c *container) start() error {
+	_, err := docker(dockerTimeout, "start", c.name)
+	return err
+}
+
+func (c *container) kill() error {
+	if !c.alive() {
+		return nil
+	}
+	c.frozen = false // Docker thaws what it kills
+	return c.end("KILL")
+}
+
+func (c *container) stop() error {
+	if err := c.resume(); err != nil || !c.alive() {
+		return err
+	}
+	return c.end("TERM")
+}
+
+// end sends the signal and returns when the container has ended.
+func (c *container) end(signal string) error {
+	if _, err := docker(dockerTimeout, "kill", "--signal", signal, c.name); err != nil && c.alive() {
+		return err
+	}
+	_, err := docker(stopTimeout, "wait", c.name)
+	return err
+}
+
+func (c *container) pause() error {
+	if c.frozen {
+		return nil
+	}
+	_, err := docker(dockerTimeout, "pause", c.name)
+	c.frozen = err == nil
+	return err
+}
+
+func (c *container) resume() error {
+	if !c.frozen {
+		return nil
+	}
+	_, err := docker(dockerTimeout, "unpause", c.name)
+	c.frozen = err != nil
+	return err
+}
+
+func (c *container) alive() bool {
+	out, err := docker(dockerTimeout, "inspect", "--format", "{{.State.Running}}", c.name)
+	return err == nil && out == "true"
+}
+
+func (c *container) log() string {
+	out, err := docker(dockerTimeout, "logs", "--tail", "25", c.name)
+	if err != nil {
+		return err.Error()
+	}
+	return out
+}
+
+func (c *container) remove() {
+	_, _ = docker(dockerTimeout, "rm", "--force", "--volumes", c.name)
+}
+
+var sweepOnce sync.Once
+
+// sweep removes the containers of test processes on this host that have ended without
+// doing so.
+func sweep() {
+	out, err := docker(dockerTimeout, "ps", "--all", "--filter", "label="+ownerLabel,
+		"--format", `{{.ID}} {{.Label "`+ownerLabel+`"}}`)
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(out) {
+		id, label, _ := strings.Cut(strings.TrimSpace(line), " ")
+		i := strings.LastIndexByte(label, '/')
+		pid, err := strconv.Atoi(label[i+1:])
+		if err != nil || label != owner(pid) || processRuns(pid) {
+			continue
+		}
+		_, _ = docker(dockerTimeout, "rm", "--force", "--volumes", id)
+	}
+}
+
+func owner(pid int) string {
+	host, _ := os.Hostname()
+	return host + "/" + strconv.Itoa(pid)
+}
+
+// docker runs the client and returns what it printed, without surrounding space.
+func docker(limit time.Duration, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "docker", args...)
+	cmd.WaitDelay = time.Second
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if args[0] == "logs" { // both streams are the server's
+		cmd.Stderr = &out
+	}
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = errors.Join(err, fmt.Errorf("no answer in %v", limit))
+		}
+		return "", fmt.Errorf("docker %s: %w: %s", args[0], err, bytes.TrimSpace(errOut.Bytes()))
+	}
+	return strings.TrimSpace(out.String()), nil
+}

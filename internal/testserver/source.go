@@ -1,0 +1,60 @@
+package testserver
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// source is where servers come from.
+type source interface {
+	// prepare makes a server ready to be started; command is program and arguments.
+	prepare(k *kind, command []string) (process, error)
+}
+
+// source finds, once for each kind, where its servers come from.
+func (k *kind) source() (source, error) {
+	k.once.Do(func() { k.src, k.err = k.find() })
+	return k.src, k.err
+}
+
+func (k *kind) find() (source, error) {
+	want := os.Getenv("LOCK_TEST_SERVERS")
+	var dockerErr, nativeErr error
+	switch want {
+	case "", "docker", "native":
+	default:
+		return nil, fmt.Errorf("LOCK_TEST_SERVERS=%q: it may be docker or native", want)
+	}
+	if want != "native" {
+		if dockerErr = findImage(k.image); dockerErr == nil {
+			return dockerSource{}, nil
+		}
+	}
+	if want != "docker" {
+		var path string
+		if path, nativeErr = findProgram(k.program); nativeErr == nil {
+			return nativeSource{path}, nil
+		}
+	}
+	return nil, fmt.Errorf("no %s server to test with: run `make servers`, or install %s, "+
+		"or start Docker (image %s), or run `go test -short` for the tests that need no server\n%w",
+		k.name, k.install, k.image, errors.Join(dockerErr, nativeErr))
+}
+
+// findProgram looks on the PATH, and where servers are installed although a user's
+// PATH may not have it.
+func findProgram(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return filepath.Abs(path)
+	}
+	for _, dir := range []string{"/usr/bin", "/usr/sbin", "/usr/local/bin", "/opt/homebrew/bin"} {
+		if path, e := exec.LookPath(filepath.Join(dir, name)); e == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("native: %w", err)
+}
