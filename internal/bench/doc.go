@@ -1,0 +1,7 @@
+// Package bench measures the library and prints the table in the README:
+//
+//	make bench
+//
+// Machines differ and are shared, so what counts are ratios within one run: what is
+// compared takes turns in short slices, and the median of the slices' ratios is told.
+package bench

@@ -1,0 +1,138 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"sync"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// Inspect implements [lock.Locker].
+func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
+	if err := lock.CheckKey(key); err != nil {
+		return lock.Record{}, err
+	}
+	if err := l.ready(ctx); err != nil {
+		return lock.Record{}, err
+	}
+	k := l.keys(key)
+	reply, _, err := l.runner.run(ctx, inspectScript, k.all())
+	if err != nil {
+		return lock.Record{}, err
+	}
+	r, _ := reply.([]any)
+	if len(r) != 8 {
+		return lock.Record{}, fmt.Errorf("lock: redis: unexpected reply %v", reply)
+	}
+	now, _ := parseMicros(text(r[0]))
+	record := lock.Record{Key: key, Waiters: waitersOf(r[6], r[7], now, "")}
+	if s := text(r[3]); s != "" {
+		last, ok := parseMicros(strings.TrimSuffix(s, "*"))
+		if !ok {
+			return lock.Record{}, foreign(k.counter(), s)
+		}
+		record.Token = lock.Token(last)
+	}
+	if s := text(r[1]); s != "" && s != sharedRecord {
+		pttl, _ := r[2].(int64)
+		h, ok := parseRecord(s, now, pttl)
+		if !ok {
+			return lock.Record{}, foreign(k.record(), s)
+		}
+		record.Holders = []lock.Holder{h}
+	}
+	record.Holders = append(record.Holders, readersOf(r[4], r[5], now)...)
+	return record, nil
+}
+
+// ForceRelease implements [lock.Admin]. The holder's process is told at once.
+func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
+	if err := l.check(ctx, lock.Grant{Key: key, Owner: owner}); err != nil {
+		return err
+	}
+	reply, sent, err := l.runner.run(ctx, forceScript, l.keys(key).all(), owner, l.channels())
+	if err != nil {
+		return err
+	}
+	if reply == int64(0) && sent == 1 {
+		return &lock.LostError{}
+	}
+	return nil
+}
+
+// List implements [lock.Admin]. It scans every master, in steps that do not hold up the
+// servers, and reads each lock on its own.
+func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
+	return func(yield func(lock.Record, error) bool) {
+		if err := l.ready(ctx); err != nil {
+			yield(lock.Record{}, err)
+			return
+		}
+		keys, err := l.scan(ctx, prefix)
+		if err != nil {
+			yield(lock.Record{}, err)
+			return
+		}
+		for key := range keys {
+			r, err := l.Inspect(ctx, key)
+			if err == nil && len(r.Holders) == 0 && len(r.Waiters) == 0 {
+				continue // it has ended since
+			}
+			if !yield(r, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// scan returns the keys of the locks that begin with prefix and are held or waited for.
+func (l *Locker) scan(ctx context.Context, prefix string) (map[string]struct{}, error) {
+	var mu sync.Mutex // guards found: masters are scanned side by side
+	found := make(map[string]struct{})
+	err := l.eachMaster(ctx, func(ctx context.Context, master goredis.Cmdable) error {
+		for cursor := uint64(0); ; {
+			names, next, err := master.Scan(ctx, cursor, l.pattern(prefix), 512).Result()
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			for _, name := range names {
+				if key, ok := l.lockOf(name); ok && strings.HasPrefix(key, prefix) {
+					found[key] = struct{}{}
+				}
+			}
+			mu.Unlock()
+			if cursor = next; cursor == 0 {
+				return nil
+			}
+		}
+	})
+	return found, err
+}
+
+// eachMaster calls f for each master, and returns promptly when ctx ends.
+func (l *Locker) eachMaster(ctx context.Context, f func(context.Context, goredis.Cmdable) error) error {
+	done := make(chan error, 1)
+	go func() {
+		if c := l.runner.cluster; c != nil {
+			done <- c.ForEachMaster(ctx, func(ctx context.Context, m *goredis.Client) error { return f(ctx, m) })
+		} else {
+			done <- f(ctx, l.rdb)
+		}
+	}()
+	select {
+	case err := <-done:
+		if err != nil && !errors.Is(err, ctx.Err()) && !errors.Is(err, ErrUnfit) {
+			return wrap(err)
+		}
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

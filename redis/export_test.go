@@ -1,0 +1,21 @@
+package redis
+
+import (
+	"context"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// Preload makes a server know all scripts, so that a test which breaks the first request
+// of a kind breaks that, and not the way in which the server learns it.
+func Preload(ctx context.Context, rdb goredis.UniversalClient) error {
+	for _, s := range []*script{
+		takeScript, dropScript, acquireScript, acquireSharedScript, renewScript, renewSharedScript, releaseScript,
+		releaseSharedScript, undoScript, forceScript, inspectScript,
+	} {
+		if err := rdb.ScriptLoad(ctx, s.source).Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// Fence guards values in Redis: it refuses a step whose token is older than the newest
+// that was seen for the key, in the same atomic script as the step.
+//
+// Reads are guarded as well as writes, and a read-modify-write must read through the
+// Fence: else a holder that froze between its read and its write loses its successor's
+// update. Reading raises the mark, so once a successor has read, the predecessor's write is
+// refused.
+//
+// The mark of a key lives beside it, under a name of its own, as long as nobody deletes it:
+// a stale holder may wake at any time. Tokens of shared leases do not order their holders.
+//
+// A write that is given up when ctx ends may have been done or not. Inside Do, whose ctx
+// ends with the lease, a write that must be told apart may be sent with
+// context.WithoutCancel and a timeout: the token decides about it, not ctx.
+//
+// A Fence is safe for concurrent use and needs no closing.
+type Fence struct {
+	prefix string
+	runner *runner
+	err    error
+
+	mu    sync.RWMutex // guards steps
+	steps map[string]*script
+}
+
+// NewFence returns a Fence for values on the servers of rdb, doing no I/O. The names of
+// marks begin with "fence:". A bad client is an error that every call returns.
+func NewFence(rdb goredis.UniversalClient) *Fence {
+	r, err := newRunner(rdb)
+	return &Fence{prefix: "fence:", runner: r, err: err, steps: make(map[string]*script)}
+}
+
+// Get reads a string value. It returns goredis.Nil when there is none, and a
+// *lock.StaleError when token is stale.
+func (f *Fence) Get(ctx context.Context, key string, token lock.Token) (string, error) {
+	reply, err := f.run(ctx, f.runner.run, token, stepGet, []string{key})
+	if err != nil {
+		return "", err
+	}
+	return text(reply), nil
+}
+
+// Set writes a string value, for ttl if that is positive, else for good. It returns a
+// *lock.StaleError, and writes nothing, when token is stale. After an error of the
+// connection the value may have been written.
+func (f *Fence) Set(ctx context.Context, key string, token lock.Token, value any, ttl time.Duration) error {
+	_, err := f.run(ctx, f.runner.run, token, stepSet, []string{key}, value, milliseconds(max(ttl, 0)))
+	return err
+}
+
+// Eval runs a step of the caller's own, a Lua function's body with KEYS and ARGV as it is
+// used to, and returns what that returns; goredis.Nil for nothing. The mark is that of
+// keys[0]; in a Cluster all keys must have its hash tag. A *lock.StaleError means that the
+// step did not run. After an error of the connection it may have: Eval never sends twice.
+func (f *Fence) Eval(ctx context.Context, token lock.Token, step string, keys []string, args ...any) (any, error) {
+	once := func(ctx context.Context, s *script, keys []string, args ...any) (any, int, error) {
+		reply, err := f.runner.once(ctx, s, keys, args...)
+		return reply, 1, err
+	}
+	return f.run(ctx, once, token, step, keys, args...)
+}
+
+const (
+	stepGet = `return redis.call('GET', KEYS[1])`
+	stepSet = `if ARGV[2] == '0' then return redis.call('SET', KEYS[1], ARGV[1]) end
+return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])`
+)
+
+func (f *Fence) run(ctx context.Context,
+	send func(context.Context, *script, []string, ...any) (any, int, error),
+	token lock.Token, step string, keys []string, args ...any,
+) (any, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	if token == 0 || token > lock.MaxToken {
+		return nil, fmt.Errorf("%w: token %d: must be from 1 to %d", lock.ErrInvalid, token, lock.MaxToken)
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("%w: fence: no key: the first one has the mark", lock.ErrInvalid)
+	}
+	mark, err := f.mark(keys[0])
+	if err != nil {
+		return nil, err
+	}
+	reply, _, err := send(ctx, f.script(step), append([]string{mark}, keys...), append([]any{token.String()}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	list, _ := reply.([]any)
+	switch {
+	case len(list) == 2 && list[0] == "stale":
+		newest, _ := lock.ParseToken(text(list[1]))
+		return nil, &lock.StaleError{Key: keys[0], Token: token, Newest: newest}
+	case len(list) == 1 && list[0] == "done", len(list) == 2 && list[1] == nil:
+		return nil, goredis.Nil
+	case len(list) == 2 && list[0] == "done":
+		if err, ok := list[1].(error); ok {
+			return nil, wrap(err)
+		}
+		return list[1], nil
+	}
+	return nil, errors.New("lock: redis: unexpected reply of a fenced step")
+}
+
+// script composes the guard and the step, once for each step.
+func (f *Fence) script(step string) *script {
+	f.mu.RLock()
+	s := f.steps[step]
+	f.mu.RUnlock()
+	if s != nil {
+		return s
+	}
+	s = newScript(fenceGuard + "local function step()\n" + step + "\nend\nreturn {'done', (step())}\n")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.steps[step] = s
+	return s
+}
+
+// mark names the mark of key, with key's hash tag, so that a Cluster keeps both on one node.
+func (f *Fence) mark(key string) (string, error) {
+	if key == "" {
+		return "", fmt.Errorf("%w: fence: key is empty", lock.ErrInvalid)
+	}
+	if _, rest, ok := strings.Cut(key, "{"); ok {
+		if inner, _, ok := strings.Cut(rest, "}"); ok && inner != "" {
+			return f.prefix + "{" + inner + "}" + key, nil
+		}
+	}
+	if strings.Contains(key, "}") {
+		return "", fmt.Errorf("%w: fence: key %q has a brace but no hash tag, so its mark could not be beside it", lock.ErrInvalid, key)
+	}
+	return f.prefix + "{" + key + "}", nil
+}

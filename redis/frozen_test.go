@@ -1,0 +1,185 @@
+package redis_test
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/redis"
+)
+
+// TestFrozenServer freezes the server right after an acquire. The lease must end before
+// the key does, by the server's own clock, which is this machine's.
+func TestFrozenServer(t *testing.T) {
+	t.Parallel()
+	const ttl = 2 * time.Second
+	w := ownWorld(t)
+	holder, rival := w.open(t), w.open(t)
+	ctx := bounded(t)
+	// The drift is more than a busy machine's timers are late.
+	c := lock.New(holder, lock.WithTTL(ttl), lock.WithDrift(ttl/4))
+	defer func() { _ = c.Close(ctx) }()
+	lease, err := c.Lock(ctx, "k")
+	require.NoError(t, err)
+	owner, granted := rawRecord(t, w, "k")
+
+	w.server.Pause()
+	ended := make(chan time.Time, 1)
+	context.AfterFunc(lease.Context(), func() { ended <- time.Now() })
+	select {
+	case at := <-ended:
+		require.Less(t, at.UnixMicro(), granted+ttl.Microseconds(), "the lease outlived its key")
+	case <-time.After(patience):
+		require.FailNow(t, "the lease does not end while the server is frozen")
+	}
+	lostBecause(t, lock.Unreachable, lease.Err())
+	require.Equal(t, lease.Err(), context.Cause(lease.Context()))
+
+	w.server.Resume()
+	next := asks(t, rival, request("k")).granted()
+	require.Greater(t, next.Token, lease.Token())
+	lostBecause(t, lock.Unreachable, lease.Release(ctx))
+	stale := lock.Grant{Key: "k", Owner: owner, Token: lease.Token(), TTL: ttl, Start: time.Now()}
+	lostBecause(t, lock.Taken, holder.Release(ctx, stale))
+	_, err = holder.Renew(ctx, stale)
+	lostBecause(t, lock.Taken, err)
+	holds(t, rival, next)
+	renew(t, rival, next)
+}
+
+// rawRecord reads the owner of an exclusive grant and the server's time of it in µs.
+func rawRecord(tb testing.TB, w world, key string) (owner string, granted int64) {
+	tb.Helper()
+	record, err := w.rdb.Get(bounded(tb), w.prefix+"{"+key+"}").Result()
+	require.NoError(tb, err)
+	parts := strings.Split(record, ":")
+	require.GreaterOrEqual(tb, len(parts), 4)
+	granted, err = strconv.ParseInt(parts[2], 10, 64)
+	require.NoError(tb, err)
+	return parts[1], granted
+}
+
+// TestFrozenServerCancel: every method returns when its ctx ends, and no sooner, since a
+// frozen server answers nothing; go-redis' own timeouts would come later.
+func TestFrozenServerCancel(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	p := w.open(t)
+	fence := redis.NewFence(p.rdb)
+	g, reader := acquire(t, p, request("held")), acquire(t, p, shared(request("read")))
+	require.NoError(t, fence.Set(bounded(t), w.prefix+"value", 1, "v", 0))
+	waiting := waits(t, p, request("held"))
+	w.server.Pause()
+
+	list := func(ctx context.Context) (last error) {
+		for _, err := range p.List(ctx, "") {
+			last = err
+		}
+		return last
+	}
+	acquires := func(req lock.Request) func(context.Context) error {
+		return func(ctx context.Context) error { _, err := p.Acquire(ctx, req); return err }
+	}
+	wait := request("other")
+	wait.Wait = true
+	methods := map[string]func(context.Context) error{
+		"Acquire":        acquires(request("free")),
+		"Acquire shared": acquires(shared(request("free"))),
+		"Acquire Wait":   acquires(wait),
+		"Renew":          func(ctx context.Context) error { _, err := p.Renew(ctx, g); return err },
+		"Renew shared":   func(ctx context.Context) error { _, err := p.Renew(ctx, reader); return err },
+		"Release":        func(ctx context.Context) error { return p.Release(ctx, g) },
+		"Release shared": func(ctx context.Context) error { return p.Release(ctx, reader) },
+		"undo":           func(ctx context.Context) error { return p.Release(ctx, lock.Grant{Key: "x", Owner: "o"}) },
+		"Inspect":        func(ctx context.Context) error { _, err := p.Inspect(ctx, "held"); return err },
+		"ForceRelease":   func(ctx context.Context) error { return p.ForceRelease(ctx, "held", g.Owner) },
+		"List":           list,
+		"Preflight":      p.Preflight,
+		"Fence.Get":      func(ctx context.Context) error { _, err := fence.Get(ctx, w.prefix+"value", 2); return err },
+		"Fence.Set":      func(ctx context.Context) error { return fence.Set(ctx, w.prefix+"value", 2, "v", 0) },
+		"Fence.Eval": func(ctx context.Context) error {
+			_, err := fence.Eval(ctx, 2, "return 1", []string{w.prefix + "value"})
+			return err
+		},
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	results := make(chan error, len(methods))
+	for name, call := range methods {
+		go func() {
+			err := call(ctx)
+			if ctx.Err() == nil || !errors.Is(err, context.DeadlineExceeded) {
+				results <- errors.New(name + ": " + errText(err))
+				return
+			}
+			results <- nil
+		}()
+	}
+	timeout := time.After(patience)
+	for range methods {
+		select {
+		case err := <-results:
+			require.NoError(t, err)
+		case <-timeout:
+			require.FailNow(t, "a method hangs past its ctx")
+		}
+	}
+	waiting.cancel()
+	waiting.end()
+	require.ErrorIs(t, waiting.err, context.Canceled)
+	require.ErrorIs(t, waiting.err, lock.ErrHeld)
+}
+
+func errText(err error) string {
+	if err == nil {
+		return "no error"
+	}
+	return err.Error()
+}
+
+// TestFrozenServerClose: Close waits for no server, also when the subscriber is about to
+// connect to one that does not answer.
+func TestFrozenServerClose(t *testing.T) {
+	t.Parallel()
+	for name, reconnecting := range map[string]bool{"subscribed": false, "reconnecting": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := ownWorld(t)
+			p := w.open(t)
+			acquire(t, p, request("k"))
+			waiting := waits(t, p, request("k"))
+			eventually(t, "the subscriber", func() bool { return subscribers(t, w) == 1 })
+			w.server.Pause()
+			if reconnecting {
+				p.net.drop()
+				eventually(t, "the subscriber to dial again", func() bool { return p.net.dialled() > 0 })
+			}
+			closed := make(chan struct{})
+			go func() { defer close(closed); _ = p.Close() }()
+			select {
+			case <-closed:
+			case <-time.After(2 * time.Second): // less than any timeout of go-redis
+				w.server.Resume()
+				require.FailNow(t, "Close waits for the frozen server")
+			}
+			_, err := p.Acquire(bounded(t), request("k"))
+			require.ErrorIs(t, err, lock.ErrClosed)
+			waiting.cancel()
+			waiting.end()
+		})
+	}
+}
+
+// subscribers counts the subscriber connections of a world's processes.
+func subscribers(tb testing.TB, w world) int {
+	tb.Helper()
+	list, err := w.rdb.Do(bounded(tb), "CLIENT", "LIST", "TYPE", "pubsub").Text()
+	require.NoError(tb, err)
+	return strings.Count(list, "\n")
+}

@@ -1,0 +1,235 @@
+package redis
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// A lane lets concurrent calls to one server share round trips. A call that finds the
+// lane idle is sent at once, by itself; those that come while it is under way are sent
+// together when it is back. So a lone caller waits for nobody, and the more callers there
+// are the fewer round trips, system calls and wake-ups each costs.
+//
+// A flight that does not come back, since its server or connection hangs, holds up the
+// others for no longer than slowFlight: then what has gathered leaves on another
+// connection, up to maxFlights of them.
+//
+// A flight has a goroutine of its own, since go-redis does not stop reading when a ctx
+// ends, and the caller must. The two switches of goroutines are most of what a lane costs
+// a lone caller. So where a server is known to answer fast, and as long as there are no
+// more than maxDirects callers, each makes its call itself, on a copy of the client whose
+// timeouts are short: ctx may be overstayed by shortTimeout then. Should that run out, the
+// call is sent again in a flight, as all scripts allow, and no call is made so until the
+// server has proved itself again.
+type lane struct {
+	rdb   goredis.UniversalClient
+	short *goredis.Client // rdb, or what it would send to, with shortTimeout; may be nil
+	speed atomic.Int64    // how many flights have been fast of late; negative after a timeout
+
+	mu      sync.Mutex // guards the rest; held for no I/O
+	queue   []*call
+	flights int         // under way
+	directs int         // calls that their callers make
+	batch   int         // size of the last flight
+	relief  *time.Timer // starts another flight when those under way are slow
+}
+
+const (
+	shortTimeout = 50 * time.Millisecond
+	fastFlight   = shortTimeout / 20
+	fastFlights  = 8    // so many in a row make a server fast
+	penalty      = 1000 // and so many more after a timeout
+
+	maxDirects = 4 // above, sharing round trips pays
+
+	crowd        = 64 // so many callers wait for each flight before another starts,
+	crowdFlights = 4  // up to so many: the server works on one while we handle another
+
+	slowFlight = 5 * time.Millisecond
+	maxFlights = 16
+	maxBatch   = 512
+)
+
+// call is one command and the way its reply comes back.
+type call struct {
+	ctx  context.Context // the caller's, without its end: for the client's hooks
+	cmd  command
+	done chan struct{} // closed when cmd has its reply or error
+}
+
+// command is a command that go-redis does not send again by itself: the Locker does so
+// where that is safe, and then knows that the outcome of the first was unknown.
+type command struct{ *goredis.Cmd }
+
+// NoRetry is asked by go-redis before it repeats a command.
+func (command) NoRetry() bool { return true }
+
+func newLane(rdb goredis.UniversalClient, node *goredis.Client) *lane {
+	l := &lane{rdb: rdb}
+	if node != nil {
+		timeout := shortTimeout
+		if t := node.Options().ReadTimeout; t > 0 {
+			timeout = min(timeout, t)
+		}
+		l.short = node.WithTimeout(timeout)
+	}
+	return l
+}
+
+// do sends args and waits for the reply or for ctx, whichever comes first. A call given
+// up before it was sent is not sent. again says that it may be sent more than once.
+func (l *lane) do(ctx context.Context, args []any, again bool) (any, error) {
+	if again && l.short != nil && l.speed.Load() >= fastFlights && l.alone() {
+		return l.direct(ctx, args)
+	}
+	c := &call{ctx: context.WithoutCancel(ctx), done: make(chan struct{})}
+	c.cmd = command{goredis.NewCmd(c.ctx, args...)}
+	l.submit(c)
+	select {
+	case <-c.done:
+		return c.cmd.Result()
+	case <-ctx.Done():
+		l.withdraw(c)
+		return nil, ctx.Err()
+	}
+}
+
+// alone reports, and notes, that the lane has room for a call by its caller.
+func (l *lane) alone() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.flights > 0 || l.directs >= maxDirects || l.batch > maxDirects {
+		return false
+	}
+	l.directs++
+	return true
+}
+
+// direct makes a call on the caller's own goroutine, which has the lane to itself.
+func (l *lane) direct(ctx context.Context, args []any) (any, error) {
+	cmd := command{goredis.NewCmd(ctx, args...)}
+	err := l.short.Process(ctx, cmd)
+	if isTimeout(err) && ctx.Err() == nil {
+		l.speed.Store(-penalty)
+	}
+	l.mu.Lock()
+	l.directs--
+	l.mu.Unlock()
+	return cmd.Val(), err
+}
+
+func (l *lane) submit(c *call) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = append(l.queue, c)
+	switch {
+	case l.flights == 0, l.flights < crowdFlights && len(l.queue) >= crowd*l.flights:
+		l.flights++
+		go l.fly()
+	case len(l.queue) == 1 && l.flights < maxFlights:
+		l.armRelief()
+	}
+}
+
+func (l *lane) armRelief() {
+	if l.relief == nil {
+		l.relief = time.AfterFunc(slowFlight, l.relieve)
+		return
+	}
+	l.relief.Reset(slowFlight)
+}
+
+// relieve starts one more flight if calls still wait for a slow one.
+func (l *lane) relieve() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) == 0 || l.flights >= maxFlights {
+		return
+	}
+	l.flights++
+	go l.fly()
+}
+
+// withdraw takes c out of the queue, if it has not left yet.
+func (l *lane) withdraw(c *call) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, q := range l.queue {
+		if q == c {
+			l.queue = append(l.queue[:i], l.queue[i+1:]...)
+			return
+		}
+	}
+}
+
+// fly sends what has gathered until nothing has.
+func (l *lane) fly() {
+	for batch := l.take(nil); len(batch) > 0; batch = l.take(batch) {
+		start := time.Now()
+		send(l.rdb, batch)
+		if time.Since(start) > fastFlight {
+			l.speed.Store(min(l.speed.Load(), 0))
+		} else {
+			l.speed.Add(1)
+		}
+		for _, c := range batch {
+			close(c.done)
+		}
+		if len(batch) > 1 {
+			// Let the callers run first: most of them come back with their next call,
+			// which then shares the next flight instead of trailing behind it.
+			runtime.Gosched()
+		}
+	}
+}
+
+// take returns the next batch; when there is none the flight has ended.
+func (l *lane) take(last []*call) []*call {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := min(len(l.queue), maxBatch)
+	if n == 0 {
+		l.flights--
+		return nil
+	}
+	l.batch = n
+	batch := append(last[:0], l.queue[:n]...)
+	rest := copy(l.queue, l.queue[n:])
+	clear(l.queue[rest:])
+	l.queue = l.queue[:rest]
+	if rest > 0 && l.flights < maxFlights {
+		l.armRelief()
+	}
+	return batch
+}
+
+// send gives every call of the batch its reply or its error.
+func send(rdb goredis.UniversalClient, batch []*call) {
+	if len(batch) == 1 {
+		c := batch[0]
+		if err := rdb.Process(c.ctx, c.cmd); err != nil {
+			c.cmd.SetErr(err)
+		}
+		return
+	}
+	ctx := context.Background()
+	pipe := rdb.Pipeline()
+	for _, c := range batch {
+		if err := pipe.Process(ctx, c.cmd); err != nil {
+			c.cmd.SetErr(err)
+		}
+	}
+	if _, err := pipe.Exec(ctx); err != nil && !isReply(err) {
+		// Some errors, such as an exhausted pool, are not told to each command.
+		for _, c := range batch {
+			if c.cmd.Err() == nil && c.cmd.Val() == nil {
+				c.cmd.SetErr(err)
+			}
+		}
+	}
+}

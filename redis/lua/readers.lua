@@ -1,0 +1,34 @@
+-- Gives the readers' keys the life of the reader that expires last; without any, there is
+-- no record either.
+local function settle()
+  local last = redis.call('ZRANGE', READERS, -1, -1, 'WITHSCORES')[2]
+  if not last then
+    redis.call('DEL', RECORD)
+    return
+  end
+  redis.call('SET', RECORD, '+', 'PXAT', last)
+  redis.call('PEXPIREAT', READERS, last)
+  redis.call('PEXPIREAT', INFO, last)
+end
+
+-- Removes the readers whose TTL is over; returns how many live.
+local function prune()
+  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', READERS, '-inf', now)) do
+    redis.call('ZREM', READERS, owner)
+    redis.call('HDEL', INFO, owner)
+  end
+  return redis.call('ZCARD', READERS)
+end
+
+-- Each reader expires alone, by the server's clock.
+local function read(owner, expiry, value)
+  redis.call('ZADD', READERS, string.format('%.0f', expiry), owner)
+  redis.call('HSET', INFO, owner, string.format('%013.0f', expiry) .. value)
+  settle()
+end
+
+local function unread(owner)
+  redis.call('ZREM', READERS, owner)
+  redis.call('HDEL', INFO, owner)
+  settle()
+end

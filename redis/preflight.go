@@ -1,0 +1,74 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// ErrUnfit is what [Locker.Preflight] wraps: a setting with which locks get lost.
+var ErrUnfit = errors.New("lock: redis: unfit server")
+
+// Preflight looks at the settings of every master and returns all that make it lose locks,
+// as one error that is ErrUnfit: a version before 7, an eviction policy that may drop
+// locks or their counters once memory is short, no persistence at all, a read-only replica.
+// Call it when a program starts. It needs the right to run INFO; where CONFIG is refused,
+// as by many hosted services, a missing snapshot schedule goes unseen.
+func (l *Locker) Preflight(ctx context.Context) error {
+	if err := l.ready(ctx); err != nil {
+		return err
+	}
+	return l.eachMaster(ctx, func(ctx context.Context, master goredis.Cmdable) error {
+		info, err := master.Info(ctx).Result()
+		if err != nil {
+			return err
+		}
+		saves := "unknown"
+		if config, err := master.ConfigGet(ctx, "save").Result(); err == nil {
+			saves = config["save"]
+		}
+		return unfit(facts(info), saves)
+	})
+}
+
+// facts reads the reply of INFO.
+func facts(info string) map[string]string {
+	f := make(map[string]string)
+	for line := range strings.Lines(info) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			f[name] = value
+		}
+	}
+	return f
+}
+
+// unfit judges one server. saves is its snapshot schedule.
+func unfit(f map[string]string, saves string) error {
+	var all []error
+	add := func(format string, args ...any) {
+		all = append(all, fmt.Errorf("%w: "+format, append([]any{ErrUnfit}, args...)...))
+	}
+	version := f["redis_version"]
+	major, _, _ := strings.Cut(version, ".")
+	if n, err := strconv.Atoi(major); err != nil || n < 7 {
+		add("version %q: needs 7 or newer", version)
+	}
+	if f["role"] == "slave" {
+		add("it is a replica: locks need the master")
+	}
+	switch policy := f["maxmemory_policy"]; policy {
+	case "noeviction", "":
+	default:
+		if f["maxmemory"] != "0" {
+			add("maxmemory-policy %s with maxmemory %s may evict locks: needs noeviction", policy, f["maxmemory"])
+		}
+	}
+	if f["aof_enabled"] == "0" && saves == "" {
+		add("neither append-only file nor snapshots: a restart forgets every lock (tokens rise all the same)")
+	}
+	return errors.Join(all...)
+}

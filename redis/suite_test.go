@@ -1,0 +1,107 @@
+package redis_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest"
+	"github.com/seed-215fdefa/lock/redis"
+)
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(holderEnv); spec != "" {
+		fmt.Fprintln(os.Stderr, holdForever(spec))
+		os.Exit(1)
+	}
+	goredis.SetLogger(silent{})
+	flag.Parse()
+	if testing.Short() { // examples cannot skip themselves
+		_ = flag.Set("test.skip", "^Example")
+	}
+	goleak.VerifyTestMain(testserver.Main{M: m})
+}
+
+// silent drops what the client would say about the faults that the tests make.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
+
+// TestSuite gives each case a server of its own, so that they can run side by side.
+func TestSuite(t *testing.T) {
+	testserver.NeedServer(t)
+	locktest.Run(t, locktest.Harness{
+		New: func(tb testing.TB) func() lock.Locker {
+			server := testserver.Redis(tb)
+			preload(tb, server)
+			prefix := redis.WithPrefix(testserver.Prefix())
+			return func() lock.Locker { return open(tb, server, prefix) }
+		},
+		Around: func(t *testing.T, f func(*testing.T)) {
+			t.Parallel()
+			f(t)
+		},
+		Faults: faults(),
+	})
+}
+
+func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
+	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
+		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
+			l.(*process).net.sever()
+			return nil
+		},
+		locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
+			server := l.(*process).server
+			server.Pause()
+			return server.Resume
+		},
+		locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() {
+			n := l.(*process).net
+			return n.set(&n.mute)
+		},
+		locktest.LoseWakeup: func(_ testing.TB, l lock.Locker) func() {
+			n := l.(*process).net
+			return n.set(&n.deaf)
+		},
+		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
+			flush(tb, l.(*process).server)
+			return nil
+		},
+		locktest.Restart: func(_ testing.TB, l lock.Locker) func() {
+			server := l.(*process).server
+			server.Kill()
+			server.Start()
+			return nil
+		},
+	}
+}
+
+func flush(tb testing.TB, server *testserver.Server) {
+	tb.Helper()
+	direct(tb, server, func(ctx context.Context, rdb *goredis.Client) error { return rdb.FlushAll(ctx).Err() })
+}
+
+func preload(tb testing.TB, server *testserver.Server) {
+	tb.Helper()
+	direct(tb, server, func(ctx context.Context, rdb *goredis.Client) error { return redis.Preload(ctx, rdb) })
+}
+
+// direct does something to the server beside all Lockers.
+func direct(tb testing.TB, server *testserver.Server, do func(context.Context, *goredis.Client) error) {
+	tb.Helper()
+	rdb := goredis.NewClient(&goredis.Options{Addr: server.Addr()})
+	defer func() { _ = rdb.Close() }()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	require.NoError(tb, do(ctx, rdb))
+}
