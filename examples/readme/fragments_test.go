@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/examples/slogobserver"
+	"github.com/seed-215fdefa/lock/memory"
+	"github.com/seed-215fdefa/lock/redis"
+)
+
+// The fragments of the README, each as it stands there. They compile; what they do is
+// tested elsewhere.
+var _ = []any{
+	which, do, tryDo, lease, whoHoldsIt, readers, logs, shutdown, fencing,
+}
+
+// What the fragments use.
+var (
+	ctx    = context.Background()
+	client = lock.New(memory.New())
+	store  *redis.Locker
+	rdb    goredis.UniversalClient
+	host   = "web-1"
+
+	build   = func(context.Context) error { return nil }
+	sell    = func(stock string) string { return stock }
+	work    = func(context.Context, *lock.Lease) error { return nil }
+	read    = work
+	rebuild = work
+)
+
+func which() *lock.Client {
+	rdb := goredis.NewUniversalClient(&goredis.UniversalOptions{Addrs: []string{"localhost:6379"}})
+	store := redis.New(rdb) // keys begin with "lock:"; redis.WithPrefix changes that
+	if err := store.Preflight(ctx); err != nil {
+		log.Print(err) // a setting with which Redis loses locks
+	}
+	client := lock.New(store, lock.WithTTL(10*time.Second))
+	return client
+}
+
+func do() error {
+	err := client.Do(ctx, "report", func(ctx context.Context, _ *lock.Lease) error {
+		return build(ctx) // must stop when ctx ends
+	})
+	return err
+}
+
+func tryDo() error {
+	err := client.TryDo(ctx, "report", func(ctx context.Context, _ *lock.Lease) error {
+		return build(ctx)
+	})
+	if errors.Is(err, lock.ErrHeld) {
+		return nil // another replica is at it
+	}
+	return err
+}
+
+func lease() error {
+	lease, err := client.Lock(ctx, "report", lock.WithWait(5*time.Second))
+	if err != nil {
+		return err
+	}
+	err = build(lease.Context()) // ends when the lease does
+	// A lease that had been lost before its release is ErrLost.
+	return errors.Join(err, lease.Release(context.WithoutCancel(ctx)))
+}
+
+func whoHoldsIt() (lock.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	err := client.Do(ctx, "report", work, lock.WithMetadata(map[string]string{"host": host}))
+	// lock: do "report": held by 4UZ… (token 1764…, for 3s, expires in 7s, host="web-1"): context deadline exceeded
+
+	record, inspectErr := client.Inspect(ctx, "report") // holders and line, for people
+	return record, errors.Join(err, inspectErr)
+}
+
+func readers() error {
+	if err := client.Do(ctx, "catalogue", read, lock.WithShared()); err != nil { // beside others that read
+		return err
+	}
+	return client.Do(ctx, "catalogue", rebuild) // alone
+}
+
+func logs() *lock.Client {
+	client := lock.New(store, lock.WithObserver(slogobserver.New(slog.Default())))
+	return client
+}
+
+func shutdown() error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := client.Do(ctx, "job", work) // ends work's ctx, waits for it, releases at once
+
+	closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return errors.Join(err, client.Close(closing), store.Close())
+}
+
+func fencing() error {
+	fence := redis.NewFence(rdb)
+	err := client.Do(ctx, "item:42", func(ctx context.Context, l *lock.Lease) error {
+		stock, err := fence.Get(ctx, "stock:42", l.Token()) // from here on older tokens are refused
+		if err != nil {
+			return err
+		}
+		return fence.Set(ctx, "stock:42", l.Token(), sell(stock), 0) // ErrStale if we are too late
+	})
+	return err
+}
+
+// Locker is lock.Locker, for the reader's convenience.
+type Locker interface {
+	Acquire(ctx context.Context, req lock.Request) (lock.Grant, error)
+	Renew(ctx context.Context, g lock.Grant) (lock.Grant, error)
+	Release(ctx context.Context, g lock.Grant) error
+	Inspect(ctx context.Context, key string) (lock.Record, error)
+	Capabilities() lock.Capabilities
+}
+
+var (
+	_ lock.Locker = Locker(nil)
+	_ Locker      = lock.Locker(nil)
+)

@@ -1,0 +1,51 @@
+package slogobserver_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/examples/slogobserver"
+)
+
+// Each kind of event has its level, and Elapsed the name that it has for that kind.
+func ExampleLevel() {
+	log := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
+		Level: slog.LevelDebug,
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))
+	ctx, o := context.Background(), slogobserver.New(log)
+	away, lost := errors.New("server away"), &lock.LostError{Reason: lock.Unreachable, Token: 7}
+
+	e := lock.Event{Key: "report", Owner: "A", Token: 7}
+	for _, e.Kind = range []lock.EventKind{lock.Granted, lock.Renewed} {
+		e.Elapsed = 3 * time.Millisecond
+		o.Observe(ctx, e)
+	}
+	e.Kind, e.Err = lock.RenewFailed, away
+	o.Observe(ctx, e)
+	e.Kind, e.Err, e.Elapsed = lock.Lost, lost, 10*time.Second
+	o.Observe(ctx, e)
+	e.Kind = lock.ReleasedLost
+	o.Observe(ctx, e)
+	e.Kind, e.Err = lock.Released, away
+	o.Observe(ctx, e)
+	e.Kind, e.Shared, e.Err = lock.Released, true, nil
+	o.Observe(ctx, e)
+	// Output:
+	// level=DEBUG msg="lock granted" key=report owner=A token=7 waited=3ms
+	// level=DEBUG msg="lock renewed" key=report owner=A token=7 slack=3ms
+	// level=WARN msg="lock renew failed" key=report owner=A token=7 slack=3ms error="server away"
+	// level=ERROR msg="lock lost" key=report owner=A token=7 held=10s error="lock: lost: unreachable (token 7)"
+	// level=ERROR msg="lock released lost" key=report owner=A token=7 held=10s error="lock: lost: unreachable (token 7)"
+	// level=WARN msg="lock released" key=report owner=A token=7 held=10s error="server away"
+	// level=DEBUG msg="lock released" key=report owner=A token=7 shared=true held=10s
+}
