@@ -48,7 +48,7 @@ func NewFence(rdb goredis.UniversalClient) *Fence {
 // Get reads a string value. It returns goredis.Nil when there is none, and a
 // *lock.StaleError when token is stale.
 func (f *Fence) Get(ctx context.Context, key string, token lock.Token) (string, error) {
-	reply, err := f.run(ctx, f.runner.run, token, stepGet, []string{key})
+	reply, err := f.run(ctx, maxSends, token, stepGet, []string{key})
 	if err != nil {
 		return "", err
 	}
@@ -57,9 +57,10 @@ func (f *Fence) Get(ctx context.Context, key string, token lock.Token) (string, 
 
 // Set writes a string value, for ttl if that is positive, else for good. It returns a
 // *lock.StaleError, and writes nothing, when token is stale. After an error of the
-// connection the value may have been written.
+// connection the value may have been written, or may yet be. Set never sends twice: a late
+// first copy has the same token, so it would pass, over what the holder has written since.
 func (f *Fence) Set(ctx context.Context, key string, token lock.Token, value any, ttl time.Duration) error {
-	_, err := f.run(ctx, f.runner.run, token, stepSet, []string{key}, value, milliseconds(max(ttl, 0)))
+	_, err := f.run(ctx, 1, token, stepSet, []string{key}, value, milliseconds(max(ttl, 0)))
 	return err
 }
 
@@ -68,11 +69,7 @@ func (f *Fence) Set(ctx context.Context, key string, token lock.Token, value any
 // keys[0]; in a Cluster all keys must have its hash tag. A *lock.StaleError means that the
 // step did not run. After an error of the connection it may have: Eval never sends twice.
 func (f *Fence) Eval(ctx context.Context, token lock.Token, step string, keys []string, args ...any) (any, error) {
-	once := func(ctx context.Context, s *script, keys []string, args ...any) (any, int, error) {
-		reply, err := f.runner.once(ctx, s, keys, args...)
-		return reply, 1, err
-	}
-	return f.run(ctx, once, token, step, keys, args...)
+	return f.run(ctx, 1, token, step, keys, args...)
 }
 
 const (
@@ -81,8 +78,7 @@ const (
 return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])`
 )
 
-func (f *Fence) run(ctx context.Context,
-	send func(context.Context, *script, []string, ...any) (any, int, error),
+func (f *Fence) run(ctx context.Context, sends int,
 	token lock.Token, step string, keys []string, args ...any,
 ) (any, error) {
 	if f.err != nil {
@@ -98,7 +94,7 @@ func (f *Fence) run(ctx context.Context,
 	if err != nil {
 		return nil, err
 	}
-	reply, _, err := send(ctx, f.script(step), append([]string{mark}, keys...), append([]any{token.String()}, args...)...)
+	reply, _, err := f.runner.repeat(ctx, sends, f.script(step), append([]string{mark}, keys...), append([]any{token.String()}, args...))
 	if err != nil {
 		return nil, err
 	}

@@ -163,6 +163,24 @@ func TestFenceEvalOnce(t *testing.T) {
 	}
 }
 
+// TestFenceSetOnce: a Set whose reply gets lost is not sent again, since a copy that is late
+// has the holder's own token, and would undo what the holder writes next.
+func TestFenceSetOnce(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.open(t)
+	f, ctx := redis.NewFence(p.rdb), bounded(t)
+	key := w.prefix + "v"
+	for range 20 { // fast enough for any short cut
+		require.NoError(t, f.Set(ctx, key, 1, "before", 0))
+	}
+	p.net.set(&p.net.lossy)
+	require.Error(t, f.Set(ctx, key, 1, "lost reply", 0))
+	v, err := w.rdb.Get(ctx, key).Result()
+	require.NoError(t, err)
+	require.Equal(t, "lost reply", v)
+}
+
 // TestFenceOfLease is the whole: a stale holder's write is refused.
 func TestFenceOfLease(t *testing.T) {
 	t.Parallel()

@@ -84,12 +84,7 @@ func (r *runner) run(ctx context.Context, s *script, keys []string, args ...any)
 	return r.repeat(ctx, maxSends, s, keys, args)
 }
 
-// once is run for a script that must not be executed twice.
-func (r *runner) once(ctx context.Context, s *script, keys []string, args ...any) (any, error) {
-	reply, _, err := r.repeat(ctx, 1, s, keys, args)
-	return reply, err
-}
-
+// repeat is run with a limit: 1 for a script that must not be executed twice.
 func (r *runner) repeat(ctx context.Context, sends int, s *script, keys []string, args []any) (reply any, sent int, err error) {
 	bySource := false
 	for refused := 0; ; {
