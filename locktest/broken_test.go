@@ -26,6 +26,7 @@ func brokenStores() []broken {
 		{what: "readers beside a writer", caught: in("Exclusion/SharedBesideExclusive"), flaws: flaws{sharedBesideExclusive: true}},
 		{what: "a writer beside readers", caught: in("Exclusion/AmongProcesses/shared"), flaws: flaws{exclusiveBesideShared: true}},
 		{what: "readers one at a time", caught: in("Exclusion/ReadersTogether"), flaws: flaws{readersExclude: true}},
+		{what: "a reader hands over beside others", caught: in("Exclusion/WriterWaitsForEveryReader"), flaws: flaws{readerLetsIn: true}},
 		{what: "grants gone after a freeze", caught: in("Exclusion/Freeze/exclusive"), flaws: flaws{thawDropsHolds: true}},
 		{what: "grants gone after a restart, though declared", caught: in("Exclusion/Restart/exclusive"), flaws: flaws{restartDropsHolds: true}},
 		{what: "grants gone after a failover, though declared", caught: in("Exclusion/Failover/shared"), flaws: flaws{failoverDropsHolds: true}},

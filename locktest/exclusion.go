@@ -1,6 +1,11 @@
 package locktest
 
-import lock "github.com/seed-215fdefa/lock"
+import (
+	"slices"
+	"time"
+
+	lock "github.com/seed-215fdefa/lock"
+)
 
 func exclusion() group {
 	const (
@@ -13,6 +18,7 @@ func exclusion() group {
 		{"SharedBesideExclusive", one, plain, needs(declares("Shared", hasShared)), sharedBesideExclusive},
 		{"ReadersTogether", one, shared, nil, readersTogether},
 		{"WaitingReadersTogether", one, shared, nil, waitingReadersTogether},
+		{"WriterWaitsForEveryReader", one, shared, nil, writerWaitsForEveryReader},
 		{"Crowd", one, plain, nil, func(e *env) { e.compete(e.crowd, nobody) }},
 		{"CrowdOfReadersAndWriters", one, shared, nil, func(e *env) { e.compete(e.crowd, mostly) }},
 		{"Freeze", stands, both, needs(can(Freeze)), holdSurvives(Freeze, 0)},
@@ -52,9 +58,9 @@ func sharedBesideExclusive(e *env) {
 	reader := e.request(key)
 	reader.Shared = true
 	e.refused(a, reader)
-	e.refused(b, reader)
+	e.refused(b, anew(reader))
 	e.release(h)
-	e.release(e.acquire(b, reader))
+	e.release(e.acquire(b, anew(reader)))
 }
 
 func readersTogether(e *env) {
@@ -83,4 +89,29 @@ func waitingReadersTogether(e *env) {
 		e.release(w.h)
 	}
 	e.free(a, key)
+}
+
+// writerWaitsForEveryReader: whichever reader goes first, and whether or not the writer waits
+// in that reader's process, it must not be let in before the last has gone.
+func writerWaitsForEveryReader(e *env) {
+	a, b := e.open(), e.open()
+	for _, l := range []lock.Locker{a, b} {
+		for _, newestFirst := range []bool{false, true} {
+			key := e.key()
+			readers := []held{e.hold(a, key), e.hold(b, key), e.hold(a, key)}
+			if newestFirst {
+				slices.Reverse(readers)
+			}
+			writer := e.wait(l, e.rival(key))
+			for i, h := range readers {
+				if i > 0 {
+					time.Sleep(e.ttl / 20) // for a grant that should not come
+					writer.still()
+					e.renew(h)
+				}
+				e.release(h)
+			}
+			e.release(writer.granted())
+		}
+	}
 }

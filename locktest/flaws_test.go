@@ -16,7 +16,7 @@ import (
 // flaws are what a refServer and its Lockers may do wrong. The zero flaws are none.
 type flaws struct {
 	noExclusion, reentrant, readersExclude                        bool
-	sharedBesideExclusive, exclusiveBesideShared                  bool
+	sharedBesideExclusive, exclusiveBesideShared, readerLetsIn    bool
 	servesLast, readersOvertake                                   bool
 	counterOnly, resetByRelease, resetByExpiry                    bool
 	sharedTokenRepeats, mintsLater, retryCreates                  bool

@@ -268,6 +268,12 @@ func (s *refServer) release(c *refClient, g lock.Grant, now time.Time) error {
 		k.leave(g.Owner)
 	}
 	none := len(k.holders) == n
+	if s.readerLetsIn && g.Shared && len(k.line) > 0 && k.line[0].by == c {
+		p := k.line[0]
+		k.leave(p.req.Owner)
+		k.holders = append(k.holders, &refHold{req: p.req, token: s.mint(k, p.req, now), since: now, expires: now.Add(p.req.TTL), by: c})
+		c.wake(p.req.Owner)
+	}
 	s.ended(k, s.resetByRelease)
 	if none && g.Token != 0 {
 		return s.lost(k, g)
