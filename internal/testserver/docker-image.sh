@@ -1,19 +1,46 @@
 #!/bin/sh
-# Makes the image that compose.yaml names for Redis out of Debian's packages, for a
-# Docker daemon that can pull nothing. Needs root and debootstrap, on Debian or its kin.
+# Makes an image with all servers out of Debian's packages, and what servers.sh has put
+# into the cache, and gives it the names of all images in compose.yaml: for a Docker
+# daemon that can pull nothing. Needs root and debootstrap, on Debian or its kin.
 #
 #   sh internal/testserver/docker-image.sh [MIRROR]
 set -eu
 cd "$(dirname "$0")/../.."
 
-image=$(sed -n 's/^ *image: *\(redis:.*\)/\1/p' compose.yaml)
+cache=${LOCK_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lock-testserver}
 root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
+trap 'umount "$root/proc" 2>/dev/null || true; rm -rf --one-file-system "$root"' EXIT
 
-# The name promises bookworm. redis-server is all that a test runs in it, and sh.
-debootstrap --variant=minbase --include=redis-server bookworm "$root" "$@"
-rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
+LOCK_TEST_SERVERS=native sh internal/testserver/servers.sh
+debootstrap --variant=minbase bookworm "$root" "$@"
+mount -t proc proc "$root/proc"
+cp /etc/resolv.conf "$root/etc/resolv.conf"
+for conf in /etc/apt/apt.conf.d/*proxy*; do
+	if [ -f "$conf" ]; then cp "$conf" "$root/etc/apt/apt.conf.d/"; fi
+done
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" # start nothing in here
+chmod +x "$root/usr/sbin/policy-rc.d"
+chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends \
+	redis-server postgresql pgbouncer zookeeper libslf4j-java default-jre-headless >/dev/null
+umount "$root/proc"
+rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/lib/postgresql/*/main
 
-tar --directory "$root" --create --numeric-owner --one-file-system . |
-	docker import --change 'WORKDIR /data' --change 'CMD ["redis-server"]' - "$image"
-docker run --rm --network none "$image" redis-server --version
+# Where the images of these two have them.
+install -D "$cache"/etcd-v*/etcd "$root/usr/local/bin/etcd"
+mkdir -p "$root/home/dynamodblocal"
+cp -r "$cache"/dynamodb-*/DynamoDBLocal* "$root/home/dynamodblocal/"
+
+images=$(sed -n 's/^ *image: *//p' compose.yaml)
+first=
+for image in $images; do
+	if [ -z "$first" ]; then
+		first=$image
+		tar --directory "$root" --create --numeric-owner --one-file-system . |
+			docker import --change 'WORKDIR /data' \
+				--change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/15/bin' \
+				- "$image"
+	else
+		docker tag "$first" "$image"
+	fi
+done
+docker run --rm --network none "$first" redis-server --version

@@ -26,7 +26,7 @@ func (n nativeSource) prepare(k *kind, command []string) (process, error) {
 	return &native{command: command, path: filepath.Dir(n.path), dir: dir}, nil
 }
 
-// native is a child process.
+// native is a child process. What it starts itself is killed and frozen with it.
 type native struct {
 	command []string
 	path    string // the program's folder, added to the child's PATH
@@ -71,7 +71,7 @@ func (p *native) kill() error {
 	if !p.alive() {
 		return nil
 	}
-	if err := p.signal(os.Kill); err != nil {
+	if err := destroy(p.cmd.Process); err != nil && p.alive() {
 		return err
 	}
 	return p.await()

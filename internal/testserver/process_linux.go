@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -15,25 +18,105 @@ func dieWithParent(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }
 
-// suspend returns when the process is frozen: the signal alone only asks for it.
+// suspend returns when the process and its descendants are frozen: the signal alone only
+// asks for it. It looks again for children that were born meanwhile.
 func suspend(p *os.Process) error {
-	if err := p.Signal(syscall.SIGSTOP); err != nil {
-		return err
+	for frozen := 0; ; {
+		pids := family(p.Pid)
+		if len(pids) == frozen {
+			return nil
+		}
+		for _, pid := range pids {
+			if err := freeze(pid); err != nil {
+				return err
+			}
+		}
+		frozen = len(pids)
+	}
+}
+
+func freeze(pid int) error {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return ignoreGone(err)
 	}
 	for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid))
-		if err != nil {
-			return err
-		}
-		// The state follows the program's name, which is in parentheses.
-		if i := bytes.LastIndexByte(stat, ')'); i >= 0 && bytes.HasPrefix(stat[i:], []byte(") T")) {
+		switch state, _ := stat(pid); state {
+		case 'T', 'Z', 0:
 			return nil
 		}
 	}
 	return errors.New("it does not stop")
 }
 
-func unsuspend(p *os.Process) error { return p.Signal(syscall.SIGCONT) }
+// unsuspend thaws the descendants first: a parent may end what does not answer it.
+func unsuspend(p *os.Process) error {
+	for _, pid := range slices.Backward(family(p.Pid)) {
+		if err := ignoreGone(syscall.Kill(pid, syscall.SIGCONT)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// destroy kills the process and its descendants, and returns when the latter are gone.
+// They are frozen first, lest one starts another.
+func destroy(p *os.Process) error {
+	if err := suspend(p); err != nil {
+		return err
+	}
+	pids := family(p.Pid)
+	for _, pid := range pids {
+		if err := ignoreGone(syscall.Kill(pid, syscall.SIGKILL)); err != nil {
+			return err
+		}
+	}
+	for _, pid := range pids[1:] {
+		for deadline := time.Now().Add(stopTimeout); ; time.Sleep(time.Millisecond) {
+			if state, _ := stat(pid); state == 0 || state == 'Z' {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("process %d still runs after %v", pid, stopTimeout)
+			}
+		}
+	}
+	return nil
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, syscall.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// family returns pid and then its descendants, parents before their children.
+func family(pid int) []int {
+	children := make(map[int][]int)
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		if child, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			_, parent := stat(child)
+			children[parent] = append(children[parent], child)
+		}
+	}
+	pids := []int{pid}
+	for i := 0; i < len(pids); i++ {
+		pids = append(pids, children[pids[i]]...)
+	}
+	return pids
+}
+
+// stat returns a process's state, 0 if there is no such process, and its parent.
+func stat(pid int) (state byte, parent int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0
+	}
+	// Both follow the program's name, which is in parentheses.
+	_, _ = fmt.Sscanf(string(b[bytes.LastIndexByte(b, ')')+1:]), " %c %d", &state, &parent)
+	return state, parent
+}
 
 func processRuns(pid int) bool {
 	err := syscall.Kill(pid, 0)

@@ -22,6 +22,8 @@ func kill(sig string, p *os.Process) error {
 	return exec.Command("sh", "-c", "kill -"+sig+" "+strconv.Itoa(p.Pid)).Run()
 }
 
+func destroy(p *os.Process) error { return kill("KILL", p) }
+
 func processRuns(pid int) bool {
 	return exec.Command("sh", "-c", "kill -0 "+strconv.Itoa(pid)).Run() == nil
 }

@@ -124,6 +124,10 @@ type kind struct {
 	program string // looked for on this machine
 	install string // what to install where there is no server
 
+	// places are folders, as patterns for filepath.Glob, where program is looked for
+	// before the PATH. Of several matches the last wins: the newest version.
+	places []string
+
 	// ready returns nil once the server at addr does its work.
 	ready func(ctx context.Context, addr string) error
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 )
 
 // source is where servers come from.
@@ -35,7 +36,7 @@ func (k *kind) find() (source, error) {
 	}
 	if want != "docker" {
 		var path string
-		if path, nativeErr = findProgram(k.program); nativeErr == nil {
+		if path, nativeErr = findProgram(k.program, k.places); nativeErr == nil {
 			return nativeSource{path}, nil
 		}
 	}
@@ -44,17 +45,46 @@ func (k *kind) find() (source, error) {
 		k.name, k.install, k.image, errors.Join(dockerErr, nativeErr))
 }
 
-// findProgram looks on the PATH, and where servers are installed although a user's
-// PATH may not have it.
-func findProgram(name string) (string, error) {
+// findProgram looks in places first, since the PATH may have a version that is too old,
+// and at last where servers are installed although a user's PATH may not have it.
+func findProgram(name string, places []string) (string, error) {
+	for _, place := range places {
+		if path, err := findIn(place, name); err == nil {
+			return path, nil
+		}
+	}
 	path, err := exec.LookPath(name)
 	if err == nil {
 		return filepath.Abs(path)
 	}
 	for _, dir := range []string{"/usr/bin", "/usr/sbin", "/usr/local/bin", "/opt/homebrew/bin"} {
-		if path, e := exec.LookPath(filepath.Join(dir, name)); e == nil {
+		if path, err := findIn(dir, name); err == nil {
 			return path, nil
 		}
 	}
 	return "", fmt.Errorf("native: %w", err)
+}
+
+// findIn looks in the folders that match the pattern, the last first.
+func findIn(pattern, name string) (string, error) {
+	dirs, _ := filepath.Glob(pattern)
+	for _, dir := range slices.Backward(dirs) {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no %s in %s", name, pattern)
+}
+
+// cacheDir is where servers.sh puts servers that no package manager has: LOCK_TEST_CACHE,
+// or else the folder lock-testserver in the user's cache.
+func cacheDir() string {
+	if dir := os.Getenv("LOCK_TEST_CACHE"); dir != "" {
+		return dir
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		dir = os.TempDir()
+	}
+	return filepath.Join(dir, "lock-testserver")
 }
