@@ -13,7 +13,7 @@ func Preload(ctx context.Context, rdb goredis.UniversalClient) error {
 		takeScript, dropScript, acquireScript, acquireSharedScript, renewScript, renewSharedScript, releaseScript,
 		releaseSharedScript, undoScript, forceScript, inspectScript,
 	} {
-		if err := rdb.ScriptLoad(ctx, s.source).Err(); err != nil {
+		if err := rdb.ScriptLoad(ctx, s.Source).Err(); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
 )
 
 // Fence guards values in Redis: it refuses a step whose token is older than the newest
@@ -122,7 +123,7 @@ func (f *Fence) script(step string) *script {
 	if s != nil {
 		return s
 	}
-	s = newScript(fenceGuard + "local function step()\n" + step + "\nend\nreturn {'done', (step())}\n")
+	s = rediskit.NewScript(fenceGuard + "local function step()\n" + step + "\nend\nreturn {'done', (step())}\n")
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.steps[step] = s

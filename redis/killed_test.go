@@ -1,12 +1,6 @@
 package redis_test
 
 import (
-	"bufio"
-	"context"
-	"fmt"
-	"os"
-	"os/exec"
-	"strings"
 	"testing"
 	"time"
 
@@ -14,87 +8,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/redis"
 )
 
-// holderEnv makes this test binary a process that takes a lock and holds it until it is
-// killed. Its value is the server's address, the prefix, the key and the TTL.
-const holderEnv = "LOCK_TEST_HOLDER"
-
-// holdForever is the main function of such a process. It prints the token.
-func holdForever(spec string) error {
-	parts := strings.Split(spec, " ")
-	ttl, err := time.ParseDuration(parts[3])
-	if err != nil {
-		return err
-	}
-	rdb := goredis.NewClient(&goredis.Options{Addr: parts[0]})
-	c := lock.New(redis.New(rdb, redis.WithPrefix(parts[1])), lock.WithTTL(ttl))
-	lease, err := c.TryLock(context.Background(), parts[2])
-	if err != nil {
-		return err
-	}
-	fmt.Println("token", lease.Token())
-	<-lease.Done()
-	return lease.Err()
-}
-
-// holder is such a process.
-type holder struct {
-	cmd   *exec.Cmd
-	token lock.Token
-}
-
-func startHolder(tb testing.TB, w world, key string, ttl time.Duration) holder {
-	tb.Helper()
-	exe, err := os.Executable()
-	require.NoError(tb, err)
-	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s %s", holderEnv, w.server.Addr(), w.prefix, key, ttl))
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	require.NoError(tb, err)
-	require.NoError(tb, cmd.Start())
-	tb.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(tb, err, line)
-	digits, ok := strings.CutPrefix(strings.TrimSpace(line), "token ")
-	require.True(tb, ok, line)
-	token, err := lock.ParseToken(digits)
-	require.NoError(tb, err)
-	return holder{cmd, token}
-}
-
-// kill is SIGKILL. It returns when the process is gone, and how long its grant still lives
-// at most.
-func (h holder) kill(tb testing.TB, w world, key string) time.Duration {
-	tb.Helper()
-	require.NoError(tb, h.cmd.Process.Kill())
-	_ = h.cmd.Wait()
-	left, err := w.rdb.PTTL(bounded(tb), w.prefix+"{"+key+"}").Result()
-	require.NoError(tb, err)
-	require.Positive(tb, left, "the dead holder's key")
-	return left
+// openHeld opens the Locker of a process that holds a lock until it is killed.
+func openHeld(args []string) (lock.Locker, error) {
+	return redis.New(goredis.NewClient(&goredis.Options{Addr: args[0]}), redis.WithPrefix(args[1])), nil
 }
 
 // TestKilledHolder: the first TryLock after the TTL succeeds.
 func TestKilledHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	rival := w.open(t)
-	ctx := bounded(t)
-	h := startHolder(t, w, "k", time.Second)
-	refused(t, rival, request("k"))
-	time.Sleep(1500 * time.Millisecond) // it is renewed beyond its first TTL
-	refused(t, rival, request("k"))
-	left := h.kill(t, w, "k")
-	time.Sleep(left + rival.Capabilities().ExpirySlack)
-
-	c := lock.New(rival)
-	defer func() { require.NoError(t, c.Close(ctx)) }()
-	lease, err := c.TryLock(ctx, "k")
-	require.NoError(t, err)
-	require.Greater(t, lease.Token(), h.token)
+	storetest.KilledHolder(t, w.open(t), time.Second, w.server.Addr(), w.prefix)
 }
 
 // TestKilledHolderWaiter: a waiting Lock gets it, and asks no more than once a second and
@@ -105,7 +32,7 @@ func TestKilledHolderWaiter(t *testing.T) {
 	w := ownWorld(t)
 	rival := w.open(t)
 	ctx := bounded(t)
-	h := startHolder(t, w, "k", ttl)
+	h := storetest.StartHolder(t, "k", ttl, w.server.Addr(), w.prefix)
 	c := lock.New(rival, lock.WithTTL(ttl))
 	defer func() { require.NoError(t, c.Close(ctx)) }()
 	granted := make(chan *lock.Lease, 1)
@@ -117,7 +44,10 @@ func TestKilledHolderWaiter(t *testing.T) {
 		close(granted)
 	}()
 	eventually(t, "the waiter", func() bool { return len(inspect(t, rival, "k").Waiters) == 1 })
-	left := h.kill(t, w, "k")
+	h.Kill(t)
+	left, err := w.rdb.PTTL(ctx, w.prefix+"{k}").Result()
+	require.NoError(t, err)
+	require.Positive(t, left, "the dead holder's key")
 	since := time.Now()
 	require.NoError(t, w.rdb.ConfigResetStat(ctx).Err())
 	lease := <-granted
@@ -125,7 +55,7 @@ func TestKilledHolderWaiter(t *testing.T) {
 	took := time.Since(since)
 	n := calls(t, w.rdb, "evalsha", "eval")
 
-	require.Greater(t, lease.Token(), h.token)
+	require.Greater(t, lease.Token(), h.Token)
 	require.GreaterOrEqual(t, took, left-10*time.Millisecond, "before the dead holder's TTL was over")
 	require.LessOrEqual(t, n, 1+int(took/time.Second), "requests in %v", took)
 }

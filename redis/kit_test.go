@@ -2,7 +2,6 @@ package redis_test
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"testing"
 	"time"
@@ -11,19 +10,28 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/redis"
 )
 
 // patience is for what takes milliseconds on an idle machine: it is meant to fail hangs.
-const patience = 20 * time.Second
+const patience = storetest.Patience
 
-// bounded returns a context that ends when something hangs, or with the test.
-func bounded(tb testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
-	tb.Cleanup(cancel)
-	return ctx
-}
+// The kit that the tests of all stores share, in short.
+var (
+	bounded    = storetest.Bounded
+	request    = storetest.Request
+	shared     = storetest.Shared
+	lasting    = storetest.Lasting
+	acquire    = storetest.Acquire
+	release    = storetest.Release
+	renew      = storetest.Renew
+	inspect    = storetest.Inspect
+	holds      = storetest.Holds
+	refused    = storetest.Refused
+	eventually = storetest.Eventually
+)
 
 // client returns a plain client of server, beside all Lockers.
 func client(tb testing.TB, server *testserver.Server) *goredis.Client {
@@ -33,98 +41,16 @@ func client(tb testing.TB, server *testserver.Server) *goredis.Client {
 	return rdb
 }
 
-// request asks for a grant that does not end by itself within a test.
-func request(key string) lock.Request {
-	return lock.Request{Key: key, Owner: rand.Text(), TTL: time.Minute}
-}
-
-func shared(req lock.Request) lock.Request {
-	req.Shared = true
-	return req
-}
-
-func lasting(req lock.Request, ttl time.Duration) lock.Request {
-	req.TTL = ttl
-	return req
-}
-
 // both runs f for exclusive and for shared requests.
 func both(t *testing.T, f func(t *testing.T, mode func(lock.Request) lock.Request)) {
 	t.Run("exclusive", func(t *testing.T) { f(t, func(r lock.Request) lock.Request { return r }) })
 	t.Run("shared", func(t *testing.T) { f(t, shared) })
 }
 
-func acquire(tb testing.TB, l lock.Locker, req lock.Request) lock.Grant {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	g, err := l.Acquire(ctx, req)
-	require.NoError(tb, err)
-	return g
-}
-
-func release(tb testing.TB, l lock.Locker, g lock.Grant) {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	require.NoError(tb, l.Release(ctx, g))
-}
-
-func renew(tb testing.TB, l lock.Locker, g lock.Grant) lock.Grant {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	g, err := l.Renew(ctx, g)
-	require.NoError(tb, err)
-	return g
-}
-
-func inspect(tb testing.TB, l lock.Locker, key string) lock.Record {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	rec, err := l.Inspect(ctx, key)
-	require.NoError(tb, err)
-	return rec
-}
-
-// holds checks that g, and nobody else, has its key.
-func holds(tb testing.TB, l lock.Locker, g lock.Grant) {
-	tb.Helper()
-	rec := inspect(tb, l, g.Key)
-	require.Len(tb, rec.Holders, 1)
-	require.Equal(tb, g.Owner, rec.Holders[0].Owner)
-	require.Equal(tb, g.Token, rec.Holders[0].Token)
-}
-
-// refused checks that req is ErrHeld, and returns what that says.
-func refused(tb testing.TB, l lock.Locker, req lock.Request) lock.Record {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	_, err := l.Acquire(ctx, req)
-	require.ErrorIs(tb, err, lock.ErrHeld)
-	var held *lock.HeldError
-	require.ErrorAs(tb, err, &held)
-	return held.Record
-}
-
-// eventually looks again and again until it sees what it wants.
-func eventually(tb testing.TB, what string, look func() bool) {
-	tb.Helper()
-	for deadline := time.Now().Add(patience); !look(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			require.FailNow(tb, "waited in vain for "+what)
-		}
-	}
-}
-
 // lostBecause checks that err is a *lock.LostError with that reason.
 func lostBecause(tb testing.TB, reason lock.LostReason, err error) {
 	tb.Helper()
-	var lost *lock.LostError
-	require.ErrorAs(tb, err, &lost)
-	require.Equal(tb, reason, lost.Reason, "%v", err)
+	require.Equal(tb, reason, storetest.Lost(tb, err), "%v", err)
 }
 
 // waiter is an Acquire with Wait that is under way.

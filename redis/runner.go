@@ -12,16 +12,17 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
 )
 
 // runner executes scripts, each on the master that has its keys.
 type runner struct {
-	single  *lane
+	single  *rediskit.Lane
 	cluster *goredis.ClusterClient // nil unless it is one
 	known   atomic.Bool            // the Cluster's map has been loaded
 
 	mu     sync.RWMutex // guards byNode
-	byNode map[*goredis.Client]*lane
+	byNode map[*goredis.Client]*rediskit.Lane
 }
 
 func newRunner(rdb goredis.UniversalClient) (*runner, error) {
@@ -33,20 +34,20 @@ func newRunner(rdb goredis.UniversalClient) (*runner, error) {
 		node, absent = c, c == nil
 	case *goredis.ClusterClient:
 		absent = c == nil
-		r.cluster, r.byNode = c, make(map[*goredis.Client]*lane)
+		r.cluster, r.byNode = c, make(map[*goredis.Client]*rediskit.Lane)
 	case *goredis.Ring:
 		return nil, fmt.Errorf("%w: redis: a Ring moves keys when a shard is down, so two could hold a lock: use a Cluster", lock.ErrInvalid)
 	}
 	if absent {
 		return nil, fmt.Errorf("%w: redis: client is nil", lock.ErrInvalid)
 	}
-	r.single = newLane(rdb, node)
+	r.single = rediskit.NewLane(rdb, node)
 	return r, nil
 }
 
 // laneOf is the way to the server that has key. Until the Cluster's map is loaded, by the
 // first call that comes back, all calls share one lane, since loading it may block.
-func (r *runner) laneOf(key string) *lane {
+func (r *runner) laneOf(key string) *rediskit.Lane {
 	if r.cluster == nil || !r.known.Load() {
 		return r.single
 	}
@@ -63,7 +64,7 @@ func (r *runner) laneOf(key string) *lane {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if way = r.byNode[node]; way == nil {
-		way = newLane(r.cluster, node)
+		way = rediskit.NewLane(r.cluster, node)
 		r.byNode[node] = way
 	}
 	return way
@@ -89,7 +90,7 @@ func (r *runner) repeat(ctx context.Context, sends int, s *script, keys []string
 	bySource := false
 	for refused := 0; ; {
 		again := sends > 1 && sent == 0 && refused == 0 // by a short cut, that is
-		reply, err = r.laneOf(keys[0]).do(ctx, s.args(bySource, keys, args), again)
+		reply, err = r.laneOf(keys[0]).Do(ctx, s.Args(bySource, keys, args), again)
 		switch {
 		case err == nil:
 			r.known.Store(true)
@@ -104,7 +105,7 @@ func (r *runner) repeat(ctx context.Context, sends int, s *script, keys []string
 		case goredis.HasErrorPrefix(err, "WRONGTYPE"):
 			// Redis does not say which key.
 			return nil, sent, fmt.Errorf("%w: %q or a key beside it holds something else", wrap(err), keys[0])
-		case isReply(err), errors.Is(err, goredis.ErrClosed):
+		case rediskit.IsReply(err), errors.Is(err, goredis.ErrClosed):
 			return nil, sent, wrap(err)
 		default:
 			sent++
@@ -127,12 +128,6 @@ func notNow(err error) bool {
 		}
 	}
 	return false
-}
-
-// isReply tells whether err is an answer of the server, so that the outcome is known.
-func isReply(err error) bool {
-	var reply goredis.Error
-	return errors.As(err, &reply)
 }
 
 func pause(ctx context.Context, n int) error {

@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -10,6 +9,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
 )
 
 // subscriber is the one connection on which a Locker hears of releases and forced losses.
@@ -191,7 +191,7 @@ func (s *subscriber) session(subscribed func()) (healthy bool) {
 			pinged, healthy = false, true
 			s.heard(msg)
 			subscribed()
-		case s.ctx.Err() != nil || !isTimeout(err) || pinged:
+		case s.ctx.Err() != nil || !rediskit.IsTimeout(err) || pinged:
 			return healthy
 		default:
 			if ps.Ping(s.ctx) != nil {
@@ -200,11 +200,6 @@ func (s *subscriber) session(subscribed func()) (healthy bool) {
 			pinged = true
 		}
 	}
-}
-
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
 }
 
 func (s *subscriber) heard(msg any) {

@@ -3,8 +3,6 @@ package redis_test
 import (
 	"context"
 	"flag"
-	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -13,16 +11,14 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest"
 	"github.com/seed-215fdefa/lock/redis"
 )
 
 func TestMain(m *testing.M) {
-	if spec := os.Getenv(holderEnv); spec != "" {
-		fmt.Fprintln(os.Stderr, holdForever(spec))
-		os.Exit(1)
-	}
+	storetest.HolderMain(openHeld)
 	goredis.SetLogger(silent{})
 	flag.Parse()
 	if testing.Short() { // examples cannot skip themselves

@@ -9,6 +9,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
 )
 
 // patience is how long a waiter goes on through errors of the server, such as those of a
@@ -118,6 +119,6 @@ func ended(ctx context.Context, last lock.Record) error {
 
 // permanent tells whether asking again cannot help.
 func permanent(err error) bool {
-	return isReply(err) && !notNow(err) || errors.Is(err, goredis.ErrClosed) ||
+	return rediskit.IsReply(err) && !notNow(err) || errors.Is(err, goredis.ErrClosed) ||
 		errors.Is(err, errUndone) || errors.Is(err, errForeign)
 }

@@ -1,7 +1,8 @@
-package redis
+package rediskit
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -10,7 +11,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 )
 
-// A lane lets concurrent calls to one server share round trips. A call that finds the
+// A Lane lets concurrent calls to one server share round trips. A call that finds the
 // lane idle is sent at once, by itself; those that come while it is under way are sent
 // together when it is back. So a lone caller waits for nobody, and the more callers there
 // are the fewer round trips, system calls and wake-ups each costs.
@@ -26,7 +27,7 @@ import (
 // timeouts are short: ctx may be overstayed by shortTimeout then. Should that run out, the
 // call is sent again in a flight, as all scripts allow, and no call is made so until the
 // server has proved itself again.
-type lane struct {
+type Lane struct {
 	rdb   goredis.UniversalClient
 	short *goredis.Client // rdb, or what it would send to, with shortTimeout; may be nil
 	speed atomic.Int64    // how many flights have been fast of late; negative after a timeout
@@ -59,7 +60,7 @@ const (
 type call struct {
 	ctx  context.Context // the caller's, without its end: for the client's hooks
 	cmd  command
-	done chan struct{} // closed when cmd has its reply or error
+	done func(*goredis.Cmd) // called once, when cmd has its reply or error
 }
 
 // command is a command that go-redis does not send again by itself: the Locker does so
@@ -69,8 +70,10 @@ type command struct{ *goredis.Cmd }
 // NoRetry is asked by go-redis before it repeats a command.
 func (command) NoRetry() bool { return true }
 
-func newLane(rdb goredis.UniversalClient, node *goredis.Client) *lane {
-	l := &lane{rdb: rdb}
+// NewLane returns a lane to the server of rdb. node is rdb, or what it would send to, for
+// calls that their callers make; nil for a lane that only has flights.
+func NewLane(rdb goredis.UniversalClient, node *goredis.Client) *Lane {
+	l := &Lane{rdb: rdb}
 	if node != nil {
 		timeout := shortTimeout
 		if t := node.Options().ReadTimeout; t > 0 {
@@ -81,17 +84,17 @@ func newLane(rdb goredis.UniversalClient, node *goredis.Client) *lane {
 	return l
 }
 
-// do sends args and waits for the reply or for ctx, whichever comes first. A call given
+// Do sends args and waits for the reply or for ctx, whichever comes first. A call given
 // up before it was sent is not sent. again says that it may be sent more than once.
-func (l *lane) do(ctx context.Context, args []any, again bool) (any, error) {
+func (l *Lane) Do(ctx context.Context, args []any, again bool) (any, error) {
 	if again && l.short != nil && l.speed.Load() >= fastFlights && l.alone() {
 		return l.direct(ctx, args)
 	}
-	c := &call{ctx: context.WithoutCancel(ctx), done: make(chan struct{})}
-	c.cmd = command{goredis.NewCmd(c.ctx, args...)}
+	done := make(chan struct{})
+	c := newCall(ctx, args, func(*goredis.Cmd) { close(done) })
 	l.submit(c)
 	select {
-	case <-c.done:
+	case <-done:
 		return c.cmd.Result()
 	case <-ctx.Done():
 		l.withdraw(c)
@@ -99,8 +102,20 @@ func (l *lane) do(ctx context.Context, args []any, again bool) (any, error) {
 	}
 }
 
+// Go sends args and returns at once. done is called with the command when that has its
+// reply or error, on a goroutine that carries the replies of others too: it must not block.
+// The values of ctx are for the client's hooks; its end is ignored.
+func (l *Lane) Go(ctx context.Context, args []any, done func(*goredis.Cmd)) {
+	l.submit(newCall(ctx, args, done))
+}
+
+func newCall(ctx context.Context, args []any, done func(*goredis.Cmd)) *call {
+	ctx = context.WithoutCancel(ctx)
+	return &call{ctx, command{goredis.NewCmd(ctx, args...)}, done}
+}
+
 // alone reports, and notes, that the lane has room for a call by its caller.
-func (l *lane) alone() bool {
+func (l *Lane) alone() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.flights > 0 || l.directs >= maxDirects || l.batch > maxDirects {
@@ -111,10 +126,10 @@ func (l *lane) alone() bool {
 }
 
 // direct makes a call on the caller's own goroutine, which has the lane to itself.
-func (l *lane) direct(ctx context.Context, args []any) (any, error) {
+func (l *Lane) direct(ctx context.Context, args []any) (any, error) {
 	cmd := command{goredis.NewCmd(ctx, args...)}
 	err := l.short.Process(ctx, cmd)
-	if isTimeout(err) && ctx.Err() == nil {
+	if IsTimeout(err) && ctx.Err() == nil {
 		l.speed.Store(-penalty)
 	}
 	l.mu.Lock()
@@ -123,7 +138,7 @@ func (l *lane) direct(ctx context.Context, args []any) (any, error) {
 	return cmd.Val(), err
 }
 
-func (l *lane) submit(c *call) {
+func (l *Lane) submit(c *call) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.queue = append(l.queue, c)
@@ -136,7 +151,7 @@ func (l *lane) submit(c *call) {
 	}
 }
 
-func (l *lane) armRelief() {
+func (l *Lane) armRelief() {
 	if l.relief == nil {
 		l.relief = time.AfterFunc(slowFlight, l.relieve)
 		return
@@ -145,7 +160,7 @@ func (l *lane) armRelief() {
 }
 
 // relieve starts one more flight if calls still wait for a slow one.
-func (l *lane) relieve() {
+func (l *Lane) relieve() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) == 0 || l.flights >= maxFlights {
@@ -156,7 +171,7 @@ func (l *lane) relieve() {
 }
 
 // withdraw takes c out of the queue, if it has not left yet.
-func (l *lane) withdraw(c *call) {
+func (l *Lane) withdraw(c *call) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, q := range l.queue {
@@ -168,7 +183,7 @@ func (l *lane) withdraw(c *call) {
 }
 
 // fly sends what has gathered until nothing has.
-func (l *lane) fly() {
+func (l *Lane) fly() {
 	for batch := l.take(nil); len(batch) > 0; batch = l.take(batch) {
 		start := time.Now()
 		send(l.rdb, batch)
@@ -178,7 +193,7 @@ func (l *lane) fly() {
 			l.speed.Add(1)
 		}
 		for _, c := range batch {
-			close(c.done)
+			c.done(c.cmd.Cmd)
 		}
 		if len(batch) > 1 {
 			// Let the callers run first: most of them come back with their next call,
@@ -189,7 +204,7 @@ func (l *lane) fly() {
 }
 
 // take returns the next batch; when there is none the flight has ended.
-func (l *lane) take(last []*call) []*call {
+func (l *Lane) take(last []*call) []*call {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := min(len(l.queue), maxBatch)
@@ -224,7 +239,7 @@ func send(rdb goredis.UniversalClient, batch []*call) {
 			c.cmd.SetErr(err)
 		}
 	}
-	if _, err := pipe.Exec(ctx); err != nil && !isReply(err) {
+	if _, err := pipe.Exec(ctx); err != nil && !IsReply(err) {
 		// Some errors, such as an exhausted pool, are not told to each command.
 		for _, c := range batch {
 			if c.cmd.Err() == nil && c.cmd.Val() == nil {
@@ -232,4 +247,16 @@ func send(rdb goredis.UniversalClient, batch []*call) {
 			}
 		}
 	}
+}
+
+// IsReply tells whether err is an answer of the server, so that the outcome is known.
+func IsReply(err error) bool {
+	var reply goredis.Error
+	return errors.As(err, &reply)
+}
+
+// IsTimeout tells whether err is that of a connection on which no answer came in time.
+func IsTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
 }
