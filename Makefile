@@ -12,6 +12,7 @@ help: ## this list
 
 test: servers ## all tests, with the race detector, against real servers
 	LOCK_TEST_MANY=1 $(GO) test -count=1 -run '^TestManyLeases$$' .
+	$(GO) test -C internal/bench -count=1 ./...
 	$(GO) test -race -shuffle=on -timeout 20m ./...
 
 short: ## the tests that need no server
@@ -21,7 +22,7 @@ servers: ## install the servers that the tests need and that are missing
 	@GO='$(GO)' sh internal/testserver/servers.sh
 
 bench: servers ## measure, and print the README's table
-	@$(GO) test -count=1 -timeout 30m -v ./internal/bench -args -table | grep -v -e '^=== ' -e '^--- '
+	@$(GO) test -C internal/bench -count=1 -timeout 60m -v . -args -table | grep -v -e '^=== ' -e '^--- '
 
 fuzz: ## run each fuzz target for FUZZTIME (20s)
 	@set -e; for pkg in $$($(GO) list ./...); do \
@@ -36,6 +37,8 @@ lint: lint-modules lint-imports lint-code ## linters, tidy modules, and what may
 
 lint-code:
 	$(TOOL) golangci-lint run ./...
+	@cd internal/bench && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
+	@cd internal/testserver/etcd && $(GO) tool -modfile=../../tools/go.mod golangci-lint run ./...
 
 lint-modules:
 	@set -e; for dir in ./ $(MODULES); do \
