@@ -1,0 +1,217 @@
+package etcd_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+)
+
+// everyCall has a call of each method of a Locker, for a key that nobody holds.
+func everyCall(l *etcd.Locker) map[string]func(context.Context) error {
+	g := lock.Grant{Key: "k", Owner: "o", Token: 1, TTL: time.Second, Start: time.Now()}
+	acquires := func(change func(*lock.Request)) func(context.Context) error {
+		return func(ctx context.Context) error {
+			req := storetest.Request("k")
+			change(&req)
+			_, err := l.Acquire(ctx, req)
+			return err
+		}
+	}
+	return map[string]func(context.Context) error{
+		"Acquire":        acquires(func(*lock.Request) {}),
+		"Acquire Wait":   acquires(func(r *lock.Request) { r.Wait = true }),
+		"Acquire Shared": acquires(func(r *lock.Request) { r.Shared = true }),
+		"Renew":          func(ctx context.Context) error { _, err := l.Renew(ctx, g); return err },
+		"Release":        func(ctx context.Context) error { return l.Release(ctx, g) },
+		"undo":           func(ctx context.Context) error { return l.Release(ctx, lock.Grant{Key: "k", Owner: "o"}) },
+		"Inspect":        func(ctx context.Context) error { _, err := l.Inspect(ctx, "k"); return err },
+		"ForceRelease":   func(ctx context.Context) error { return l.ForceRelease(ctx, "k", "o") },
+		"List": func(ctx context.Context) (last error) {
+			for _, err := range l.List(ctx, "") {
+				last = err
+			}
+			return last
+		},
+	}
+}
+
+// nowhere is a client of a server that does not exist.
+func nowhere(tb testing.TB) *clientv3.Client {
+	tb.Helper()
+	return plain(tb, "127.0.0.1:1")
+}
+
+// TestBadSetUp: New does no I/O and tells by every call what is wrong.
+func TestBadSetUp(t *testing.T) {
+	t.Parallel()
+	cli := nowhere(t)
+	for says, c := range map[string]struct {
+		cli  *clientv3.Client
+		opts []etcd.Option
+	}{
+		"client is nil":       {nil, nil},
+		"has no connection":   {clientv3.NewCtxClient(context.Background()), nil},
+		"prefix is empty":     {cli, []etcd.Option{etcd.WithPrefix("")}},
+		"max TTL 999ms":       {cli, []etcd.Option{etcd.WithMaxTTL(999 * time.Millisecond)}},
+		"must be at least 1s": {cli, []etcd.Option{etcd.WithMaxTTL(-1)}},
+		"option is nil":       {cli, []etcd.Option{nil}},
+	} {
+		l := etcd.New(c.cli, c.opts...)
+		for method, call := range everyCall(l) {
+			err := call(context.Background())
+			require.ErrorIs(t, err, lock.ErrInvalid, method)
+			require.ErrorContains(t, err, says, method)
+		}
+		require.NoError(t, l.Close())
+	}
+}
+
+// TestBadRequest: nothing is sent, and the error names the value.
+func TestBadRequest(t *testing.T) {
+	t.Parallel()
+	l := etcd.New(nowhere(t), etcd.WithMaxTTL(2*time.Minute))
+	defer func() { require.NoError(t, l.Close()) }()
+	ctx := context.Background()
+	for want, change := range map[string]func(*lock.Request){
+		"key is empty": func(r *lock.Request) { r.Key = "" },
+		`"a:b"`:        func(r *lock.Request) { r.Owner = "a:b" },
+		"TTL 999ms":    func(r *lock.Request) { r.TTL = 999 * time.Millisecond },
+		"above the longest, 2m0s: see etcd.WithMaxTTL": func(r *lock.Request) { r.TTL = 2*time.Minute + 1 },
+		"4097 bytes": func(r *lock.Request) { r.Metadata = map[string]string{"m": strings.Repeat("v", 4096)} },
+	} {
+		req := storetest.Request("k")
+		change(&req)
+		_, err := l.Acquire(ctx, req)
+		require.ErrorIs(t, err, lock.ErrInvalid, want)
+		require.ErrorContains(t, err, want)
+	}
+	for _, g := range []lock.Grant{
+		{Key: "", Owner: "o", Token: 1, TTL: time.Second},
+		{Key: "k", Token: 1, TTL: time.Second},
+		{Key: "k", Owner: "a/b", Token: 1, TTL: time.Second},
+	} {
+		_, err := l.Renew(ctx, g)
+		require.ErrorIs(t, err, lock.ErrInvalid)
+		require.ErrorIs(t, l.Release(ctx, g), lock.ErrInvalid)
+		require.ErrorIs(t, l.ForceRelease(ctx, g.Key, g.Owner), lock.ErrInvalid)
+	}
+	for _, g := range []lock.Grant{{Key: "k", Owner: "o", Token: 1}, {Key: "k", Owner: "o", TTL: time.Second}} {
+		_, err := l.Renew(ctx, g)
+		require.ErrorIs(t, err, lock.ErrInvalid)
+	}
+}
+
+// TestClosed: of the Locker and of its client.
+func TestClosed(t *testing.T) {
+	t.Parallel()
+	t.Run("locker", func(t *testing.T) {
+		t.Parallel()
+		l, other, _ := pair(t)
+		g := storetest.Acquire(t, l, storetest.Request("k"))
+		waiting := storetest.Waits(t, l, storetest.Request("k"))
+		require.NoError(t, l.Close())
+		waiting.End(t)
+		require.ErrorIs(t, waiting.Err, lock.ErrClosed)
+		require.NoError(t, l.Close())
+		for method, call := range everyCall(l.Locker) {
+			require.ErrorIs(t, call(context.Background()), lock.ErrClosed, method)
+		}
+		storetest.Holds(t, other, g) // Close releases nothing
+		_, err := l.cli.Get(storetest.Bounded(t), "k")
+		require.NoError(t, err)
+	})
+	t.Run("locker of a frozen server", func(t *testing.T) {
+		t.Parallel()
+		l, _, _ := pair(t)
+		g := storetest.Acquire(t, l, storetest.Request("k"))
+		waiting := storetest.Waits(t, l, storetest.Request("k"))
+		defer l.proxy.Freeze()()
+		renewal := make(chan error, 1)
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() { _, err := l.Renew(ctx, g); renewal <- err }()
+		begin := time.Now()
+		require.NoError(t, l.Close())
+		waiting.End(t)
+		require.ErrorIs(t, waiting.Err, lock.ErrClosed)
+		require.Less(t, time.Since(begin), storetest.Patience/2)
+		cancel()
+		require.Error(t, <-renewal) // as of ctx or of the Locker, whichever it sees first
+	})
+	t.Run("client", func(t *testing.T) {
+		t.Parallel()
+		l, _, _ := pair(t)
+		storetest.Acquire(t, l, storetest.Request("c"))
+		waiting := storetest.Waits(t, l, storetest.Request("c"))
+		require.NoError(t, l.cli.Close())
+		waiting.End(t)
+		require.ErrorContains(t, waiting.Err, "client is closed")
+		for method, call := range everyCall(l.Locker) {
+			require.ErrorContains(t, call(storetest.Bounded(t)), "lock: etcd: the client is closed", method)
+		}
+	})
+}
+
+// TestAuth: with etcd's authentication, a role for the prefix is enough, and without one the
+// server's refusal is returned, at once from a wait too.
+func TestAuth(t *testing.T) {
+	t.Parallel()
+	server, prefix := testserver.Etcd(t), testserver.Prefix()
+	cli, ctx := plain(t, server.Addr()), storetest.Bounded(t)
+	end := clientv3.GetPrefixRangeEnd(prefix)
+	for _, f := range []func() error{
+		func() error { _, err := cli.UserAdd(ctx, "root", "r"); return err },
+		func() error { _, err := cli.UserGrantRole(ctx, "root", "root"); return err },
+		func() error { _, err := cli.RoleAdd(ctx, "locks"); return err },
+		func() error {
+			_, err := cli.RoleGrantPermission(ctx, "locks", prefix, end, clientv3.PermissionType(clientv3.PermReadWrite))
+			return err
+		},
+		func() error { _, err := cli.UserAdd(ctx, "alice", "a"); return err },
+		func() error { _, err := cli.UserGrantRole(ctx, "alice", "locks"); return err },
+		func() error { _, err := cli.UserAdd(ctx, "mallory", "m"); return err },
+		func() error { _, err := cli.AuthEnable(ctx); return err },
+	} {
+		require.NoError(t, f())
+	}
+	as := func(user, password string) *etcd.Locker {
+		c, err := clientv3.New(clientv3.Config{
+			Endpoints: []string{server.Addr()}, Username: user, Password: password, Logger: quiet,
+		})
+		require.NoError(t, err)
+		l := etcd.New(c, etcd.WithPrefix(prefix))
+		t.Cleanup(func() {
+			require.NoError(t, l.Close())
+			require.NoError(t, c.Close())
+		})
+		return l
+	}
+	l, other := as("alice", "a"), as("alice", "a")
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	w := storetest.Waits(t, other, storetest.Request("k"))
+	storetest.Refused(t, other, storetest.Request("k"))
+	g = storetest.Renew(t, l, g)
+	require.GreaterOrEqual(t, storetest.Inspect(t, other, "k").Holders[0].ExpiresIn, time.Duration(0))
+	storetest.Release(t, l, g)
+	g = w.Granted(t)
+	require.NoError(t, l.ForceRelease(ctx, "k", g.Owner))
+	_, err := other.Renew(ctx, g)
+	storetest.Lost(t, err)
+
+	stranger := as("mallory", "m")
+	for _, wait := range []bool{false, true} {
+		req := storetest.Request("k")
+		req.Wait = wait
+		_, err := stranger.Acquire(ctx, req)
+		require.ErrorContains(t, err, "permission denied")
+		require.NotErrorIs(t, err, lock.ErrHeld)
+	}
+}

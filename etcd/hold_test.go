@@ -1,0 +1,282 @@
+package etcd_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+)
+
+// pair is two processes on the shared server, and a client beside them.
+func pair(t *testing.T, opts ...etcd.Option) (l, other *process, cli *clientv3.Client) {
+	t.Helper()
+	server, prefix := testserver.SharedEtcd(t), testserver.Prefix()
+	return open(t, server, prefix, opts...), open(t, server, prefix, opts...), plain(t, server.Addr())
+}
+
+func isLost(err error) bool { return errors.Is(err, lock.ErrLost) }
+
+// told waits for a loss to be told.
+func told(t *testing.T, lost <-chan lock.LostReason) lock.LostReason {
+	t.Helper()
+	select {
+	case r := <-lost:
+		return r
+	case <-time.After(storetest.Patience):
+		require.FailNow(t, "the loss is not told")
+		return 0
+	}
+}
+
+// keyOf is owner's key.
+func keyOf(t *testing.T, cli *clientv3.Client, prefix, owner string) *mvccpb.KeyValue {
+	t.Helper()
+	resp, err := cli.Get(storetest.Bounded(t), prefix, clientv3.WithPrefix())
+	require.NoError(t, err)
+	for _, kv := range resp.Kvs {
+		if strings.Contains(string(kv.Value), owner) {
+			return kv
+		}
+	}
+	require.FailNow(t, "no key of "+owner)
+	return nil
+}
+
+// leaseOf is the etcd lease of owner's key.
+func leaseOf(t *testing.T, cli *clientv3.Client, prefix, owner string) clientv3.LeaseID {
+	t.Helper()
+	return clientv3.LeaseID(keyOf(t, cli, prefix, owner).Lease)
+}
+
+// revisionOf is the create revision of owner's key.
+func revisionOf(t *testing.T, cli *clientv3.Client, prefix, owner string) int64 {
+	t.Helper()
+	return keyOf(t, cli, prefix, owner).CreateRevision
+}
+
+// revoke ends the etcd lease of owner's key, as its expiry would.
+func revoke(t *testing.T, cli *clientv3.Client, prefix, owner string) {
+	t.Helper()
+	_, err := cli.Revoke(storetest.Bounded(t), leaseOf(t, cli, prefix, owner))
+	require.NoError(t, err)
+}
+
+// TestFrozenServer: see storetest.
+func TestFrozenServer(t *testing.T) {
+	t.Parallel()
+	server, prefix := testserver.Etcd(t), testserver.Prefix()
+	storetest.FrozenServer(t, open(t, server, prefix), open(t, server, prefix), 3*time.Second, server.Pause, server.Resume)
+}
+
+// TestKilledHolder: see storetest.
+func TestKilledHolder(t *testing.T) {
+	t.Parallel()
+	server, prefix := testserver.SharedEtcd(t), testserver.Prefix()
+	storetest.KilledHolder(t, open(t, server, prefix, etcd.Stable), 2*time.Second, prefix, server.Addr())
+}
+
+// TestUnrenewedEnds: a grant ends at its TTL though another under the same etcd lease is
+// renewed all the time.
+func TestUnrenewedEnds(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	const ttl = 2 * time.Second
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Lasting(storetest.Request("unrenewed"), ttl)
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	asked := time.Now()
+	g := storetest.Acquire(t, l, req)
+	renewed := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("renewed"), ttl))
+	require.Equal(t, leaseOf(t, cli, l.prefix, g.Owner), leaseOf(t, cli, l.prefix, renewed.Owner))
+	storetest.Eventually(t, "the grant to end", func() bool {
+		renewed = storetest.Renew(t, l, renewed)
+		return len(storetest.Inspect(t, other, "unrenewed").Holders) == 0
+	})
+	require.GreaterOrEqual(t, time.Since(asked), g.TTL)
+	require.Equal(t, lock.Expired, told(t, lost))
+	storetest.Holds(t, other, renewed)
+	_, err := l.Renew(storetest.Bounded(t), g)
+	storetest.Lost(t, err)
+}
+
+// TestLossIsToldAtOnce: a key that is deleted by hand, a forced release, a lease that ends.
+func TestLossIsToldAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(t *testing.T, other *process, cli *clientv3.Client, g lock.Grant){
+		"force release": func(t *testing.T, other *process, _ *clientv3.Client, g lock.Grant) {
+			require.NoError(t, other.ForceRelease(storetest.Bounded(t), g.Key, g.Owner))
+		},
+		"lease": func(t *testing.T, other *process, cli *clientv3.Client, g lock.Grant) {
+			revoke(t, cli, other.prefix, g.Owner)
+		},
+		"by hand": func(t *testing.T, other *process, cli *clientv3.Client, _ lock.Grant) {
+			_, err := cli.Delete(storetest.Bounded(t), other.prefix, clientv3.WithPrefix())
+			require.NoError(t, err)
+		},
+	} {
+		for when, delay := range map[string]time.Duration{"young": 0, "old": 3 * etcd.WatchDelay} {
+			t.Run(name+"/"+when, func(t *testing.T) {
+				t.Parallel()
+				l, other, cli := pair(t)
+				lost := make(chan lock.LostReason, 2)
+				req := storetest.Request("k")
+				req.Lost = func(r lock.LostReason) { lost <- r }
+				g := storetest.Acquire(t, l, req)
+				time.Sleep(delay)
+				end(t, other, cli, g)
+				require.Equal(t, lock.Forced, told(t, lost))
+				_, err := l.Renew(storetest.Bounded(t), g)
+				storetest.Lost(t, err)
+				storetest.Lost(t, l.Release(storetest.Bounded(t), g))
+				require.Empty(t, lost)
+			})
+		}
+	}
+}
+
+// TestLeaseGone: the etcd lease ended while the process slept, say. The next acquire takes a
+// new one, and a renewal under the old one is a loss.
+func TestLeaseGone(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, l, storetest.Request("old"))
+	revoke(t, cli, l.prefix, g.Owner)
+	next := storetest.Acquire(t, l, storetest.Request("new"))
+	storetest.Holds(t, other, next)
+	_, err := l.Renew(storetest.Bounded(t), g)
+	storetest.Lost(t, err)
+	next = storetest.Renew(t, l, next)
+	waiting := storetest.Waits(t, l, storetest.Request("new"))
+	storetest.Release(t, l, next)
+	storetest.Release(t, l, waiting.Granted(t))
+}
+
+// TestRestart: grants and tokens outlive it, and Lockers find their way back.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	server, prefix := testserver.Etcd(t), testserver.Prefix()
+	l, other := open(t, server, prefix), open(t, server, prefix)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	w := storetest.Waits(t, other, storetest.Request("k"))
+	server.Kill()
+	server.Start()
+	storetest.Eventually(t, "a renewal", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, err := l.Renew(ctx, g)
+		require.False(t, isLost(err), "%v", err)
+		return err == nil
+	})
+	storetest.Release(t, l, g)
+	next := w.Granted(t)
+	require.Greater(t, next.Token, g.Token)
+	storetest.Release(t, other, next)
+}
+
+// TestAnotherRenews: a grant that is passed on to another process lives by its renewals.
+func TestAnotherRenews(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), 2*time.Second))
+	for end := time.Now().Add(2 * g.TTL); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		g = storetest.Renew(t, other, g)
+	}
+	storetest.Holds(t, l, g)
+	storetest.Refused(t, l, storetest.Request("k"))
+	storetest.Release(t, other, g)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("k")))
+}
+
+// TestNamesAreUsedAgain: the number of names does not grow with that of acquisitions, which
+// would make each slower than the last.
+func TestNamesAreUsedAgain(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	names := make(map[string]bool)
+	for i := range 20 {
+		g := storetest.Acquire(t, l, storetest.Request("k"))
+		storetest.Refused(t, l, storetest.Request("k"))
+		resp, err := cli.Get(storetest.Bounded(t), l.prefix, clientv3.WithPrefix())
+		require.NoError(t, err)
+		require.Len(t, resp.Kvs, 1)
+		names[string(resp.Kvs[0].Key)] = true
+		switch i % 4 {
+		case 0:
+			storetest.Release(t, l, g)
+		case 1:
+			storetest.Release(t, l, lock.Grant{Key: "k", Owner: g.Owner})
+		case 2:
+			require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+			_, err := l.Renew(storetest.Bounded(t), g)
+			storetest.Lost(t, err)
+		case 3:
+			w := storetest.Waits(t, l, storetest.Request("k"))
+			storetest.Release(t, l, g)
+			storetest.Release(t, l, w.Granted(t))
+		}
+	}
+	require.Len(t, names, 1)
+}
+
+// TestLateRequest: what takes effect after its undo is swept, and its name is not used again.
+func TestLateRequest(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("warm")))
+	heal := l.proxy.Freeze()
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	req := storetest.Request("k")
+	_, err := l.Acquire(ctx, req)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	heal()
+	l.AppearLate(t, req)
+	storetest.Release(t, l, lock.Grant{Key: "k", Owner: req.Owner})
+	l.AppearLate(t, req)
+	require.Equal(t, req.Owner, storetest.Refused(t, other, storetest.Request("k")).Holders[0].Owner)
+	storetest.Eventually(t, "the late grant to be swept", func() bool {
+		return len(storetest.Inspect(t, other, "k").Holders) == 0
+	})
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	time.Sleep(2 * time.Second) // the sweep goes on
+	storetest.Holds(t, other, g)
+}
+
+// TestGrantIsNoLongerThanItsLease: a grant under an etcd lease that was last confirmed a while
+// ago does not promise a whole TTL.
+func TestGrantIsNoLongerThanItsLease(t *testing.T) {
+	t.Parallel()
+	l, _, _ := pair(t)
+	const ttl = 40 * time.Second
+	first := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("a"), ttl))
+	time.Sleep(200 * time.Millisecond)
+	second := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("b"), ttl))
+	require.Less(t, second.Start.Sub(first.Start), ttl/8, "too slow a machine")
+	require.LessOrEqual(t, second.Start.Add(second.TTL), first.Start.Add(ttl))
+}
+
+// TestReleaseLooksAtTheToken: and so does Renew, although the owner is the same.
+func TestReleaseLooksAtTheToken(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	wrong := g
+	wrong.Token--
+	for _, p := range []*process{l, other} {
+		storetest.Lost(t, p.Release(storetest.Bounded(t), wrong))
+		_, err := p.Renew(storetest.Bounded(t), wrong)
+		storetest.Lost(t, err)
+		storetest.Holds(t, other, g)
+	}
+	storetest.Release(t, l, storetest.Renew(t, l, g))
+}

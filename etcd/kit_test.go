@@ -1,0 +1,111 @@
+package etcd_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+)
+
+var quiet = zap.NewNop()
+
+// connect returns a client of the members at addrs that says nothing about the faults that
+// the tests make.
+func connect(addrs ...string) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{
+		Endpoints: addrs, DialTimeout: 5 * time.Second, Logger: quiet,
+		DialKeepAliveTime: time.Second, DialKeepAliveTimeout: time.Second,
+	})
+}
+
+// plain is a client beside all Lockers.
+func plain(tb testing.TB, addrs ...string) *clientv3.Client {
+	tb.Helper()
+	cli, err := connect(addrs...)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { _ = cli.Close() })
+	return cli
+}
+
+// process is a Locker with a client of its own, whose way to its server can be broken.
+type process struct {
+	*etcd.Locker
+	cli    *clientv3.Client
+	proxy  *testserver.Proxy // nil: it has several servers
+	server *testserver.Server
+	prefix string
+	deaf   *deafWatcher
+
+	cluster *testserver.EtcdCluster // nil: it has one server
+}
+
+func (p *process) Unwrap() lock.Locker { return p.Locker }
+
+// open returns one more process on the server.
+func open(tb testing.TB, server *testserver.Server, prefix string, opts ...etcd.Option) *process {
+	tb.Helper()
+	proxy := testserver.NewProxy(tb, server.Addr())
+	p := openOn(tb, prefix, []string{proxy.Addr()}, opts...)
+	p.proxy, p.server = proxy, server
+	return p
+}
+
+// openOn returns one more process on a cluster.
+func openOn(tb testing.TB, prefix string, addrs []string, opts ...etcd.Option) *process {
+	tb.Helper()
+	cli, err := connect(addrs...)
+	require.NoError(tb, err)
+	p := &process{cli: cli, prefix: prefix, deaf: &deafWatcher{Watcher: cli.Watcher}}
+	cli.Watcher = p.deaf
+	p.Locker = etcd.New(cli, append([]etcd.Option{etcd.WithPrefix(prefix)}, opts...)...)
+	tb.Cleanup(func() {
+		require.NoError(tb, p.Close())
+		_ = cli.Close()
+	})
+	return p
+}
+
+// deafWatcher is a client's watcher that can be made to miss all events.
+type deafWatcher struct {
+	clientv3.Watcher
+	mu   sync.Mutex // guards deaf
+	deaf bool
+}
+
+func (w *deafWatcher) set(deaf bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.deaf = deaf
+}
+
+func (w *deafWatcher) isDeaf() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.deaf
+}
+
+// Watch passes on what it hears.
+func (w *deafWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+	in, out := w.Watcher.Watch(ctx, key, opts...), make(chan clientv3.WatchResponse)
+	go func() {
+		defer close(out)
+		for resp := range in {
+			if w.isDeaf() {
+				continue
+			}
+			select {
+			case out <- resp:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return out
+}

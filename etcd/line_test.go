@@ -1,0 +1,290 @@
+package etcd_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+)
+
+// crowd is many who wait for one key, and what they were granted.
+type crowd struct {
+	tb   testing.TB
+	wg   sync.WaitGroup
+	mu   sync.Mutex // guards the rest
+	in   int
+	last lock.Token
+	errs []error
+	got  int
+}
+
+// crowded lets n wait for key, in several processes.
+func crowded(tb testing.TB, ls []*process, key string, n int) *crowd {
+	tb.Helper()
+	c := &crowd{tb: tb}
+	var lined sync.WaitGroup
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	for i := range n {
+		req := storetest.Request(key)
+		req.Wait = true
+		lined.Add(1)
+		var once sync.Once
+		req.Waiting = func(lock.Record) { once.Do(lined.Done) }
+		c.wg.Go(func() {
+			c.turn(ctx, ls[i%len(ls)], req)
+			once.Do(lined.Done)
+		})
+	}
+	lined.Wait()
+	tb.Cleanup(func() { cancel(); c.wg.Wait() })
+	return c
+}
+
+func (c *crowd) turn(ctx context.Context, l *process, req lock.Request) {
+	g, err := l.Acquire(ctx, req)
+	if err != nil { // else its place in line is in the others' way
+		_ = l.Release(context.Background(), lock.Grant{Key: req.Key, Owner: req.Owner})
+	}
+	c.note(func() {
+		if err != nil {
+			c.errs = append(c.errs, err)
+			return
+		}
+		c.in++
+		c.got++
+		if c.in > 1 || g.Token <= c.last {
+			c.errs = append(c.errs, fmt.Errorf("token %d after %d, with %d holders", g.Token, c.last, c.in))
+		}
+		c.last = g.Token
+	})
+	if err != nil {
+		return
+	}
+	time.Sleep(time.Millisecond)
+	c.note(func() { c.in-- })
+	for ctx.Err() == nil { // through an election
+		err := l.Release(ctx, g)
+		if err == nil || isLost(err) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (c *crowd) note(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f()
+}
+
+func (c *crowd) served() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.got
+}
+
+// done waits until all have had their turn.
+func (c *crowd) done(n int) {
+	c.tb.Helper()
+	c.wg.Wait()
+	require.Empty(c.tb, c.errs)
+	require.Equal(c.tb, n, c.got)
+}
+
+// TestLeaderKilled: a lease is held, and hundreds wait, when the leader is killed. The grant
+// stays, the line goes on, no token falls, nobody holds twice; then again in the middle.
+func TestLeaderKilled(t *testing.T) {
+	t.Parallel()
+	const n = 200
+	cluster, prefix := testserver.NewEtcdCluster(t), testserver.Prefix()
+	var ls []*process
+	for range 4 {
+		ls = append(ls, openOn(t, prefix, cluster.Addrs()))
+	}
+	ctx := storetest.Bounded(t)
+	c := lock.New(ls[0], lock.WithTTL(20*time.Second))
+	lease, err := c.Lock(ctx, "k")
+	require.NoError(t, err)
+	line := crowded(t, ls, "k", n)
+	line.note(func() { line.last = lease.Token() })
+
+	first := cluster.Leader()
+	first.Kill()
+	cluster.Leader()
+	require.NoError(t, lease.Renew(ctx))
+	require.Zero(t, line.served())
+	first.Start()
+
+	require.NoError(t, lease.Release(ctx))
+	storetest.Eventually(t, "the line to go on", func() bool { return line.served() > n/4 })
+	cluster.Leader().Kill()
+	line.done(n)
+	require.NoError(t, c.Close(ctx))
+}
+
+// TestFollowerFrozen: a Locker whose requests go to several members does without one that
+// does not answer.
+func TestFollowerFrozen(t *testing.T) {
+	t.Parallel()
+	cluster := testserver.NewEtcdCluster(t)
+	l := openOn(t, testserver.Prefix(), cluster.Addrs())
+	c := lock.New(l, lock.WithTTL(6*time.Second))
+	ctx := storetest.Bounded(t)
+	lease, err := c.Lock(ctx, "k")
+	require.NoError(t, err)
+	cluster.Followers()[0].Pause()
+	time.Sleep(10 * time.Second) // more than a TTL
+	require.NoError(t, lease.Err())
+	require.NoError(t, c.Close(ctx))
+}
+
+// TestCompactionWhileWaiting: a watch that fell behind is told that its revision is gone.
+func TestCompactionWhileWaiting(t *testing.T) {
+	t.Parallel()
+	server, prefix := testserver.Etcd(t), testserver.Prefix()
+	l, other, cli := open(t, server, prefix), open(t, server, prefix), plain(t, server.Addr())
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	heal := l.proxy.Cut()
+	storetest.Release(t, other, g)
+	ctx := storetest.Bounded(t)
+	resp, err := cli.Put(ctx, l.prefix+"-else", "")
+	require.NoError(t, err)
+	_, err = cli.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical())
+	require.NoError(t, err)
+	heal()
+	storetest.Release(t, l, w.Granted(t))
+
+	// And while it is held: the loss is told all the same.
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Request("held")
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	g = storetest.Acquire(t, l, req)
+	time.Sleep(3 * etcd.WatchDelay)
+	heal = l.proxy.Cut()
+	require.NoError(t, other.ForceRelease(ctx, "held", g.Owner))
+	resp, err = cli.Put(ctx, l.prefix+"-else", "")
+	require.NoError(t, err)
+	_, err = cli.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical())
+	require.NoError(t, err)
+	heal()
+	require.Equal(t, lock.Forced, told(t, lost))
+}
+
+// TestExpiredWaiter: the etcd lease of one who waits ends. It must not be granted the lock by
+// what it knew, nor wait for ever: it lines up again.
+func TestExpiredWaiter(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	behind := storetest.Waits(t, other, storetest.Request("k"))
+	revoke(t, cli, l.prefix, w.Owner)
+	storetest.Eventually(t, "it to line up again", func() bool {
+		ws := storetest.Inspect(t, other, "k").Waiters
+		return len(ws) == 2 && ws[1].Owner == w.Owner
+	})
+	storetest.Release(t, other, g)
+	first := behind.Granted(t)
+	storetest.Release(t, other, first)
+	second := w.Granted(t)
+	require.Greater(t, second.Token, first.Token)
+	storetest.Holds(t, other, second)
+}
+
+// TestTwoWaitersInOneProcess: unlike two mutexes of one session, they take turns.
+func TestTwoWaitersInOneProcess(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	one, two := storetest.Waits(t, l, storetest.Request("k")), storetest.Waits(t, l, storetest.Request("k"))
+	storetest.Release(t, other, g)
+	first := one.Granted(t)
+	storetest.Holds(t, other, first)
+	require.Len(t, storetest.Inspect(t, other, "k").Waiters, 1)
+	storetest.Release(t, l, first) // a handover
+	second := two.Granted(t)
+	require.Greater(t, second.Token, first.Token)
+	storetest.Holds(t, other, second)
+	storetest.Lost(t, l.Release(storetest.Bounded(t), first))
+	storetest.Holds(t, other, second)
+	storetest.Release(t, l, second)
+}
+
+// TestHandoverIsFull: what a handover grants lives for the whole TTL, though its waiter stood
+// under a lease of 5 s, and so does what a watch brought.
+func TestHandoverIsFull(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	for _, holder := range []*process{l, other} {
+		g := storetest.Acquire(t, holder, storetest.Request("k"))
+		w := storetest.Waits(t, l, storetest.Request("k"))
+		storetest.Release(t, holder, g)
+		g = w.Granted(t)
+		require.Greater(t, g.TTL, 40*time.Second)
+		resp, err := cli.TimeToLive(storetest.Bounded(t), leaseOf(t, cli, l.prefix, g.Owner))
+		require.NoError(t, err)
+		require.Greater(t, resp.TTL, int64(40))
+		storetest.Release(t, l, g)
+	}
+}
+
+// TestClaimWithoutEntry: one whose own entry goes together with the one in front is not granted
+// the lock by a claim, which would create an entry with an old token, beside the next in line.
+func TestClaimWithoutEntry(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	behind := storetest.Waits(t, other, storetest.Request("k"))
+	_, err := cli.Txn(storetest.Bounded(t)).Then(
+		clientv3.OpDelete(string(keyOf(t, cli, l.prefix, g.Owner).Key)),
+		clientv3.OpDelete(string(keyOf(t, cli, l.prefix, w.Owner).Key))).Commit()
+	require.NoError(t, err)
+	next := behind.Granted(t)
+	storetest.Eventually(t, "the other to line up again", func() bool {
+		return len(storetest.Inspect(t, other, "k").Waiters) == 1
+	})
+	storetest.Holds(t, other, next)
+	storetest.Release(t, other, next)
+	last := w.Granted(t)
+	require.Greater(t, last.Token, next.Token)
+	storetest.Holds(t, other, last)
+	storetest.Release(t, l, last)
+}
+
+// TestPlaceIsKept: who waits for longer than the heartbeat does not lose its place.
+func TestPlaceIsKept(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	before := revisionOf(t, cli, l.prefix, w.Owner)
+	time.Sleep(9 * time.Second)
+	require.Equal(t, before, revisionOf(t, cli, l.prefix, w.Owner))
+	storetest.Release(t, other, g)
+	storetest.Release(t, l, w.Granted(t))
+}
+
+// TestNameOfAnother: the wake-up gets lost, and the name of the entry in front is in use again
+// by one behind. A look must not take that one for the one in front.
+func TestNameOfAnother(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	l.deaf.set(true)
+	storetest.Release(t, other, g)
+	behind := storetest.Waits(t, other, storetest.Request("k"))
+	storetest.Release(t, l, w.Granted(t))
+	storetest.Release(t, other, behind.Granted(t))
+}

@@ -1,0 +1,108 @@
+package etcd
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// value is that of an entry's key: who, and for people, why and since when. Its times are of
+// the clients' wall clocks, and decide nothing.
+type value struct {
+	Owner    string            `json:"owner"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Arrived  int64             `json:"arrived,omitempty"` // Unix ms
+	Granted  int64             `json:"granted,omitempty"` // Unix ms; 0: not known
+}
+
+func (v value) String() string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("lock/etcd: a map of strings has no JSON: " + err.Error())
+	}
+	return string(b)
+}
+
+// entry is one acquisition of a key, as the server has it.
+type entry struct {
+	key, owner string
+	shared     bool
+	value      value
+	kv         *mvccpb.KeyValue
+}
+
+// entryOf is not ok for a key that this package did not write.
+func entryOf(prefix string, kv *mvccpb.KeyValue) (e entry, ok bool) {
+	e.kv = kv
+	if e.key, e.shared, ok = parseName(prefix, string(kv.Key)); !ok {
+		return entry{}, false
+	}
+	if json.Unmarshal(kv.Value, &e.value) != nil || !isOwner(e.value.Owner) {
+		return entry{}, false
+	}
+	e.owner = e.value.Owner
+	return e, true
+}
+
+// entriesOf are the entries among kvs, oldest first. Keys that this package did not write are
+// left out; in the range of a lock they are in the way all the same, so that two versions of
+// this package would rather both wait than both hold.
+func entriesOf(prefix string, kvs []*mvccpb.KeyValue) []entry {
+	entries := make([]entry, 0, len(kvs))
+	for _, kv := range kvs {
+		if e, ok := entryOf(prefix, kv); ok {
+			entries = append(entries, e)
+		}
+	}
+	sortEntries(entries)
+	return entries
+}
+
+func sortEntries(entries []entry) {
+	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.kv.CreateRevision, b.kv.CreateRevision) })
+}
+
+// holders is how many of the entries of one lock hold it: the oldest, or all shared ones
+// before the first that is exclusive.
+func holders(entries []entry) int {
+	for i, e := range entries {
+		if !e.shared {
+			return max(i, 1)
+		}
+	}
+	return len(entries)
+}
+
+// recordOf is the record of key. entries are those of its lock, oldest first.
+func recordOf(key string, entries []entry, now time.Time) lock.Record {
+	rec := lock.Record{Key: key}
+	n := holders(entries)
+	for _, e := range entries[:n] {
+		token := lock.Token(e.kv.CreateRevision)
+		rec.Token = max(rec.Token, token)
+		rec.Holders = append(rec.Holders, lock.Holder{
+			Owner: e.owner, Token: token, Shared: e.shared, Metadata: e.value.Metadata,
+			Held: since(e.value.Granted, now), ExpiresIn: -1,
+		})
+	}
+	for _, e := range entries[n:] {
+		rec.Waiters = append(rec.Waiters, lock.Waiter{
+			Owner: e.owner, Shared: e.shared, Metadata: e.value.Metadata,
+			Waited: max(since(e.value.Arrived, now), 0),
+		})
+	}
+	return rec
+}
+
+// since is negative if ms is not known, and else not: clocks differ.
+func since(ms int64, now time.Time) time.Duration {
+	if ms == 0 {
+		return -1
+	}
+	return max(now.Sub(time.UnixMilli(ms)), 0)
+}

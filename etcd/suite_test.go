@@ -1,0 +1,132 @@
+package etcd_test
+
+import (
+	"context"
+	"flag"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest"
+)
+
+func TestMain(m *testing.M) {
+	storetest.HolderMain(holderOf)
+	flag.Parse()
+	if testing.Short() { // examples cannot skip themselves
+		_ = flag.Set("test.skip", "^Example")
+	}
+	inParallel()
+	goleak.VerifyTestMain(testserver.Main{M: m})
+}
+
+// holderOf opens the Locker of a process that is to be killed: on the prefix args[0] of the
+// members at the rest.
+func holderOf(args []string) (lock.Locker, error) {
+	cli, err := connect(args[1:]...)
+	if err != nil {
+		return nil, err
+	}
+	return etcd.New(cli, etcd.WithPrefix(args[0])), nil
+}
+
+// inParallel runs many tests side by side, unless the command line says how many: most of
+// their time is spent waiting.
+func inParallel() {
+	set := false
+	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "test.parallel" })
+	if !set {
+		_ = flag.Set("test.parallel", "12")
+	}
+}
+
+// TestSuite runs on one server, but for the cases that restart theirs or need a cluster.
+func TestSuite(t *testing.T) {
+	testserver.NeedServer(t)
+	locktest.Run(t, locktest.Harness{
+		New: keyspace,
+		TTL: suiteTTL,
+		Around: func(t *testing.T, f func(*testing.T)) {
+			t.Parallel()
+			f(t)
+		},
+		Faults: faults(),
+	})
+}
+
+func keyspace(tb testing.TB) func() lock.Locker {
+	prefix := testserver.Prefix()
+	is := func(part string) bool { return strings.Contains(tb.Name(), part) }
+	if is("Failover") {
+		cluster := testserver.NewEtcdCluster(tb)
+		return func() lock.Locker {
+			p := openOn(tb, prefix, cluster.Addrs(), etcd.Stable)
+			p.cluster = cluster
+			return p
+		}
+	}
+	server := testserver.SharedEtcd(tb)
+	if is("Restart") {
+		server = testserver.Etcd(tb)
+	}
+	return func() lock.Locker { return open(tb, server, prefix, etcd.Stable) }
+}
+
+// suiteTTL is above the shortest, for the sake of busy machines.
+const suiteTTL = 2 * time.Second
+
+// warm has the etcd leases granted that a case needs, so that one which loses the first reply
+// loses that of what it is about.
+func warm(tb testing.TB, p *process) {
+	tb.Helper()
+	for _, ttl := range []time.Duration{30 * suiteTTL, 2 * suiteTTL, suiteTTL} {
+		g := storetest.Acquire(tb, p, storetest.Lasting(storetest.Request("warm"), ttl))
+		storetest.Release(tb, p, lock.Grant{Key: g.Key, Owner: g.Owner}) // it may be over already
+	}
+}
+
+func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
+	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
+		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
+			return l.(*process).proxy.Cut()
+		},
+		locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
+			return l.(*process).proxy.Freeze()
+		},
+		locktest.LoseReply: func(tb testing.TB, l lock.Locker) func() {
+			warm(tb, l.(*process))
+			return l.(*process).proxy.HoldReplies()
+		},
+		locktest.LoseWakeup: func(_ testing.TB, l lock.Locker) func() {
+			deaf := l.(*process).deaf
+			deaf.set(true)
+			return func() { deaf.set(false) }
+		},
+		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
+			p := l.(*process)
+			_, err := plain(tb, p.server.Addr()).Delete(context.Background(), p.prefix, clientv3.WithPrefix())
+			require.NoError(tb, err)
+			return nil
+		},
+		locktest.Restart: func(_ testing.TB, l lock.Locker) func() {
+			server := l.(*process).server
+			server.Kill()
+			server.Start()
+			return nil
+		},
+		locktest.Failover: func(_ testing.TB, l lock.Locker) func() {
+			cluster := l.(*process).cluster
+			cluster.Leader().Kill()
+			cluster.Leader()
+			return nil
+		},
+	}
+}
