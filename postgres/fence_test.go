@@ -1,0 +1,220 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/postgres"
+)
+
+func staleBy(tb testing.TB, err error, key string, token, newest lock.Token) {
+	tb.Helper()
+	var stale *lock.StaleError
+	require.ErrorAs(tb, err, &stale)
+	require.ErrorIs(tb, err, lock.ErrStale)
+	require.Equal(tb, lock.StaleError{Key: key, Token: token, Newest: newest}, *stale)
+}
+
+// fenced runs f in a transaction that is fenced.
+func (w world) fenced(ctx context.Context, options pgx.TxOptions, key string, token lock.Token, f func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, w.admin, options, func(tx pgx.Tx) error {
+		if err := postgres.Fence(ctx, tx, key, token, w.options...); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}
+
+func nothing(pgx.Tx) error { return nil }
+
+// TestFenceOrder: a token is refused once a newer one has committed; others are not.
+func TestFenceOrder(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	ctx := storetest.Bounded(t)
+	for _, key := range []string{"k", "a\x00b", "'; --", "ключ"} {
+		require.NoError(t, w.fenced(ctx, pgx.TxOptions{}, key, 9, nothing))
+		require.NoError(t, w.fenced(ctx, pgx.TxOptions{}, key, 9, nothing), "the same may go on")
+		require.NoError(t, w.fenced(ctx, pgx.TxOptions{}, key, 10, nothing))
+		staleBy(t, w.fenced(ctx, pgx.TxOptions{}, key, 9, nothing), key, 9, 10)
+		staleBy(t, w.fenced(ctx, pgx.TxOptions{}, key, 1, nothing), key, 1, 10)
+		require.NoError(t, w.fenced(ctx, pgx.TxOptions{}, key, lock.MaxToken, nothing))
+		staleBy(t, w.fenced(ctx, pgx.TxOptions{}, key, lock.MaxToken-1, nothing), key, lock.MaxToken-1, lock.MaxToken)
+	}
+	require.NoError(t, w.fenced(ctx, pgx.TxOptions{}, "another", 1, nothing))
+
+	// A transaction that is rolled back raises nothing.
+	tx := begin(t, w, pgx.TxOptions{})
+	require.NoError(t, postgres.Fence(ctx, tx, "another", 5, w.options...))
+	require.NoError(t, tx.Rollback(ctx))
+	require.NoError(t, w.fenced(ctx, pgx.TxOptions{}, "another", 4, nothing))
+	// A refused one leaves the mark as it was.
+	staleBy(t, w.fenced(ctx, pgx.TxOptions{}, "another", 3, nothing), "another", 3, 4)
+	require.NoError(t, w.fenced(ctx, pgx.TxOptions{}, "another", 4, nothing))
+}
+
+// TestFenceInvalid: nothing is sent, so the transaction is not aborted.
+func TestFenceInvalid(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	tx := begin(t, w, pgx.TxOptions{})
+	ctx := storetest.Bounded(t)
+	require.ErrorIs(t, postgres.Fence(ctx, nil, "k", 1), lock.ErrInvalid)
+	require.ErrorIs(t, postgres.Fence(ctx, tx, "", 1), lock.ErrInvalid)
+	require.ErrorIs(t, postgres.Fence(ctx, tx, "k", 0), lock.ErrInvalid)
+	require.ErrorIs(t, postgres.Fence(ctx, tx, "k", lock.MaxToken+1), lock.ErrInvalid)
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	require.ErrorIs(t, postgres.Fence(ended, tx, "k", 1, w.options...), context.Canceled)
+}
+
+// TestFenceLongTransaction: one that is fenced and stays open delays no renewal, no
+// release, and no acquire.
+func TestFenceLongTransaction(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	ctx := storetest.Bounded(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	tx := begin(t, w, pgx.TxOptions{})
+	require.NoError(t, postgres.Fence(ctx, tx, "k", g.Token, w.options...))
+	for range 5 {
+		g = storetest.Renew(t, l, g)
+	}
+	waiting := storetest.Waits(t, other, storetest.Request("k"))
+	storetest.Release(t, l, g)
+	next := waiting.Granted(t)
+	storetest.Renew(t, other, next)
+	require.NoError(t, other.ForceRelease(ctx, "k", next.Owner))
+	last := storetest.Acquire(t, l, storetest.Shared(storetest.Request("k")))
+	storetest.Release(t, l, last)
+	_, err := l.Prune(ctx, 0)
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(ctx))
+}
+
+// TestFenceSerializes: transactions of an old holder and its successor run one after the
+// other, whichever is first, under every isolation level: a counter that both read and
+// write has each one's addition, and never one of the old holder after the successor's.
+func TestFenceSerializes(t *testing.T) {
+	t.Parallel()
+	for _, level := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead, pgx.Serializable} {
+		t.Run(string(level), func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			ctx := storetest.Bounded(t)
+			w.exec(t, "CREATE TABLE "+w.table("_count")+" (n int, last bigint)")
+			w.exec(t, "INSERT INTO "+w.table("_count")+" VALUES (0, 0)")
+			add := func(token lock.Token) error {
+				for {
+					err := w.fenced(ctx, pgx.TxOptions{IsoLevel: level}, "k", token, func(tx pgx.Tx) error {
+						var n int
+						var last int64
+						if err := tx.QueryRow(ctx, "SELECT n, last FROM "+w.table("_count")).Scan(&n, &last); err != nil {
+							return err
+						}
+						if last > int64(token) {
+							return fmt.Errorf("%d after %d", token, last)
+						}
+						_, err := tx.Exec(ctx, "UPDATE "+w.table("_count")+" SET n = $1, last = $2", n+1, int64(token))
+						return err
+					})
+					if stateOf(err) != "40001" { // as the documentation says, to be run again
+						return err
+					}
+				}
+			}
+			var all sync.WaitGroup
+			var mu sync.Mutex // guards what follows
+			var failures []error
+			done := 0
+			for token := range 20 {
+				all.Go(func() {
+					for range 3 {
+						err := add(lock.Token(token + 1))
+						mu.Lock()
+						switch {
+						case err == nil:
+							done++
+						case !isStale(err):
+							failures = append(failures, err)
+						}
+						mu.Unlock()
+					}
+				})
+			}
+			all.Wait()
+			require.Empty(t, failures)
+			require.Positive(t, done)
+			require.Equal(t, done, value[int](t, w, "SELECT n FROM "+w.table("_count")))
+		})
+	}
+}
+
+// TestFenceFrozenHolder: a holder freezes between its read and its write, loses its lease,
+// and a successor books. The frozen one's write is refused when it wakes.
+func TestFenceFrozenHolder(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	ctx := storetest.Bounded(t)
+	w.exec(t, "CREATE TABLE "+w.table("_stock")+" (item text PRIMARY KEY, n int)")
+	w.exec(t, "INSERT INTO "+w.table("_stock")+" VALUES ('book', 10)")
+	read := func(token lock.Token) (n int, err error) {
+		err = w.fenced(ctx, pgx.TxOptions{}, "stock", token, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, "SELECT n FROM "+w.table("_stock")).Scan(&n)
+		})
+		return n, err
+	}
+	write := func(token lock.Token, n int) error {
+		return w.fenced(ctx, pgx.TxOptions{}, "stock", token, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "UPDATE "+w.table("_stock")+" SET n = $1", n)
+			return err
+		})
+	}
+	frozen := lock.New(l, lock.WithTTL(500*time.Millisecond), lock.WithRenewal(false)) // it renews nothing
+	lease, err := frozen.Lock(ctx, "stock")
+	require.NoError(t, err)
+	seen, err := read(lease.Token())
+	require.NoError(t, err)
+
+	successor := lock.New(other)
+	require.NoError(t, successor.Do(ctx, "stock", func(_ context.Context, s *lock.Lease) error {
+		n, err := read(s.Token())
+		require.NoError(t, err)
+		require.Equal(t, seen, n)
+		staleBy(t, write(lease.Token(), seen-1), "stock", lease.Token(), s.Token()) // it wakes too soon
+		return write(s.Token(), n-1)
+	}))
+	require.Error(t, lease.Err())
+	require.ErrorIs(t, write(lease.Token(), seen-1), lock.ErrStale)
+	_, err = read(lease.Token())
+	require.ErrorIs(t, err, lock.ErrStale, "nor may it read on")
+	require.Equal(t, 9, value[int](t, w, "SELECT n FROM "+w.table("_stock")))
+	require.NoError(t, frozen.Close(ctx))
+	require.NoError(t, successor.Close(ctx))
+}
+
+// TestFenceStaleWaits: the old holder's transaction begins while the successor's is open. It
+// waits, and is refused, even if it was first to ask for the lock.
+func TestFenceStaleWaits(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	ctx := storetest.Bounded(t)
+	require.NoError(t, w.fenced(ctx, pgx.TxOptions{}, "k", 1, nothing))
+	tx := begin(t, w, pgx.TxOptions{})
+	require.NoError(t, postgres.Fence(ctx, tx, "k", 7, w.options...))
+	ended := make(chan error, 1)
+	go func() { ended <- w.fenced(ctx, pgx.TxOptions{}, "k", 6, nothing) }()
+	blocked(t, w)
+	require.NoError(t, tx.Commit(ctx))
+	staleBy(t, <-ended, "k", 6, 7)
+}

@@ -1,0 +1,221 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/postgres"
+)
+
+// world is a set of locks on a server, and how to get at it.
+type world struct {
+	server  *testserver.Server
+	pair    *testserver.PostgresPair // if it is to fail over
+	bouncer *testserver.Server       // if statements go through it
+	listens bool                     // past it
+	schema  string
+	options []postgres.Option
+	admin   *pgxpool.Pool // beside all Lockers
+}
+
+// sharedWorld is a clean set on the server that the tests share.
+func sharedWorld(tb testing.TB) world {
+	testserver.NeedServer(tb)
+	// Nobody here freezes or kills it, so to ask for it once is enough.
+	shared.once.Do(func() { shared.server = testserver.SharedPostgres(tb) })
+	require.NotNil(tb, shared.server)
+	return newWorld(tb, shared.server)
+}
+
+var shared struct {
+	once   sync.Once
+	server *testserver.Server
+}
+
+// ownWorld is a server of the test's own, to break.
+func ownWorld(tb testing.TB, args ...string) world {
+	return newWorld(tb, testserver.Postgres(tb, args...))
+}
+
+// pairWorld has a standby that can take over.
+func pairWorld(tb testing.TB) world {
+	pair := testserver.NewPostgresPair(tb)
+	w := newWorld(tb, pair.Primary)
+	w.pair = &pair
+	return w
+}
+
+func newWorld(tb testing.TB, server *testserver.Server) world {
+	tb.Helper()
+	w := world{server: server, schema: strings.TrimSuffix(testserver.Prefix(), ":")}
+	w.options = []postgres.Option{postgres.WithSchema(w.schema)}
+	w.admin = pool(tb, testserver.PostgresURL(server.Addr())+"&pool_max_conns=4")
+	require.NoError(tb, postgres.Migrate(storetest.Bounded(tb), w.admin, w.options...))
+	return w
+}
+
+func pool(tb testing.TB, url string) *pgxpool.Pool {
+	tb.Helper()
+	p, err := pgxpool.New(context.Background(), url)
+	require.NoError(tb, err)
+	tb.Cleanup(p.Close)
+	return p
+}
+
+// exec runs a statement beside all Lockers.
+func (w world) exec(tb testing.TB, sql string, args ...any) {
+	tb.Helper()
+	_, err := w.admin.Exec(storetest.Bounded(tb), sql, args...)
+	require.NoError(tb, err)
+}
+
+// value reads one value beside all Lockers.
+func value[T any](tb testing.TB, w world, sql string, args ...any) T {
+	tb.Helper()
+	var v T
+	require.NoError(tb, w.admin.QueryRow(storetest.Bounded(tb), sql, args...).Scan(&v))
+	return v
+}
+
+func (w world) url() string { return testserver.PostgresURL(w.server.Addr()) }
+
+// table is the quoted name of a table, or a function.
+func (w world) table(suffix string) string {
+	return pgx.Identifier{w.schema, "locks" + suffix}.Sanitize()
+}
+
+// process is a Locker with a pool and a way to the server of its own.
+type process struct {
+	*postgres.Locker
+	world world
+	pool  *pgxpool.Pool
+	net   network
+}
+
+// open starts one more process. params are of its pool's URL.
+func (w world) open(tb testing.TB, params ...string) *process {
+	tb.Helper()
+	p := &process{world: w}
+	options := w.options
+	link := func(s *testserver.Server) string {
+		proxy := testserver.NewProxy(tb, s.Addr())
+		p.net = append(p.net, proxy)
+		return proxy.Addr()
+	}
+	addrs := []string{link(w.server)}
+	switch {
+	case w.pair != nil:
+		addrs = append(addrs, link(w.pair.Standby))
+		params = append(params, "target_session_attrs=read-write")
+	case w.bouncer != nil:
+		if direct := listenConfig(tb, addrs[0]); w.listens {
+			options = append(options[:len(options):len(options)], postgres.WithListenConfig(direct))
+		}
+		addrs = []string{link(w.bouncer)}
+		params = append(params, "default_query_exec_mode=exec")
+	}
+	if strings.Contains(tb.Name(), "Late") || strings.Contains(tb.Name(), "LostReply") {
+		params = append(params, "default_query_exec_mode=exec")
+	}
+	params = append(params, "pool_max_conns=6")
+	config, err := pgxpool.ParseConfig(testserver.PostgresURL(strings.Join(addrs, ",")) + "&" + strings.Join(params, "&"))
+	require.NoError(tb, err)
+	// A connection that has died is found out by the statement that is sent on it.
+	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
+	p.pool, err = pgxpool.NewWithConfig(context.Background(), config)
+	require.NoError(tb, err)
+	tb.Cleanup(p.pool.Close)
+	p.Locker = postgres.New(p.pool, options...)
+	tb.Cleanup(func() { require.NoError(tb, p.Close()) })
+	return p
+}
+
+func listenConfig(tb testing.TB, addr string) *pgx.ConnConfig {
+	tb.Helper()
+	config, err := pgx.ParseConfig(testserver.PostgresURL(addr))
+	require.NoError(tb, err)
+	return config
+}
+
+// loseReplies lets requests through, and nothing back.
+func (p *process) loseReplies(tb testing.TB) (heal func()) {
+	tb.Helper()
+	p.warm(tb)
+	return p.net.holdReplies()
+}
+
+// warm makes connections, that which listens too. Those of the pool can do without replies
+// from then on if their mode is exec: it prepares nothing.
+func (p *process) warm(tb testing.TB) {
+	tb.Helper()
+	req := storetest.Request("warm up")
+	req.Lost = func(lock.LostReason) {}
+	storetest.Release(tb, p, storetest.Acquire(tb, p, req))
+	var conns []*pgxpool.Conn
+	for range 4 {
+		c, err := p.pool.Acquire(storetest.Bounded(tb))
+		require.NoError(tb, err)
+		conns = append(conns, c)
+	}
+	for _, c := range conns {
+		c.Release()
+	}
+}
+
+// network is all of a process' ways to servers.
+type network []*testserver.Proxy
+
+func (n network) all(fault func(*testserver.Proxy) func()) func() {
+	var heals []func()
+	for _, p := range n {
+		heals = append(heals, fault(p))
+	}
+	return func() {
+		for _, heal := range heals {
+			heal()
+		}
+	}
+}
+
+func (n network) cut() func()         { return n.all((*testserver.Proxy).Cut) }
+func (n network) freeze() func()      { return n.all((*testserver.Proxy).Freeze) }
+func (n network) holdReplies() func() { return n.all((*testserver.Proxy).HoldReplies) }
+
+// deafen drops notifications, which are messages of type A.
+func (n network) deafen() func() {
+	return n.all(func(p *testserver.Proxy) func() {
+		return p.DropReplies(func(chunk []byte) bool { return chunk[0] == 'A' })
+	})
+}
+
+func (n network) sever() {
+	for _, p := range n {
+		p.Break()
+	}
+}
+
+// escape is for values of parameters.
+func escape(s string) string { return url.PathEscape(s) }
+
+// stateOf is the SQLSTATE of an error of the server, else "".
+func stateOf(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
+func isStale(err error) bool { return errors.Is(err, lock.ErrStale) }

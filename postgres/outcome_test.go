@@ -1,0 +1,257 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/postgres"
+)
+
+func undo(tb testing.TB, l lock.Locker, req lock.Request) {
+	tb.Helper()
+	storetest.Release(tb, l, lock.Grant{Key: req.Key, Owner: req.Owner})
+}
+
+// TestUndoRefusesLateRequest: an undo has overtaken its own request, which must not have any
+// effect then, neither a grant nor a place in line; grants and releases of others do not
+// take the mark away.
+func TestUndoRefusesLateRequest(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	ctx := storetest.Bounded(t)
+	for _, shared := range []bool{false, true} {
+		for _, wait := range []bool{false, true} {
+			for _, taken := range []bool{false, true} {
+				late := storetest.Request(fmt.Sprint("k", shared, wait, taken))
+				late.Shared, late.Wait = shared, wait
+				refused := func(l lock.Locker) {
+					t.Helper()
+					_, err := l.Acquire(ctx, late)
+					require.Error(t, err)
+					if wait || !taken || shared { // else it is refused because of the holder
+						require.ErrorContains(t, err, "has been undone")
+					}
+				}
+				undo(t, l, late)
+				var g lock.Grant
+				if taken {
+					g = storetest.Acquire(t, other, storetest.Request(late.Key))
+				}
+				if taken && !wait {
+					_, err := l.Acquire(ctx, late)
+					require.Error(t, err)
+					storetest.Release(t, other, g)
+					taken = false
+				}
+				refused(l)
+				refused(other)
+				if taken {
+					storetest.Release(t, other, g)
+				}
+				for range 3 {
+					g := storetest.Acquire(t, other, storetest.Request(late.Key))
+					next := storetest.Waits(t, l, storetest.Request(late.Key))
+					storetest.Release(t, other, g)
+					storetest.Release(t, l, next.Granted(t))
+				}
+				refused(l)
+				rec := storetest.Inspect(t, l, late.Key)
+				require.Empty(t, rec.Holders)
+				require.Empty(t, rec.Waiters)
+			}
+		}
+	}
+}
+
+// TestUndoOfRequestUnderWay: the request waits in the server for the row when its caller
+// gives up, and the undo comes first, since it is sent on another connection and the row's
+// queue is no line. Nothing is left.
+func TestUndoOfRequestUnderWay(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("k")))
+	for range 5 {
+		tx, err := w.admin.Begin(storetest.Bounded(t))
+		require.NoError(t, err)
+		_, err = tx.Exec(storetest.Bounded(t), "SELECT FROM "+w.table("")+" WHERE key = 'k' FOR UPDATE")
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		req := storetest.Request("k")
+		ended := make(chan error, 1)
+		go func() { _, err := l.Acquire(ctx, req); ended <- err }()
+		blocked(t, w)
+		cancel()
+		require.ErrorIs(t, <-ended, context.Canceled)
+		undone := make(chan error, 1)
+		go func() { undone <- l.Release(storetest.Bounded(t), lock.Grant{Key: "k", Owner: req.Owner}) }()
+		require.NoError(t, tx.Rollback(storetest.Bounded(t)))
+		require.NoError(t, <-undone)
+		require.Empty(t, storetest.Inspect(t, other, "k").Holders)
+		storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+	}
+}
+
+// TestBrokenReply: the statement has taken effect, and the connection breaks instead of the
+// reply. Each call is sent again, and ends up with the one grant.
+func TestBrokenReply(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	other := w.open(t)
+	for _, shared := range []bool{false, true} {
+		l := w.open(t, "default_query_exec_mode=exec")
+		req := storetest.Request(fmt.Sprint("k", shared))
+		req.Shared = shared
+		breaks := func(effective func() bool, call func() error) {
+			t.Helper()
+			heal := l.loseReplies(t)
+			ended := make(chan error, 1)
+			go func() { ended <- call() }()
+			storetest.Eventually(t, "the effect", effective)
+			l.net.sever()
+			heal()
+			require.NoError(t, <-ended)
+		}
+		holders := func() []lock.Holder { return storetest.Inspect(t, other, req.Key).Holders }
+		var g lock.Grant
+		breaks(func() bool { return len(holders()) == 1 }, func() (err error) {
+			g, err = l.Acquire(storetest.Bounded(t), req)
+			return err
+		})
+		storetest.Holds(t, other, g)
+		g.TTL = 10 * time.Minute
+		breaks(func() bool { return holders()[0].ExpiresIn > 5*time.Minute }, func() (err error) {
+			g, err = l.Renew(storetest.Bounded(t), g)
+			return err
+		})
+		breaks(func() bool { return len(holders()) == 0 }, func() error {
+			return l.Release(storetest.Bounded(t), g)
+		})
+		_, err := other.Acquire(storetest.Bounded(t), req)
+		require.ErrorContains(t, err, "has been undone", "a copy of the acquire that comes late is refused")
+	}
+}
+
+// TestFrozenServer and what follows use a server that is really frozen. It looks at the
+// clock, so nothing runs beside it.
+func TestFrozenServer(t *testing.T) {
+	w := ownWorld(t)
+	holder, rival := w.open(t), w.open(t)
+	holder.warm(t) // to connect takes time that is not the lease's
+	storetest.FrozenServer(t, holder, rival, 2*time.Second, w.server.Pause, w.server.Resume)
+}
+
+// TestFrozenServerCancel: every method returns when its ctx ends, and Close at once.
+func TestFrozenServerCancel(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	l := w.open(t)
+	g := storetest.Acquire(t, l, storetest.Request("held"))
+	waiting := storetest.Waits(t, l, storetest.Request("held"))
+	w.server.Pause()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	calls := everyCall(l.Locker, g)
+	results := make(chan error, len(calls))
+	for name, call := range calls {
+		go func() {
+			if err := call(ctx); ctx.Err() == nil || !errors.Is(err, context.DeadlineExceeded) {
+				results <- fmt.Errorf("%s: %w", name, err)
+				return
+			}
+			results <- nil
+		}()
+	}
+	timeout := time.After(storetest.Patience)
+	for range calls {
+		select {
+		case err := <-results:
+			require.NoError(t, err)
+		case <-timeout:
+			require.FailNow(t, "a method hangs past its ctx")
+		}
+	}
+	closed := time.Now()
+	require.NoError(t, l.Close())
+	require.Less(t, time.Since(closed), 2*time.Second, "Close waits for the frozen server")
+	waiting.End(t)
+	require.ErrorIs(t, waiting.Err, lock.ErrClosed)
+	w.server.Resume()
+}
+
+// TestKilledHolder kills a process that holds a lock.
+func TestKilledHolder(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	storetest.KilledHolder(t, w.open(t), 2*time.Second, w.url(), w.schema)
+}
+
+// TestRestart: a crash of the server, and all that was acknowledged is there: holders,
+// readers, and the waiter goes on. It holds where synchronous_commit is off too.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{nil, {"-c", "synchronous_commit=off", "-c", "wal_writer_delay=10s"}} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			t.Parallel()
+			w := ownWorld(t, args...)
+			a, b := w.open(t), w.open(t)
+			storetest.Release(t, a, storetest.Acquire(t, a, storetest.Request("handed")))
+			first := storetest.Acquire(t, a, storetest.Request("handed"))
+			next := storetest.Waits(t, a, storetest.Request("handed"))
+			waiting := storetest.Waits(t, b, storetest.Request("handed"))
+			reader := storetest.Acquire(t, a, storetest.Shared(storetest.Request("read")))
+			storetest.Release(t, a, first)
+			second := next.Granted(t)
+			writer := storetest.Acquire(t, a, storetest.Request("written")) // the last before the crash
+			w.server.Kill()
+			w.server.Start()
+			for _, g := range []lock.Grant{second, reader, writer} {
+				storetest.Holds(t, b, g)
+				storetest.Renew(t, a, g)
+			}
+			storetest.Release(t, a, second)
+			require.Greater(t, waiting.Granted(t).Token, second.Token)
+		})
+	}
+}
+
+// TestStandby: it is refused clearly, and can be looked at; so is a read-only database.
+func TestStandby(t *testing.T) {
+	t.Parallel()
+	w := pairWorld(t)
+	g := storetest.Acquire(t, w.open(t), storetest.Request("k"))
+	w.pair.CatchUp()
+	for name, url := range map[string]string{
+		"standby":   testserver.PostgresURL(w.pair.Standby.Addr()),
+		"read-only": w.url() + "&default_transaction_read_only=on",
+	} {
+		p := pool(t, url)
+		l := postgres.New(p, w.options...)
+		for _, call := range []func() error{
+			func() error { _, err := l.Acquire(storetest.Bounded(t), storetest.Request("free")); return err },
+			func() error {
+				_, err := l.Acquire(storetest.Bounded(t), storetest.Shared(storetest.Request("k")))
+				return err
+			},
+			func() error { _, err := l.Renew(storetest.Bounded(t), g); return err },
+			func() error { return l.Release(storetest.Bounded(t), g) },
+			func() error { return l.ForceRelease(storetest.Bounded(t), g.Key, g.Owner) },
+		} {
+			err := call()
+			require.ErrorIs(t, err, postgres.ErrReadOnly, name)
+			require.ErrorContains(t, err, "standby", name)
+		}
+		storetest.Holds(t, l, g)
+		require.NoError(t, l.Close())
+	}
+}

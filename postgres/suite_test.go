@@ -1,0 +1,129 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest"
+	"github.com/seed-215fdefa/lock/postgres"
+)
+
+func TestMain(m *testing.M) {
+	storetest.HolderMain(openHolder)
+	flag.Parse()
+	if testing.Short() { // examples cannot skip themselves
+		_ = flag.Set("test.skip", "^Example")
+	}
+	parallel := false
+	flag.Visit(func(f *flag.Flag) { parallel = parallel || f.Name == "test.parallel" })
+	if !parallel { // tests wait more than they work
+		_ = flag.Set("test.parallel", "12")
+	}
+	goleak.VerifyTestMain(testserver.Main{M: m})
+}
+
+// openHolder opens the Locker of a process that is to be killed: args are URL and schema.
+func openHolder(args []string) (lock.Locker, error) {
+	if len(args) != 2 {
+		return nil, errors.New("usage: URL schema")
+	}
+	pool, err := pgxpool.New(context.Background(), args[0])
+	if err != nil {
+		return nil, err
+	}
+	return postgres.New(pool, postgres.WithSchema(args[1])), nil
+}
+
+// TestSuite gives each case a schema of its own on the shared server, and a server of its own
+// where that is to be killed.
+func TestSuite(t *testing.T) { runSuite(t, sharedWorld, nil) }
+
+// TestSuiteBehindPgBouncer is the suite for Lockers that do not listen, and whose statements
+// go through a pooler in transaction mode.
+func TestSuiteBehindPgBouncer(t *testing.T) {
+	testserver.NeedServer(t)
+	bouncer := testserver.PgBouncer(t, testserver.SharedPostgres(t))
+	runSuite(t, func(tb testing.TB) world {
+		w := sharedWorld(tb)
+		w.bouncer = bouncer
+		w.options = append(w.options, postgres.WithPolling(20*time.Millisecond))
+		return w
+	}, map[string]string{
+		"Exclusion/Restart":        own,
+		"Exclusion/Failover":       own,
+		"TokensRise/AfterRestart":  own,
+		"TokensRise/AfterFailover": own,
+	})
+}
+
+const own = "it has servers of its own, without a pooler: see TestSuite"
+
+func runSuite(t *testing.T, usual func(testing.TB) world, skips map[string]string) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	locktest.Run(t, locktest.Harness{
+		New: func(tb testing.TB) func() lock.Locker {
+			var w world
+			switch {
+			case strings.Contains(tb.Name(), "Restart"):
+				w = ownWorld(tb)
+			case strings.Contains(tb.Name(), "Failover"):
+				w = pairWorld(tb)
+			default:
+				w = usual(tb)
+			}
+			return func() lock.Locker { return w.open(tb) }
+		},
+		Around: func(t *testing.T, f func(*testing.T)) {
+			if !strings.Contains(t.Name(), "Crowd") { // it is enough for the machine by itself
+				t.Parallel()
+			}
+			f(t)
+		},
+		Faults: faults(),
+		Skips:  skips,
+	})
+}
+
+func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
+	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
+		locktest.Sever:     func(_ testing.TB, l lock.Locker) func() { return l.(*process).net.cut() },
+		locktest.Freeze:    func(_ testing.TB, l lock.Locker) func() { return l.(*process).net.freeze() },
+		locktest.LoseReply: func(tb testing.TB, l lock.Locker) func() { return l.(*process).loseReplies(tb) },
+		locktest.LoseWakeup: func(_ testing.TB, l lock.Locker) func() {
+			return l.(*process).net.deafen()
+		},
+		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
+			w := l.(*process).world
+			for _, table := range []string{"", "_readers", "_waiters", "_undone"} {
+				w.exec(tb, fmt.Sprintf(`DELETE FROM %q."locks%s"`, w.schema, table))
+			}
+			return nil
+		},
+		locktest.Restart: func(_ testing.TB, l lock.Locker) func() {
+			l.(*process).world.server.Kill()
+			l.(*process).world.server.Start()
+			return nil
+		},
+		locktest.Failover: func(tb testing.TB, l lock.Locker) func() {
+			w := l.(*process).world
+			require.NotNil(tb, w.pair)
+			w.pair.CatchUp() // what it has not, tokens need not
+			w.pair.Primary.Kill()
+			w.pair.Promote()
+			return nil
+		},
+	}
+}
