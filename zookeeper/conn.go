@@ -1,0 +1,264 @@
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+var (
+	// errGone ends a place in line whose node is not there any more.
+	errGone = errors.New("lock: zookeeper: the node is gone")
+	// errUndone is the outcome of an acquisition whose owner has been released already.
+	errUndone = errors.New("lock: zookeeper: this owner's acquisition has been undone")
+	// errReply is for replies that ZooKeeper does not give.
+	errReply = errors.New("lock: zookeeper: unexpected reply")
+)
+
+// isUnknown tells whether err leaves open what has happened: the connection broke, or the
+// request was sent to a server that the session had left.
+func isUnknown(err error) bool {
+	return errors.Is(err, zk.ErrConnectionClosed) || errors.Is(err, zk.ErrSessionMoved)
+}
+
+// isTransient tells whether asking again may help. zk.Conn's queue outlives connections,
+// sessions and outages, so most of these come once for each.
+func isTransient(err error) bool {
+	return isUnknown(err) || errors.Is(err, zk.ErrSessionExpired) || errors.Is(err, zk.ErrNoServer)
+}
+
+// wrap says where an error of the client comes from.
+func wrap(err error) error {
+	if err == nil || strings.HasPrefix(err.Error(), "lock: ") ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("lock: zookeeper: %w", err)
+}
+
+// tries counts failures in a row.
+type tries struct {
+	n, broken int
+	since     time.Time
+}
+
+const (
+	maxBroken = 12 // connections in a row: it is the caller who has closed it
+	patience  = 15 * time.Second
+	minPause  = 5 * time.Millisecond
+	maxPause  = 500 * time.Millisecond
+)
+
+// over counts one more failure, and reports whether to give up.
+func (t *tries) over(err error) bool {
+	if t.n++; t.n == 1 {
+		t.since = time.Now()
+	}
+	if errors.Is(err, zk.ErrConnectionClosed) {
+		t.broken++
+	}
+	return t.broken > maxBroken || time.Since(t.since) > patience
+}
+
+// wait is how long to pause after the failures so far.
+func (t *tries) wait() time.Duration { return min(minPause<<min(t.n, 10), maxPause) }
+
+// pause waits after a failure with err, and returns an error if that was the last try, or
+// ctx or the Locker has ended.
+func (t *tries) pause(ctx, done context.Context, err error) error {
+	if t.over(err) {
+		return err
+	}
+	timer := time.NewTimer(t.wait())
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-done.Done():
+		return lock.ErrClosed
+	}
+}
+
+// call makes a call of zk.Conn that can be given up. Its goroutine ends when the server
+// has answered, or the connection's queue is flushed or closed.
+func call[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		v, err := f()
+		done <- result{v, err}
+	}()
+	select {
+	case r := <-done:
+		return r.v, r.err
+	case <-ctx.Done():
+		var zero T
+		return zero, ctx.Err()
+	}
+}
+
+// line reads who holds key and waits for it. It sees at least what this session has written.
+func (l *Locker) line(ctx context.Context, key string) ([]node, error) {
+	names, err := call(ctx, func() ([]string, error) {
+		names, _, err := l.conn.Children(l.parent(key))
+		return names, err
+	})
+	if errors.Is(err, zk.ErrNoNode) {
+		return nil, nil
+	}
+	return parseLine(names), err
+}
+
+// current is line, of a state no older than the call.
+func (l *Locker) current(ctx context.Context, key string) ([]node, error) {
+	if err := l.sync(ctx); err != nil {
+		return nil, err
+	}
+	return l.line(ctx, key)
+}
+
+// sync brings the server to which the session is connected up to date with the leader.
+func (l *Locker) sync(ctx context.Context) error {
+	_, err := call(ctx, func() (string, error) { return l.conn.Sync(l.root) })
+	if errors.Is(err, zk.ErrNoNode) {
+		return nil
+	}
+	return err
+}
+
+// barrier returns when all that this session has ever sent has been done or refused for
+// good, and what it reads next is of a state no older than the call. It is a write, since
+// a leader that has been deposed and does not know it answers a sync. It returns the
+// session.
+func (l *Locker) barrier(ctx context.Context) (int64, error) {
+	u := &unit{ops: []any{&zk.CheckVersionRequest{Path: l.root, Version: -1}}}
+	err := l.lane.do(ctx, u)
+	if errors.Is(err, zk.ErrNoNode) {
+		err = nil // a transaction that is refused is one
+	}
+	if err != nil {
+		return 0, err
+	}
+	if u.session == 0 {
+		return 0, zk.ErrSessionExpired
+	}
+	return u.session, nil
+}
+
+// parents remembers the keys whose containers are known to be there. ZooKeeper removes
+// those that are empty: then it costs a round trip to be wrong.
+type parents struct {
+	mu       sync.Mutex // guards the rest
+	new, old map[string]struct{}
+}
+
+// maxParents is how many keys one of the two generations has.
+const maxParents = 4096
+
+func (p *parents) has(key string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.new[key]; ok {
+		return true
+	}
+	_, ok := p.old[key]
+	if ok {
+		p.keep(key)
+	}
+	return ok
+}
+
+func (p *parents) add(key string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keep(key)
+}
+
+func (p *parents) keep(key string) {
+	if len(p.new) >= maxParents {
+		p.new, p.old = nil, p.new
+	}
+	if p.new == nil {
+		p.new = make(map[string]struct{})
+	}
+	p.new[key] = struct{}{}
+}
+
+func (p *parents) forget(key string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.new, key)
+	delete(p.old, key)
+}
+
+// headStart is how long a creation waits for the reply to that of the container. The
+// connection keeps requests in order, so a reply that takes longer need not be waited for.
+const headStart = 20 * time.Millisecond
+
+// ensure creates the container of key, and the root, where they are missing.
+func (l *Locker) ensure(ctx context.Context, key string) error {
+	if l.parents.has(key) {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := l.container(l.parent(key))
+		if err == nil {
+			l.parents.add(key)
+		}
+		done <- err
+	}()
+	timer := time.NewTimer(headStart)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *Locker) container(path string) error {
+	_, err := l.conn.CreateContainer(path, nil, zk.FlagContainer, l.acl)
+	if errors.Is(err, zk.ErrNoNode) {
+		if err = createPath(l.conn, l.root, l.acl); err == nil {
+			_, err = l.conn.CreateContainer(path, nil, zk.FlagContainer, l.acl)
+		}
+	}
+	if errors.Is(err, zk.ErrNodeExists) {
+		return nil
+	}
+	return err
+}
+
+// createPath creates a node that stays, and those above it, where they are missing.
+func createPath(conn *zk.Conn, path string, acl []zk.ACL) error {
+	exists, _, err := conn.Exists(path)
+	if err != nil || exists {
+		return err
+	}
+	if above := path[:strings.LastIndexByte(path, '/')]; above != "" {
+		if err := createPath(conn, above, acl); err != nil {
+			return err
+		}
+	}
+	_, err = conn.Create(path, nil, 0, acl)
+	if errors.Is(err, zk.ErrNodeExists) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,49 @@
+package zookeeper_test
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/zookeeper"
+)
+
+// An operator looks at who holds what, and takes a lock away from a program that is stuck.
+func ExampleLocker_ForceRelease() {
+	conn, _, err := zk.Connect(servers(), 10*time.Second, zk.WithLogInfo(false))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer conn.Close()
+	locker := zookeeper.New(conn, zookeeper.WithSessionTimeout(10*time.Second), zookeeper.WithRoot("/office/locks"))
+	defer locker.Close()
+	ctx := context.Background()
+	stuck := lock.New(locker, lock.WithMetadata(map[string]string{"host": "web-3"}))
+	defer stuck.Close(ctx)
+	lease, err := stuck.TryLock(ctx, "report")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	for record, err := range locker.List(ctx, "rep") {
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		for _, h := range record.Holders {
+			fmt.Println(record.Key, "is held by", h.Metadata["host"])
+			fmt.Println(locker.ForceRelease(ctx, record.Key, h.Owner))
+		}
+	}
+	<-lease.Done() // it is told, without asking
+	fmt.Println(lease.Renew(ctx) != nil)
+	// Output:
+	// report is held by web-3
+	// <nil>
+	// true
+}

@@ -1,0 +1,43 @@
+package zookeeper
+
+import "slices"
+
+// Encode and Decode are the names of keys.
+var (
+	Encode = encode
+	Decode = decode
+)
+
+// Line returns the owners of nodes in line order, and how many of them hold the lock.
+func Line(names ...string) (owners []string, holding int) {
+	line := parseLine(names)
+	for _, n := range line {
+		owners = append(owners, n.owner)
+	}
+	return owners, holders(line)
+}
+
+// Ahead returns the node that the one called name waits for, "" if it is first.
+func Ahead(name string, names ...string) (front string, present bool) {
+	line := parseLine(names)
+	i := slices.IndexFunc(line, func(n node) bool { return n.name == name })
+	if i < 0 {
+		return "", false
+	}
+	n, _, present := ahead(line, line[i])
+	return n.name, present
+}
+
+// Claims is how much l keeps of its claims.
+func (l *Locker) Claims() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.claims) + len(l.places) + len(l.behind) + len(l.lengths)
+}
+
+// Watches is how many nodes l watches.
+func (l *Locker) Watches() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.watched)
+}

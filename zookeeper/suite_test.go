@@ -1,0 +1,95 @@
+package zookeeper_test
+
+import (
+	"flag"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+	"go.uber.org/goleak"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest"
+	"github.com/seed-215fdefa/lock/zookeeper"
+)
+
+func TestMain(m *testing.M) {
+	storetest.HolderMain(openHolder)
+	flag.Parse()
+	if testing.Short() { // examples cannot skip themselves
+		_ = flag.Set("test.skip", "^Example")
+	}
+	// Tests wait for sessions to end, and for little else.
+	parallel := false
+	flag.Visit(func(f *flag.Flag) { parallel = parallel || f.Name == "test.parallel" })
+	if !parallel {
+		_ = flag.Set("test.parallel", "12")
+	}
+	goleak.VerifyTestMain(testserver.Main{M: m})
+}
+
+const holderTimeout = 6 * time.Second
+
+// openHolder opens the Locker of a process that is to be killed.
+func openHolder(args []string) (lock.Locker, error) {
+	conn, _, err := zk.Connect(args[:1], holderTimeout, zk.WithLogger(silent{}), zk.WithLogInfo(false))
+	if err != nil {
+		return nil, err
+	}
+	return zookeeper.New(conn, zookeeper.WithRoot(args[1]), zookeeper.WithTick(tick), zookeeper.WithSessionTimeout(holderTimeout)), nil
+}
+
+// TestSuite has a root and sessions for each case, on a server that they share, but for
+// those that restart it.
+func TestSuite(t *testing.T) {
+	testserver.NeedServer(t)
+	locktest.Run(t, locktest.Harness{
+		TTL: time.Second,
+		New: func(tb testing.TB) func() lock.Locker {
+			w := worldFor(tb)
+			return func() lock.Locker { return w.open(tb) }
+		},
+		Around: func(t *testing.T, f func(*testing.T)) {
+			t.Parallel()
+			f(t)
+		},
+		Faults: faults(),
+	})
+}
+
+func worldFor(tb testing.TB) world {
+	tb.Helper()
+	switch name := tb.Name(); {
+	case strings.Contains(name, "Restart"):
+		return ownWorld(tb).lasting() // a grant is to outlive the start of a JVM
+	case strings.Contains(name, "KeysAreOpaque/Independent"):
+		return sharedWorld(tb).lasting() // a grant is to outlive those of a great many keys
+	}
+	return sharedWorld(tb)
+}
+
+func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
+	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
+		locktest.Sever:     func(_ testing.TB, l lock.Locker) func() { return l.(*process).proxy.Cut() },
+		locktest.Freeze:    func(_ testing.TB, l lock.Locker) func() { return l.(*process).proxy.Freeze() },
+		locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() { return l.(*process).proxy.HoldReplies() },
+		locktest.LoseWakeup: func(_ testing.TB, l lock.Locker) func() {
+			return l.(*process).proxy.DropReplies(isEvent)
+		},
+		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
+			p := l.(*process)
+			deleteBelow(tb, dial(tb, timeout, p.world.server.Addr()), p.world.root)
+			return nil
+		},
+		locktest.Restart: func(_ testing.TB, l lock.Locker) func() {
+			w := l.(*process).world
+			w.server.Kill()
+			w.server.Start()
+			w.all.reconnect()
+			return nil
+		},
+	}
+}

@@ -1,0 +1,247 @@
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// stand waits until a's node is first in line. start is from before the node was created,
+// and counts only if it was first from then on; zero if that is not known. After any wait
+// the node is verified by a write, whose own start counts: the session may have expired
+// while nobody said so.
+func (a *attempt) stand(ctx context.Context, start time.Time) (lock.Grant, error) {
+	beat := min(a.c.ttl, 5*time.Second) / 3
+	timer := time.NewTimer(beat)
+	defer timer.Stop()
+	look := !a.afterOurs()
+	for {
+		pause := beat
+		if look {
+			first, err := a.look(ctx)
+			if err == nil && first {
+				if start.IsZero() {
+					start, err = a.verify(ctx)
+				}
+				if err == nil {
+					return a.granted(start)
+				}
+			}
+			start = time.Time{}
+			if err != nil {
+				if !isTransient(err) || a.t.over(err) {
+					return lock.Grant{}, err
+				}
+				pause = a.t.wait()
+			} else {
+				a.t = tries{}
+			}
+		}
+		timer.Reset(pause)
+		select {
+		case at := <-a.c.handed:
+			return a.granted(at)
+		case <-a.c.wake:
+			look = true
+			select {
+			case at := <-a.c.handed: // the better news
+				return a.granted(at)
+			default:
+			}
+		case <-timer.C:
+			look = pause < beat || !a.inPlace(ctx)
+		case <-ctx.Done():
+			return lock.Grant{}, a.heldBy(ctx)
+		case <-a.l.done.Done():
+			return lock.Grant{}, lock.ErrClosed
+		}
+	}
+}
+
+// afterOurs makes a wait for the node right in front of it if that is a claim of this
+// Locker: nothing can come between the two, so there is no need to look at the line.
+func (a *attempt) afterOurs() bool {
+	l, c := a.l, a.c
+	if !a.req.Wait || a.req.Waiting != nil && !a.told {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.places[place{c.key, c.node.seq - 1}]
+	if c.phase != waiting || before == nil || before.session != c.session || c.shared && before.shared {
+		return false
+	}
+	l.follow(c, before.place())
+	a.front, a.nobody = before.node, true
+	a.seen.Key = c.key
+	return true
+}
+
+// look reads the line. It reports whether a is first; else a waits for the one in front of
+// it, or is refused if it did not ask to wait.
+func (a *attempt) look(ctx context.Context) (first bool, err error) {
+	l, c := a.l, a.c
+	if err := a.current(); err != nil {
+		return false, err
+	}
+	line, err := l.line(ctx, c.key)
+	if err != nil {
+		return false, err
+	}
+	a.disown(line)
+	front, first, present := ahead(line, c.node)
+	switch {
+	case !present:
+		return false, errGone
+	case first:
+		return true, nil
+	case !a.req.Wait:
+		return false, a.refused(ctx, line)
+	}
+	a.wait(front)
+	a.seen = lock.Record{Key: c.key}
+	if a.req.Waiting != nil && !a.told {
+		if a.seen, err = l.inFront(ctx, c.key, before(line, c.node), false); err != nil {
+			return false, err
+		}
+		a.told = true
+		a.req.Waiting(a.seen)
+	}
+	return false, nil
+}
+
+// before is the part of line in front of n.
+func before(line []node, n node) []node {
+	return line[:max(0, slices.IndexFunc(line, func(m node) bool { return m.name == n.name }))]
+}
+
+// current returns errGone if a's node is of a session that has ended.
+func (a *attempt) current() error {
+	if a.l.conn.SessionID() != a.c.session {
+		return errGone
+	}
+	if undone := a.l.isUndone(a.c); undone {
+		return errUndone
+	}
+	return nil
+}
+
+func (r *registry) isUndone(c *claim) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return c.undone || c.phase == ended
+}
+
+// disown deletes other nodes of a's owner: of a session that has ended and is about to take
+// them with it, or of a request that was given up.
+func (a *attempt) disown(line []node) {
+	for _, n := range line {
+		if n.owner == a.c.owner && n.name != a.c.node.name {
+			a.l.discard(a.l.path(a.c.key, n.name))
+		}
+	}
+}
+
+// wait makes a wait for front: by way of its claim if that is ours, else by a watch.
+func (a *attempt) wait(front node) {
+	l, c := a.l, a.c
+	p := place{c.key, front.seq}
+	l.mu.Lock()
+	ours := l.places[p]
+	if c.phase == waiting {
+		l.follow(c, p)
+	}
+	a.front, a.nobody = front, ours != nil && ours.node.name == front.name
+	l.mu.Unlock()
+	if !a.nobody {
+		l.watch(p, l.path(c.key, front.name))
+	}
+}
+
+// inPlace is the recheck of a waiter that nobody has woken: it reports whether the one in
+// front, and a's own session, are still there.
+func (a *attempt) inPlace(ctx context.Context) bool {
+	if a.current() != nil {
+		return false
+	}
+	exists, err := call(ctx, func() (bool, error) {
+		exists, _, err := a.l.conn.Exists(a.l.path(a.c.key, a.front.name))
+		return exists, err
+	})
+	return err == nil && exists
+}
+
+// verify proves by a write that a's node is there, and so its session. It returns the time
+// before the write was sent. The write also makes the time of the grant the node's mtime.
+func (a *attempt) verify(ctx context.Context) (start time.Time, err error) {
+	l, c := a.l, a.c
+	u := &unit{
+		size: len(c.data),
+		ops:  []any{&zk.SetDataRequest{Path: l.path(c.key, c.node.name), Data: c.data, Version: -1}},
+	}
+	err = l.lane.do(ctx, u)
+	switch {
+	case errors.Is(err, zk.ErrNoNode), err == nil && u.session != 0 && u.session != c.session:
+		return start, errGone
+	case err == nil && u.session == 0:
+		return start, zk.ErrConnectionClosed
+	case err != nil:
+		return start, err
+	}
+	return u.start, nil
+}
+
+// refused takes a's node out of the line, and says who has the lock.
+func (a *attempt) refused(ctx context.Context, line []node) error {
+	l, c := a.l, a.c
+	l.busy.add(c.key)
+	gone := make(chan error, 1)
+	go func() { gone <- l.remove(ctx, c) }()
+	rec, err := l.inFront(ctx, c.key, before(line, c.node), true)
+	if gone := <-gone; gone != nil {
+		err = gone
+	}
+	if err != nil {
+		a.seen = rec
+		a.seen.Key = c.key
+		return err
+	}
+	return &lock.HeldError{Record: rec}
+}
+
+// heldBy is the error of a wait that ctx ended.
+func (a *attempt) heldBy(ctx context.Context) error {
+	if a.seen.Key == "" {
+		return ctx.Err()
+	}
+	if len(a.seen.Holders) == 0 {
+		a.seen = a.l.oursInFront(a.c)
+	}
+	return &lock.HeldError{Record: a.seen, Err: ctx.Err()}
+}
+
+// oursInFront is what is known of the holder without asking: when all in front of c are
+// claims of this Locker.
+func (l *Locker) oursInFront(c *claim) lock.Record {
+	rec := lock.Record{Key: c.key}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for range len(l.claims) {
+		if c = l.places[c.front]; c == nil {
+			return rec
+		}
+		if c.phase == held {
+			rec.Token = c.token
+			rec.Holders = []lock.Holder{{
+				Owner: c.owner, Token: c.token, Shared: c.shared, Held: -1, ExpiresIn: -1, Metadata: decodeData(c.data),
+			}}
+			return rec
+		}
+	}
+	return rec
+}

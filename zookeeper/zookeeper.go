@@ -1,0 +1,332 @@
+// Package zookeeper keeps locks in ZooKeeper 3.5 or newer, a single server or an ensemble.
+//
+//	conn, _, err := zk.Connect(servers, 10*time.Second)
+//	client := lock.New(zookeeper.New(conn, zookeeper.WithSessionTimeout(10*time.Second)))
+//
+// A lock is a container node with one ephemeral sequential node for each holder and waiter.
+// Tokens are the czxid of that node, the number of the transaction that created it: they
+// rise for as long as the ensemble lives, whatever happens to the nodes.
+//
+// # The session is the lease
+//
+// A dead process keeps its locks until the server expires its session, so
+// [WithSessionTimeout] must say how long that takes. Request.TTL is honoured up to
+// [Locker.MaxTTL], two thirds of the session timeout less a tick; a longer one is granted
+// as that much, and is to be renewed in that time. A shorter one ends a grant that a living
+// process does not renew, since the Locker then deletes the node; if the process dies the
+// key passes with its session all the same. So a short session timeout, and not a short
+// TTL, makes keys of dead holders pass soon.
+//
+// The rest of the session timeout is not ours to grant. A server that is not the leader
+// tells the leader twice a tick which sessions live, and a write by way of it does not: if
+// it is cut off, the session's time runs since the last of the pings, which the client
+// sends at each third of the timeout, that had been told before.
+//
+// # What it survives
+//
+// A write is on the disks of a majority before it is acknowledged: grants and tokens
+// survive the restart of a server and the loss of a minority, the leader included, as
+// long as the client finds another server within the session timeout. Renewals are
+// writes, so a server that is cut off from its leader, and does not know it yet, cannot
+// prolong a lease by answering pings. When the session expires all its grants are lost,
+// Request.Lost is called, waiters stand in line anew, and the Locker goes on with the new
+// session that the client makes.
+//
+// # What breaks it
+//
+// A session timeout that is shorter than [WithSessionTimeout] says, as after a
+// zk.Connect with a longer one than the server's maxSessionTimeout; a server without
+// forceSync that loses power; a restored backup, which sets tokens back as well; a leader,
+// or the client's own process, that stands still for long and then loses its connection at
+// once. A token tells a late holder apart: write to fenced resources ([Fence] for nodes).
+//
+// # Waiting and cost
+//
+// Waiters stand in line in the order of arrival, and each watches the one in front of it
+// only. Within one Locker a release hands over in its own round trip; among several the
+// next waiter gets the event, looks at the line and verifies its node by a write. A lost
+// event costs a look at each third of min(TTL, 5 s).
+//
+// An uncontended acquire is one write, and so are a release and a renewal; a key that this
+// Locker has not used lately costs one more, for its container. Concurrent calls of a
+// Locker share writes. ZooKeeper removes containers that are empty, by the minute.
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+var (
+	_ lock.Locker = (*Locker)(nil)
+	_ lock.Admin  = (*Locker)(nil)
+)
+
+// Locker keeps locks in ZooKeeper. It is safe for concurrent use. Close it before its
+// connection.
+type Locker struct {
+	conn    *zk.Conn
+	root    string
+	acl     []zk.ACL
+	timeout time.Duration // the session's
+	tick    time.Duration // the server's
+	err     error         // of an option; returned by every call
+
+	lane     *lane
+	parents  parents
+	busy     *busy
+	keeper   keeper
+	begin    sync.Once // starts what watches the session
+	done     context.Context
+	shutDown context.CancelFunc
+
+	registry
+}
+
+// Option sets up a [Locker].
+type Option func(*Locker) error
+
+// WithSessionTimeout says what the session timeout of the connection is. It must be given,
+// since zk.Conn does not tell it: the timeout passed to zk.Connect, within the server's
+// minSessionTimeout and maxSessionTimeout (by default 2 and 20 ticks, 4 s and 40 s). One
+// that is shorter than the real one is safe, and costs renewals.
+func WithSessionTimeout(d time.Duration) Option {
+	return func(l *Locker) error {
+		if d <= 0 {
+			return fmt.Errorf("%w: zookeeper: session timeout %v: must be positive", lock.ErrInvalid, d)
+		}
+		l.timeout = d
+		return nil
+	}
+}
+
+// WithTick says what the server's tickTime is. Default 2 s, as in the configuration that
+// ZooKeeper comes with.
+func WithTick(d time.Duration) Option {
+	return func(l *Locker) error {
+		if d <= 0 {
+			return fmt.Errorf("%w: zookeeper: tick %v: must be positive", lock.ErrInvalid, d)
+		}
+		l.tick = d
+		return nil
+	}
+}
+
+// WithRoot sets the node below which all locks are. Default "/lock". It is created, with
+// what is above it, where it is missing. Lockers with the same root share their locks.
+func WithRoot(path string) Option {
+	return func(l *Locker) error {
+		l.root = path
+		return checkRoot(path)
+	}
+}
+
+// WithACL sets the access control list of all nodes that the Locker creates. Default
+// zk.WorldACL(zk.PermAll). It must allow the connection to create, read, write and delete.
+func WithACL(acl ...zk.ACL) Option {
+	return func(l *Locker) error {
+		if len(acl) == 0 {
+			return fmt.Errorf("%w: zookeeper: ACL is empty: nobody could use the nodes", lock.ErrInvalid)
+		}
+		l.acl = append([]zk.ACL(nil), acl...)
+		return nil
+	}
+}
+
+// New returns a Locker on conn, doing no I/O. A nil connection, a bad option, or none that
+// says the session timeout, is an error that every call returns. conn stays the caller's
+// to close. It may be used for other things, but two Lockers on one connection are one
+// process to the server: what keeps one of them alive keeps the other.
+func New(conn *zk.Conn, opts ...Option) *Locker {
+	l := &Locker{conn: conn, root: "/lock", acl: zk.WorldACL(zk.PermAll), tick: 2 * time.Second}
+	l.err = l.setUp(opts)
+	l.lane = &lane{conn: conn}
+	l.busy = newBusy()
+	l.keeper.l = l
+	l.prepare()
+	l.done, l.shutDown = context.WithCancel(context.Background())
+	return l
+}
+
+// apply applies opts to a Locker that has a connection, or should.
+func (l *Locker) apply(opts []Option) error {
+	for _, o := range opts {
+		if o == nil {
+			return fmt.Errorf("%w: zookeeper: option is nil", lock.ErrInvalid)
+		}
+		if err := o(l); err != nil {
+			return err
+		}
+	}
+	if l.conn == nil {
+		return fmt.Errorf("%w: zookeeper: connection is nil", lock.ErrInvalid)
+	}
+	return nil
+}
+
+func (l *Locker) setUp(opts []Option) error {
+	if err := l.apply(opts); err != nil {
+		return err
+	}
+	switch {
+	case l.timeout == 0:
+		return fmt.Errorf("%w: zookeeper: WithSessionTimeout is missing: it must say what was passed to zk.Connect", lock.ErrInvalid)
+	case l.MaxTTL() < minTTL:
+		return fmt.Errorf("%w: zookeeper: session timeout %v with a tick of %v leaves no TTL: two thirds of it must be more than a tick",
+			lock.ErrInvalid, l.timeout, l.tick)
+	}
+	return nil
+}
+
+func checkRoot(path string) error {
+	if !strings.HasPrefix(path, "/") || path == "/" {
+		return fmt.Errorf("%w: zookeeper: root %q: must begin with a slash and have a name", lock.ErrInvalid, path)
+	}
+	for name := range strings.SplitSeq(path[1:], "/") {
+		if name == "" || name == "." || name == ".." || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }) {
+			return fmt.Errorf("%w: zookeeper: root %q: name %q: must be printable ASCII, and no dots alone", lock.ErrInvalid, path, name)
+		}
+	}
+	return nil
+}
+
+const minTTL = 10 * time.Millisecond
+
+// MaxTTL is the longest TTL that is granted: two thirds of the session timeout, less a tick.
+func (l *Locker) MaxTTL() time.Duration { return l.timeout*2/3 - l.tick }
+
+// Capabilities implements [lock.Locker].
+func (l *Locker) Capabilities() lock.Capabilities {
+	return lock.Capabilities{
+		Store: "zookeeper", Shared: true, FIFO: true, Push: true, EarlyLoss: true,
+		MinTTL: minTTL,
+		// The session of a process that dies expires at the first tick after its timeout,
+		// counted by the leader from when another server has told it of the last ping.
+		ExpirySlack: l.timeout + 2*l.tick,
+		TokenSurvives: lock.SurvivesRelease | lock.SurvivesExpiry | lock.SurvivesRecordLoss |
+			lock.SurvivesRestart | lock.SurvivesFailover,
+		HoldSurvives: lock.SurvivesRelease | lock.SurvivesExpiry | lock.SurvivesRestart | lock.SurvivesFailover,
+	}
+}
+
+// Acquire implements [lock.Locker]. See the package's documentation for what a TTL gets.
+func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
+		return lock.Grant{}, err
+	}
+	if err := l.ready(ctx); err != nil {
+		return lock.Grant{}, err
+	}
+	l.begin.Do(func() { go l.watchSession() })
+	if !req.Wait && l.busy.has(req.Key) {
+		rec, err := l.glance(ctx, req)
+		switch {
+		case err != nil && !isTransient(err):
+			return lock.Grant{}, wrap(err)
+		case err == nil && len(rec.Holders) > 0:
+			return lock.Grant{}, &lock.HeldError{Record: rec}
+		}
+	}
+	a, err := l.enroll(req)
+	if err != nil {
+		return lock.Grant{}, err
+	}
+	g, err := a.run(ctx)
+	if err != nil {
+		l.abandon(a.c)
+		return lock.Grant{}, wrap(err)
+	}
+	return g, nil
+}
+
+// Renew implements [lock.Locker]. It must be called on the Locker that has acquired, whose
+// session has the grant.
+func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+	if err := l.check(ctx, g); err != nil {
+		return lock.Grant{}, err
+	}
+	if g.TTL <= 0 {
+		return lock.Grant{}, fmt.Errorf("%w: TTL %v: must be positive", lock.ErrInvalid, g.TTL)
+	}
+	c, ok := l.holder(g)
+	if !ok {
+		return lock.Grant{}, wrap(l.notMine(ctx, g))
+	}
+	for t := (tries{}); ; {
+		u := &unit{ops: []any{&zk.CheckVersionRequest{Path: c.path, Version: -1}}}
+		err := l.lane.do(ctx, u)
+		switch {
+		case err == nil && u.session == c.session:
+			g.TTL, g.Start = min(g.TTL, l.MaxTTL()), u.start
+			if !l.prolong(c.claim, g) {
+				return lock.Grant{}, &lock.LostError{Reason: lock.Expired, Token: g.Token}
+			}
+			return g, nil
+		case err == nil, isUnknown(err), errors.Is(err, zk.ErrSessionExpired):
+			if l.conn.SessionID() != c.session {
+				l.end(c.claim)
+				return lock.Grant{}, &lock.LostError{Reason: lock.Expired, Token: g.Token}
+			}
+			if err := t.pause(ctx, l.done, err); err != nil {
+				return lock.Grant{}, wrap(err)
+			}
+		case errors.Is(err, zk.ErrNoNode):
+			l.end(c.claim)
+			return lock.Grant{}, &lock.LostError{Reason: lock.Forced, Token: g.Token}
+		default:
+			return lock.Grant{}, wrap(err)
+		}
+	}
+}
+
+// Release implements [lock.Locker].
+func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
+	if err := l.check(ctx, g); err != nil {
+		return err
+	}
+	if g.Token == 0 {
+		return wrap(l.undo(ctx, g.Key, g.Owner))
+	}
+	c, ok := l.letGo(g)
+	if !ok {
+		return wrap(l.releaseOther(ctx, g))
+	}
+	return wrap(l.release(ctx, c))
+}
+
+// check is what every call but Acquire does first.
+func (l *Locker) check(ctx context.Context, g lock.Grant) error {
+	if err := lock.CheckKey(g.Key); err != nil {
+		return err
+	}
+	if g.Owner == "" {
+		return fmt.Errorf("%w: grant of %q has no owner", lock.ErrInvalid, g.Key)
+	}
+	return l.ready(ctx)
+}
+
+func (l *Locker) ready(ctx context.Context) error {
+	switch {
+	case l.err != nil:
+		return l.err
+	case l.done.Err() != nil:
+		return lock.ErrClosed
+	}
+	return ctx.Err()
+}
+
+// Close ends this Locker's waits with ErrClosed. It leaves the connection alone, and the
+// grants: those end with their TTL, or with the session if that is sooner. It is
+// idempotent and waits for no server.
+func (l *Locker) Close() error {
+	l.shutDown()
+	return nil
+}
