@@ -1,0 +1,243 @@
+package dynamo
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// acquisition is one Acquire: one grant, however many writes it takes.
+//
+// The first write is blind: its condition is that the lock is free, and that its token is
+// above all before. If that fails the old item says why, and the next write, if there is
+// one, is made for that item.
+//
+// After a write of unknown outcome each further one is on condition that the item still is
+// what was read since. So of all that were sent no more than one takes effect: a blind one
+// that comes late finds a token that is not below its own, an informed one another item.
+type acquisition struct {
+	l         *Locker
+	req       lock.Request
+	sent      map[lock.Token]moment // what may have been granted, and when it was sent
+	doubt     bool                  // the outcome of a write is unknown
+	token     lock.Token            // the highest asked for
+	seen      map[string]sighting
+	last      lock.Record // as of the last refusal
+	intended  int64       // until when an intent makes readers hold back, as far as is known
+	announced bool        // an intent of this writer may be there
+}
+
+// sighting is a holder's expiry, and since when it has been seen unchanged. It is kept by
+// the monotonic clock, for holders whose expiry was stamped by a clock gone wrong.
+type sighting struct {
+	expiry int64
+	since  time.Time
+}
+
+func (l *Locker) acquisition(req lock.Request) *acquisition {
+	req.Metadata = maps.Clone(req.Metadata)
+	return &acquisition{l: l, req: req, sent: make(map[lock.Token]moment, 1)}
+}
+
+// try asks for the lock, beginning with a blind write, or with a read that costs less if
+// the lock is likely to be held. It returns a *HeldError when it is.
+func (a *acquisition) try(ctx context.Context, look bool) (g lock.Grant, err error) {
+	limit := attemptLimit(a.req.TTL)
+	err = a.l.repeat(ctx, func(ctx context.Context) error {
+		var it *item
+		if look || a.doubt {
+			if it, err = a.l.read(ctx, a.req.Key, a.doubt, limit); err != nil {
+				return err
+			}
+		}
+		g, err = a.negotiate(ctx, it, limit)
+		return err
+	})
+	return g, err
+}
+
+// negotiate writes until one write is granted, or an item shows that the lock is held.
+// it may be nil: nothing is known.
+func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Duration) (lock.Grant, error) {
+	if it != nil {
+		if g, ok := a.own(it); ok {
+			return g, nil
+		}
+	}
+	for {
+		m, err := a.l.now(ctx)
+		if err != nil {
+			return lock.Grant{}, err
+		}
+		if it != nil {
+			if held := a.blocked(it, m); held != nil {
+				return lock.Grant{}, held
+			}
+		}
+		u := a.compose(it, m)
+		a.sent[a.token] = m
+		at, old, err := a.l.write(ctx, a.req.Key, u, limit)
+		switch {
+		case err != nil:
+			if throttled(err) {
+				delete(a.sent, a.token)
+			} else {
+				a.doubt = true
+			}
+			return lock.Grant{}, err
+		case old != nil:
+			if g, ok := a.own(old); ok {
+				return g, nil
+			}
+			delete(a.sent, a.token)
+			it = old
+		case m.off(at.came, at.date):
+			if it, err = a.withdraw(ctx, limit); err != nil {
+				return lock.Grant{}, err
+			}
+		default:
+			return a.grant(a.token, m), nil
+		}
+	}
+}
+
+func (a *acquisition) grant(token lock.Token, m moment) lock.Grant {
+	return lock.Grant{
+		Key: a.req.Key, Owner: a.req.Owner, Token: token, TTL: a.req.TTL, Start: m.local, Shared: a.req.Shared,
+	}
+}
+
+// own finds the grant of a write whose reply was lost. Its Start is from before that write.
+func (a *acquisition) own(it *item) (lock.Grant, bool) {
+	h := it.of(a.req.Owner)
+	if h == nil || h.shared != a.req.Shared {
+		return lock.Grant{}, false
+	}
+	m, ok := a.sent[h.token]
+	return a.grant(h.token, m), ok
+}
+
+// blocked says who is in the way, or nil if nobody is.
+func (a *acquisition) blocked(it *item, m moment) error {
+	live := it.writer != nil && !a.over(*it.writer, m)
+	if a.req.Shared {
+		live = live || it.intent.until >= m.upper
+	} else {
+		for _, r := range it.readers {
+			live = !a.over(r, m) || live
+		}
+	}
+	if !live {
+		return nil
+	}
+	a.last = it.record(a.req.Key, m)
+	return &lock.HeldError{Record: a.last}
+}
+
+// over tells whether a holder's lease is over: by DynamoDB's clock, or since it has not
+// been renewed for all of its length by this machine's monotonic clock.
+func (a *acquisition) over(h holder, m moment) bool {
+	if m.over(h.expiry) {
+		return true
+	}
+	s, ok := a.seen[h.owner]
+	if !ok || s.expiry != h.expiry {
+		if a.seen == nil {
+			a.seen = make(map[string]sighting)
+		}
+		a.seen[h.owner] = sighting{h.expiry, m.local}
+		return false
+	}
+	return m.local.Sub(s.since) > h.lease+h.lease/drift+hostSkew
+}
+
+// compose makes the write for an item that does not block, or for one that is not known.
+// The token is DynamoDB's time, or one more than the last if that is not less.
+func (a *acquisition) compose(it *item, m moment) *update {
+	a.token = max(lock.Token(m.lower), a.token+1)
+	if it != nil {
+		a.token = max(a.token, it.barrier()+1)
+	}
+	u := newUpdate()
+	informed := a.informed(it)
+	if informed {
+		u.as(it)
+	} else {
+		u.only("(attribute_not_exists(" + u.name(attrKey) + ") OR " +
+			u.name(attrOpen) + " < " + u.value(num(a.token)) + ")")
+	}
+	if a.req.Shared {
+		a.composeReader(it, m, u, informed)
+	} else {
+		a.composeWriter(m, u, informed)
+	}
+	return u
+}
+
+// informed tells whether the write depends on the item as it was read: if somebody whose
+// lease is over must make way, or the outcome of an earlier write is unknown.
+func (a *acquisition) informed(it *item) bool {
+	return it != nil && (a.doubt || it.writer != nil || !a.req.Shared && len(it.readers) > 0)
+}
+
+// composeWriter replaces the whole item: what it had belongs to nobody any more.
+func (a *acquisition) composeWriter(m moment, u *update, informed bool) {
+	if !informed {
+		u.absent(attrReaders)
+	}
+	u.item = a.holder(m)
+	u.item[attrHolder] = identity(a.token, a.req.Owner)
+}
+
+func (a *acquisition) composeReader(it *item, m moment, u *update, informed bool) {
+	if !informed {
+		u.absentOrLess(attrIntent, str(intent{until: m.upper}.String()))
+	}
+	token := u.value(num(a.token))
+	u.sets = append(u.sets, u.name(attrToken)+" = "+token, u.name(attrOpen)+" = "+token)
+	u.touch()
+	u.set(readerPrefix+a.req.Owner, &types.AttributeValueMemberM{Value: a.holder(m)})
+	u.adds = append(u.adds, u.name(attrReaders)+" "+u.value(set(a.req.Owner)))
+	if it != nil && it.writer != nil {
+		u.remove(attrHolder)
+	}
+}
+
+// holder has the attributes that writers and readers have alike.
+func (a *acquisition) holder(m moment) map[string]types.AttributeValue {
+	ttl := micros(a.req.TTL)
+	return map[string]types.AttributeValue{
+		attrToken:  num(a.token),
+		attrExpiry: num(m.upper + ttl),
+		attrInfo:   str(info{m.lower, ttl, a.req.Metadata}.String()),
+	}
+}
+
+// withdraw takes back the last grant, whose expiry comes too early, and returns what is
+// there then. Until it has done so the outcome counts as unknown.
+func (a *acquisition) withdraw(ctx context.Context, limit time.Duration) (*item, error) {
+	a.doubt = true
+	it, err := a.l.read(ctx, a.req.Key, true, limit)
+	if err != nil {
+		return nil, err
+	}
+	if h := it.of(a.req.Owner); h != nil && h.token == a.token {
+		u := newUpdate()
+		u.as(it)
+		u.removeHolder(*h)
+		if _, _, err := a.l.write(ctx, a.req.Key, u, limit); err != nil {
+			return nil, err
+		}
+		if it, err = a.l.read(ctx, a.req.Key, true, limit); err != nil {
+			return nil, err
+		}
+	}
+	delete(a.sent, a.token)
+	return it, nil
+}
+
+func micros(d time.Duration) int64 { return int64((d + time.Microsecond - 1) / time.Microsecond) }

@@ -1,0 +1,249 @@
+package dynamo
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/smithy-go/middleware"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// Inspect implements [lock.Locker]. It is one consistent read. Where it cannot tell whether
+// a lease is over, in its last second or the one after it, it looks again when it can, so
+// that nobody sees a holder whose end another has seen. It knows no waiters.
+func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
+	if err := lock.CheckKey(key); err != nil {
+		return lock.Record{}, err
+	}
+	if err := l.ready(ctx); err != nil {
+		return lock.Record{}, err
+	}
+	it, m, err := l.look(ctx, key)
+	if err != nil {
+		return lock.Record{}, err
+	}
+	if left := it.unsure(m); left > 0 {
+		if err := l.sleep(ctx, left); err != nil {
+			return lock.Record{}, err
+		}
+		if it, m, err = l.look(ctx, key); err != nil {
+			return lock.Record{}, err
+		}
+	}
+	return it.record(key, m), nil
+}
+
+// look reads an item, and the clock.
+func (l *Locker) look(ctx context.Context, key string) (it *item, m moment, err error) {
+	err = l.repeat(ctx, func(ctx context.Context) (err error) {
+		if it, err = l.read(ctx, key, true, maxAttempt); err == nil {
+			m, err = l.now(ctx)
+		}
+		return err
+	})
+	return it, m, err
+}
+
+// ForceRelease implements [lock.Admin]. It is a read and a write. The holder learns it at
+// its next renewal.
+func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
+	if err := l.check(ctx, lock.Grant{Key: key, Owner: owner}); err != nil {
+		return err
+	}
+	doubt := false
+	err := l.repeat(ctx, func(ctx context.Context) error {
+		it, err := l.read(ctx, key, true, maxAttempt)
+		for err == nil && it != nil {
+			var m moment
+			if m, err = l.now(ctx); err != nil {
+				break
+			}
+			h := it.of(owner)
+			switch {
+			case h == nil && doubt && it.forced == owner:
+				return nil // by a write whose reply was lost
+			case h == nil || m.over(h.expiry):
+				return &lock.LostError{}
+			}
+			u := newUpdate()
+			u.as(it)
+			u.set(attrForced, str(owner))
+			u.removeHolder(*h)
+			_, it, err = l.write(ctx, key, u, maxAttempt)
+			doubt = doubt || err != nil
+		}
+		return err
+	})
+	if err == nil {
+		l.lines.released(key)
+	}
+	return err
+}
+
+// List implements [lock.Admin]. It scans the table, which costs a read unit for each 4 KiB
+// of all its items: it is for people, not for programs.
+func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
+	return func(yield func(lock.Record, error) bool) {
+		if err := l.ready(ctx); err != nil {
+			yield(lock.Record{}, err)
+			return
+		}
+		filter := "(attribute_exists(#holder) OR attribute_exists(#readers))"
+		names := map[string]string{"#holder": attrHolder, "#readers": attrReaders}
+		for page, err := range l.scan(ctx, prefix, filter, names, nil) {
+			if err != nil {
+				yield(lock.Record{}, err)
+				return
+			}
+			for key, it := range page.items {
+				rec := it.record(key, page.m)
+				if len(rec.Holders) > 0 && !yield(rec, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Sweep deletes the items of keys that begin with prefix and that nobody has held for
+// idle, which must be at least an hour, and returns how many. Items stay otherwise, one
+// for each key that was ever locked. Tokens rise all the same, since they are of
+// DynamoDB's time. It scans the table like List, and costs a write for each item.
+func (l *Locker) Sweep(ctx context.Context, prefix string, idle time.Duration) (deleted int, err error) {
+	if idle < time.Hour {
+		return 0, fmt.Errorf("%w: idle time %v: must be at least 1h", lock.ErrInvalid, idle)
+	}
+	if err := l.ready(ctx); err != nil {
+		return 0, err
+	}
+	m, err := l.now(ctx)
+	if err != nil {
+		return 0, err
+	}
+	filter := "#open < :old AND attribute_not_exists(#readers)"
+	names := map[string]string{"#open": attrOpen, "#readers": attrReaders}
+	values := map[string]types.AttributeValue{":old": num(max(m.lower-micros(idle), 0))}
+	for page, err := range l.scan(ctx, prefix, filter, names, values) {
+		if err != nil {
+			return deleted, err
+		}
+		for key := range page.items {
+			gone, err := l.remove(ctx, key, filter, names, values)
+			if err != nil {
+				return deleted, err
+			}
+			if gone {
+				deleted++
+			}
+		}
+	}
+	return deleted, nil
+}
+
+// remove deletes an item unless it has been used since it was seen.
+func (l *Locker) remove(ctx context.Context, key, condition string,
+	names map[string]string, values map[string]types.AttributeValue,
+) (gone bool, err error) {
+	err = l.repeat(ctx, func(ctx context.Context) error {
+		_, err := l.attempt(ctx, maxAttempt, func(ctx context.Context) (middleware.Metadata, error) {
+			out, err := l.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{
+				TableName: &l.table, Key: l.primary(key), ConditionExpression: &condition,
+				ExpressionAttributeNames: names, ExpressionAttributeValues: values,
+			}, once)
+			if err != nil {
+				return middleware.Metadata{}, err
+			}
+			return out.ResultMetadata, nil
+		})
+		_, used := refused(err)
+		if used {
+			err = nil
+		}
+		gone = err == nil && !used
+		return err
+	})
+	return gone, err
+}
+
+// page is a part of a scan.
+type page struct {
+	items map[string]*item
+	m     moment
+}
+
+// scan yields the items of keys that begin with prefix and pass the filter.
+func (l *Locker) scan(ctx context.Context, prefix, filter string,
+	names map[string]string, values map[string]types.AttributeValue,
+) iter.Seq2[page, error] {
+	names, values = maps.Clone(names), maps.Clone(values)
+	if begin := validPart(l.prefix + prefix); begin != "" {
+		filter = "begins_with(#key, :prefix) AND " + filter
+		names["#key"] = attrKey
+		if values == nil {
+			values = make(map[string]types.AttributeValue)
+		}
+		values[":prefix"] = str(begin)
+	}
+	in := &dynamodb.ScanInput{
+		TableName: &l.table, ConsistentRead: aws.Bool(true), FilterExpression: &filter,
+		ExpressionAttributeNames: names, ExpressionAttributeValues: values,
+	}
+	return func(yield func(page, error) bool) {
+		for {
+			p := page{items: make(map[string]*item)}
+			err := l.repeat(ctx, func(ctx context.Context) error { return l.scanPage(ctx, in, prefix, p.items) })
+			if err == nil {
+				p.m, err = l.now(ctx)
+			}
+			if !yield(p, err) || err != nil || in.ExclusiveStartKey == nil {
+				return
+			}
+		}
+	}
+}
+
+// validPart is s without an incomplete character at its end, which JSON cannot hold. What
+// it lets through too much is sorted out here.
+func validPart(s string) string {
+	for !utf8.ValidString(s) {
+		s = s[:len(s)-1]
+	}
+	return s
+}
+
+// scanPage reads one page, and makes in that of the next.
+func (l *Locker) scanPage(ctx context.Context, in *dynamodb.ScanInput, prefix string, items map[string]*item) error {
+	var out *dynamodb.ScanOutput
+	_, err := l.attempt(ctx, maxAttempt, func(ctx context.Context) (_ middleware.Metadata, err error) {
+		if out, err = l.api.Scan(ctx, in, once); err != nil {
+			return middleware.Metadata{}, err
+		}
+		return out.ResultMetadata, nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, attrs := range out.Items {
+		name, _ := attrs[attrKey].(*types.AttributeValueMemberS)
+		if name == nil || !strings.HasPrefix(name.Value, l.prefix+prefix) {
+			continue
+		}
+		key := strings.TrimPrefix(name.Value, l.prefix)
+		it, err := parse(key, attrs)
+		if err != nil {
+			return err
+		}
+		items[key] = it
+	}
+	in.ExclusiveStartKey = out.LastEvaluatedKey
+	return nil
+}

@@ -1,0 +1,331 @@
+package dynamo_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/dynamo"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+)
+
+// TestFrozenServer freezes the server right after an acquire: the lease is over before the
+// store's own expiry.
+func TestFrozenServer(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	storetest.FrozenServer(t, w.open(t), w.open(t), 6*time.Second, w.server.Pause, w.server.Resume)
+}
+
+// TestFrozenServerCancel: every method returns when its ctx ends, and Close at once.
+func TestFrozenServerCancel(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	p, fence := w.open(t), dynamo.NewFence(w.db)
+	waits := storetest.Waits(t, p, storetest.Request(storetest.Acquire(t, p, storetest.Request("held")).Key))
+	w.server.Pause()
+	calls := everyCall(p.Locker)
+	calls["Fence.Get"] = func(ctx context.Context) error {
+		_, err := fence.Get(ctx, 1, w.table, w.primary("k"))
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	results := make(chan error, len(calls))
+	for name, call := range calls {
+		go func() {
+			if err := call(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				results <- errors.Join(errors.New(name), err)
+				return
+			}
+			results <- nil
+		}()
+	}
+	for range calls {
+		select {
+		case err := <-results:
+			require.NoError(t, err)
+		case <-time.After(storetest.Patience):
+			require.FailNow(t, "a method hangs past its ctx")
+		}
+	}
+	require.NoError(t, p.Close())
+	waits.End(t)
+	require.ErrorIs(t, waits.Err, lock.ErrClosed)
+}
+
+// TestKilledHolder: a first try gets what a killed process held.
+func TestKilledHolder(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	storetest.KilledHolder(t, w.open(t), 2*time.Second, w.server.Addr(), w.table, w.prefix)
+}
+
+// TestFirstTryOfANewProcess: one that has never heard of the lock or of DynamoDB's time
+// takes over from a dead holder by its first call.
+func TestFirstTryOfANewProcess(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		dead := w.open(t)
+		g := storetest.Acquire(t, dead, mode(storetest.Lasting(storetest.Request("k"), time.Second)))
+		time.Sleep(time.Until(g.Start.Add(g.TTL + dead.Capabilities().ExpirySlack)))
+		next := storetest.Acquire(t, w.start(t), storetest.Request("k"))
+		require.Greater(t, next.Token, g.Token)
+		require.Equal(t, lock.Taken, storetest.Lost(t, dead.Release(storetest.Bounded(t), g)))
+		_, err := dead.Renew(storetest.Bounded(t), g)
+		require.Equal(t, lock.Taken, storetest.Lost(t, err))
+	})
+}
+
+// TestExpiredGrantIsLostToItsHolder, though nobody has taken the lock since: another may be
+// about to.
+func TestExpiredGrantIsLostToItsHolder(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, other := w.open(t), w.open(t)
+		g := storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("k"), 500*time.Millisecond)))
+		storetest.Eventually(t, "its end", func() bool { return len(storetest.Inspect(t, other, "k").Holders) == 0 })
+		_, err := p.Renew(storetest.Bounded(t), g)
+		require.Equal(t, lock.Expired, storetest.Lost(t, err))
+		require.Equal(t, lock.Expired, storetest.Lost(t, p.Release(storetest.Bounded(t), g)))
+	})
+}
+
+// TestWriterAmongReaders: readers that come and go all the time do not keep a writer out.
+func TestWriterAmongReaders(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	ctx, cancel := context.WithCancel(storetest.Bounded(t))
+	done := make(chan struct{}, 3)
+	for range 3 {
+		p := w.open(t)
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for ctx.Err() == nil {
+				req := storetest.Shared(storetest.Request("k"))
+				req.Wait = true
+				g, err := p.Acquire(ctx, req)
+				if err != nil {
+					continue
+				}
+				time.Sleep(300 * time.Millisecond) // they overlap
+				_ = p.Release(context.WithoutCancel(ctx), g)
+			}
+		}()
+	}
+	writer := w.open(t)
+	storetest.Eventually(t, "readers", func() bool { return len(storetest.Inspect(t, writer, "k").Holders) > 1 })
+	g := storetest.Await(t, writer, storetest.Request("k"))
+	require.NotContains(t, w.items(t)["k"], "intent")
+	storetest.Release(t, writer, g)
+	cancel()
+	for range 3 {
+		<-done
+	}
+}
+
+// TestIntentEnds: of a writer that has left, at once; of one that died, after its heartbeat.
+func TestIntentEnds(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	reader, writer := w.open(t), w.open(t)
+	storetest.Acquire(t, reader, storetest.Shared(storetest.Request("k")))
+	wait := func() *storetest.Waiting {
+		waits := storetest.Waits(t, writer, storetest.Lasting(storetest.Request("k"), 2*time.Second))
+		storetest.Eventually(t, "the intent", func() bool { return w.items(t)["k"]["intent"] != nil })
+		storetest.Refused(t, reader, storetest.Shared(storetest.Request("k")))
+		return waits
+	}
+	left := wait()
+	left.Cancel()
+	left.End(t)
+	storetest.Release(t, writer, lock.Grant{Key: "k", Owner: left.Owner})
+	storetest.Acquire(t, reader, storetest.Shared(storetest.Request("k")))
+
+	wait()
+	writer.net.Cut()
+	at := time.Now()
+	storetest.Await(t, reader, storetest.Shared(storetest.Request("k")))
+	require.Less(t, time.Since(at), storetest.Patience/2)
+}
+
+// TestDeadReaders are taken away by a living one who leaves, although there is always one.
+func TestDeadReaders(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.open(t)
+	var last lock.Grant
+	for range 5 {
+		last = storetest.Acquire(t, p, storetest.Shared(storetest.Lasting(storetest.Request("k"), 500*time.Millisecond)))
+	}
+	stays := storetest.Acquire(t, p, storetest.Shared(storetest.Request("k")))
+	goes := storetest.Acquire(t, p, storetest.Shared(storetest.Request("k")))
+	time.Sleep(time.Until(last.Start.Add(last.TTL + p.Capabilities().ExpirySlack)))
+	storetest.Release(t, p, goes)
+	require.Contains(t, w.items(t)["k"], "reader:"+stays.Owner)
+	require.NotContains(t, w.items(t)["k"], "reader:"+last.Owner)
+	storetest.Holds(t, p, stays)
+	storetest.Release(t, p, stays)
+	require.NotContains(t, w.items(t)["k"], "readers")
+}
+
+// TestForced: a holder whose grant was forced is told so.
+func TestForced(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		p := sharedWorld(t).open(t)
+		g := storetest.Acquire(t, p, mode(storetest.Request("k")))
+		require.NoError(t, p.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+		_, err := p.Renew(storetest.Bounded(t), g)
+		require.Equal(t, lock.Forced, storetest.Lost(t, err))
+		require.ErrorIs(t, p.ForceRelease(storetest.Bounded(t), "k", g.Owner), lock.ErrLost)
+	})
+}
+
+// TestSweep deletes what nobody has used for long, and tokens rise all the same.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.open(t)
+	var tokens []lock.Token
+	for _, key := range []string{"old 1", "old 2", "other", "old held"} {
+		g := storetest.Acquire(t, p, storetest.Request(key))
+		tokens = append(tokens, g.Token)
+		if key != "old held" {
+			storetest.Release(t, p, g)
+		}
+	}
+	n, err := p.Sweep(storetest.Bounded(t), "old", time.Hour)
+	require.NoError(t, err)
+	require.Zero(t, n, "nothing is that old")
+
+	later := w.start(t)
+	later.http.shift(always(2 * time.Hour))
+	n, err = later.Sweep(storetest.Bounded(t), "old", time.Hour)
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	require.Len(t, w.items(t), 2)
+	require.Contains(t, w.items(t), "old held")
+	time.Sleep(1500 * time.Millisecond)
+	require.Greater(t, storetest.Acquire(t, p, storetest.Request("old 1")).Token, tokens[0])
+
+	_, err = p.Sweep(storetest.Bounded(t), "", time.Minute)
+	require.ErrorIs(t, err, lock.ErrInvalid)
+}
+
+// TestForeignItem: what this package did not write is left alone, and told of.
+func TestForeignItem(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.open(t)
+	it := w.primary("k")
+	it["holder"] = w.primary("somebody")["key"]
+	w.put(t, it)
+	_, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
+	require.ErrorContains(t, err, "no lock")
+	_, err = p.Inspect(storetest.Bounded(t), "k")
+	require.ErrorContains(t, err, "no lock")
+	require.Equal(t, it, w.items(t)["k"])
+}
+
+// everyCall has a call of each method of a Locker, for a key that nobody holds.
+func everyCall(l *dynamo.Locker) map[string]func(context.Context) error {
+	g := lock.Grant{Key: "k", Owner: "o", Token: 1, TTL: time.Second, Start: time.Now()}
+	reader := g
+	reader.Shared = true
+	acquire := func(req lock.Request) func(context.Context) error {
+		return func(ctx context.Context) error { _, err := l.Acquire(ctx, req); return err }
+	}
+	wait := storetest.Request("k")
+	wait.Wait = true
+	return map[string]func(context.Context) error{
+		"Acquire":        acquire(storetest.Request("k")),
+		"Acquire Shared": acquire(storetest.Shared(storetest.Request("k"))),
+		"Acquire Wait":   acquire(wait),
+		"Renew":          func(ctx context.Context) error { _, err := l.Renew(ctx, g); return err },
+		"Renew Shared":   func(ctx context.Context) error { _, err := l.Renew(ctx, reader); return err },
+		"Release":        func(ctx context.Context) error { return l.Release(ctx, g) },
+		"Release Shared": func(ctx context.Context) error { return l.Release(ctx, reader) },
+		"undo":           func(ctx context.Context) error { return l.Release(ctx, lock.Grant{Key: "k", Owner: "o"}) },
+		"Inspect":        func(ctx context.Context) error { _, err := l.Inspect(ctx, "k"); return err },
+		"ForceRelease":   func(ctx context.Context) error { return l.ForceRelease(ctx, "k", "o") },
+		"Sweep":          func(ctx context.Context) error { _, err := l.Sweep(ctx, "", time.Hour); return err },
+		"List": func(ctx context.Context) (last error) {
+			for _, err := range l.List(ctx, "") {
+				last = err
+			}
+			return last
+		},
+	}
+}
+
+// TestBadSetUp: New does no I/O, and every call says what is wrong.
+func TestBadSetUp(t *testing.T) {
+	t.Parallel()
+	nowhere := newClient(newTransport(), "127.0.0.1:1")
+	var none *dynamodb.Client
+	for name, c := range map[string]struct {
+		l    *dynamo.Locker
+		says string
+	}{
+		"nil":        {dynamo.New(nil, "locks"), "client is nil"},
+		"nil client": {dynamo.New(none, "locks"), "client is nil"},
+		"no table":   {dynamo.New(nowhere, ""), `table ""`},
+		"bad table":  {dynamo.New(nowhere, "a b"), `table "a b"`},
+		"nil option": {dynamo.New(nowhere, "locks", nil), "option is nil"},
+		"prefix":     {dynamo.New(nowhere, "locks", dynamo.WithPrefix("\xff")), `\xff`},
+		"poll":       {dynamo.New(nowhere, "locks", dynamo.WithPoll(2, 1)), "from 2ns to 1ns"},
+		"poll 0":     {dynamo.New(nowhere, "locks", dynamo.WithPoll(0, 1)), "must be positive"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for method, call := range everyCall(c.l) {
+				err := call(context.Background())
+				require.ErrorIs(t, err, lock.ErrInvalid, method)
+				require.ErrorContains(t, err, c.says, method)
+			}
+			require.NoError(t, c.l.Close())
+		})
+	}
+}
+
+// TestClosed: every call says so, waits end, and the client is the caller's still.
+func TestClosed(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.open(t)
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	first, second := storetest.Waits(t, p, storetest.Request("k")), storetest.Waits(t, p, storetest.Request("k"))
+	require.NoError(t, p.Close())
+	require.NoError(t, p.Close())
+	for _, waits := range []*storetest.Waiting{first, second} {
+		waits.End(t)
+		require.ErrorIs(t, waits.Err, lock.ErrClosed)
+	}
+	for method, call := range everyCall(p.Locker) {
+		require.ErrorIs(t, call(context.Background()), lock.ErrClosed, method)
+	}
+	other := dynamo.New(p.db, w.table, dynamo.WithPrefix(w.prefix))
+	storetest.Holds(t, other, g)
+}
+
+// TestBadGrants are refused before anything is sent.
+func TestBadGrants(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).open(t)
+	p.http.sent()
+	ctx := storetest.Bounded(t)
+	_, err := p.Renew(ctx, lock.Grant{Key: "k", Owner: "o", Token: 1})
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	_, err = p.Renew(ctx, lock.Grant{Key: "k", Token: 1, TTL: time.Second})
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	require.ErrorIs(t, p.Release(ctx, lock.Grant{Key: "k"}), lock.ErrInvalid)
+	require.ErrorIs(t, p.Release(ctx, lock.Grant{Owner: "o"}), lock.ErrInvalid)
+	require.Empty(t, p.http.sent())
+}

@@ -1,0 +1,270 @@
+package dynamo_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/dynamo"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+)
+
+// TestTransientErrors: throttling and errors that pass cost nobody the lock.
+func TestTransientErrors(t *testing.T) {
+	t.Parallel()
+	errs := map[string]func() (*http.Response, error){
+		"conflict": func() (*http.Response, error) { return answer(400, "TransactionConflictException"), nil },
+		"throughput": func() (*http.Response, error) {
+			return answer(400, "ProvisionedThroughputExceededException"), nil
+		},
+		"throttling": func() (*http.Response, error) { return answer(400, "ThrottlingException"), nil },
+		"limit":      func() (*http.Response, error) { return answer(400, "RequestLimitExceeded"), nil },
+		"internal":   func() (*http.Response, error) { return answer(500, "InternalServerError"), nil },
+		"no service": func() (*http.Response, error) { return answer(503, "ServiceUnavailable"), nil },
+		"clock skew": func() (*http.Response, error) { return answer(400, "InvalidSignatureException"), nil },
+		"reset":      func() (*http.Response, error) { return nil, &netError{errors.New("connection reset by peer")} },
+	}
+	for name, failure := range errs {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+				w := sharedWorld(t)
+				p, other := w.open(t), w.open(t)
+				var left atomic.Int32
+				p.http.set(func(string) (*http.Response, error) {
+					if left.Add(-1) >= 0 {
+						return failure()
+					}
+					return nil, nil
+				}, nil)
+				left.Store(1)
+				g := storetest.Acquire(t, p, mode(storetest.Request("k")))
+				storetest.Holds(t, other, g)
+				left.Store(1)
+				g = storetest.Renew(t, p, g)
+				left.Store(1)
+				storetest.Inspect(t, p, "k")
+				left.Store(1)
+				storetest.Release(t, p, g)
+				require.Empty(t, storetest.Inspect(t, other, "k").Holders)
+				left.Store(1)
+				storetest.Release(t, p, lock.Grant{Key: "k", Owner: "nobody"})
+				require.Negative(t, left.Load())
+			})
+		})
+	}
+}
+
+// netError is an error of a connection.
+type netError struct{ error }
+
+func (netError) Timeout() bool         { return false }
+func (netError) Temporary() bool       { return true }
+func (netError) ConnectionError() bool { return true }
+
+// TestThrottledForGood: ctx ends the attempts, and the error says both.
+func TestThrottledForGood(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).open(t)
+	p.http.set(func(string) (*http.Response, error) {
+		return answer(400, "ProvisionedThroughputExceededException"), nil
+	}, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_, err := p.Acquire(ctx, storetest.Request("k"))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, lock.ErrHeld)
+}
+
+// TestPermanentError: what cannot pass is told at once.
+func TestPermanentError(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).open(t)
+	p.http.set(func(string) (*http.Response, error) { return answer(400, "AccessDeniedException"), nil }, nil)
+	p.http.sent()
+	_, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
+	require.ErrorContains(t, err, "AccessDeniedException")
+	require.Equal(t, map[string]int{"PutItem": 1}, p.http.sent())
+}
+
+// isWrite tells whether an operation is one of those that a Locker writes by.
+func isWrite(operation string) bool { return operation == "PutItem" || operation == "UpdateItem" }
+
+// loseReplies makes the next n replies to writes get lost, after they have taken effect.
+func (h *hooks) loseReplies(n int32) (left *atomic.Int32) {
+	left = new(atomic.Int32)
+	left.Store(n)
+	h.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
+		if isWrite(operation) && left.Add(-1) >= 0 {
+			_ = resp.Body.Close()
+			return nil, &netError{io.ErrUnexpectedEOF}
+		}
+		return resp, nil
+	})
+	return left
+}
+
+// TestLostReplies: each write takes effect and says so to nobody. There is one grant with
+// one token, whose Start is from before the write; a renewal renews; a release is no loss.
+func TestLostReplies(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, other := w.open(t), w.open(t)
+		for _, lost := range []int32{1, 2, 3} {
+			left := p.http.loseReplies(lost)
+			before := time.Now()
+			g := storetest.Acquire(t, p, mode(storetest.Request("k")))
+			require.True(t, g.Start.After(before))
+			storetest.Holds(t, other, g)
+			left.Store(lost)
+			r := storetest.Renew(t, p, g)
+			require.True(t, r.Start.After(g.Start))
+			left.Store(lost)
+			storetest.Release(t, p, r)
+			require.Empty(t, storetest.Inspect(t, other, "k").Holders)
+		}
+	})
+}
+
+// TestRetryingClient: of a client that sends again by itself, an acquisition finds its own
+// grant, and a renewal its own renewal.
+func TestRetryingClient(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, other := w.open(t), w.open(t)
+		l := dynamo.New(retrying{p.db}, w.table, dynamo.WithPrefix(w.prefix))
+		left := p.http.loseReplies(1)
+		g := storetest.Acquire(t, l, mode(storetest.Request("k")))
+		require.Negative(t, left.Load())
+		storetest.Holds(t, other, g)
+		left.Store(1)
+		g = storetest.Renew(t, l, g)
+		require.Negative(t, left.Load())
+		storetest.Release(t, l, g)
+	})
+}
+
+// retrying is a wrapper that repeats requests on its own, whatever it is told.
+type retrying struct{ *dynamodb.Client }
+
+func (r retrying) PutItem(ctx context.Context, in *dynamodb.PutItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error) {
+	return r.Client.PutItem(ctx, in, repeats)
+}
+
+func (r retrying) UpdateItem(ctx context.Context, in *dynamodb.UpdateItemInput, _ ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
+	return r.Client.UpdateItem(ctx, in, repeats)
+}
+
+func repeats(o *dynamodb.Options) {
+	o.Retryer = retry.NewStandard(func(o *retry.StandardOptions) {
+		o.Backoff = retry.BackoffDelayerFunc(func(int, error) (time.Duration, error) { return time.Millisecond, nil })
+	})
+}
+
+// late keeps the next write back, as a network may: its sender hears of an error, and deliver
+// sends it when the test says so.
+func (h *hooks) late(t *testing.T) (deliver func() *http.Response) {
+	t.Helper()
+	kept := make(chan *http.Request, 1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.intercept = func(operation string, req *http.Request) error {
+		if !isWrite(operation) || len(kept) == 1 {
+			return nil
+		}
+		kept <- copyOf(req)
+		return &netError{io.ErrUnexpectedEOF}
+	}
+	return func() *http.Response {
+		h.mu.Lock()
+		h.intercept = nil
+		h.mu.Unlock()
+		require.Len(t, kept, 1)
+		resp, err := h.next.RoundTrip(<-kept)
+		require.NoError(t, err)
+		_, _ = io.Copy(io.Discard, resp.Body)
+		require.NoError(t, resp.Body.Close())
+		return resp
+	}
+}
+
+// TestLateRequest: a write comes after what its sender has done since because it did not
+// know its outcome. It must have no effect.
+func TestLateRequest(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, other := w.open(t), w.open(t)
+		for name, used := range map[string]bool{"of a new key": false, "of a used key": true} {
+			t.Run(name, func(t *testing.T) {
+				if used {
+					storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request(name)))
+				}
+				lateAfterUndo(t, p, other, mode(storetest.Request(name)))
+			})
+		}
+		t.Run("after a release", func(t *testing.T) {
+			deliver := p.http.late(t)
+			g := storetest.Acquire(t, p, mode(storetest.Request("released")))
+			storetest.Release(t, p, g)
+			refusedLate(t, deliver())
+			require.Empty(t, storetest.Inspect(t, other, "released").Holders)
+		})
+		t.Run("renewal", func(t *testing.T) {
+			g := storetest.Acquire(t, p, mode(storetest.Request("renewed")))
+			deliver := p.http.late(t)
+			g = storetest.Renew(t, p, g)
+			before := w.items(t)["renewed"]
+			refusedLate(t, deliver())
+			require.Equal(t, before, w.items(t)["renewed"], "a late renewal shortens a later one")
+			storetest.Release(t, p, g)
+		})
+		t.Run("release", func(t *testing.T) {
+			g := storetest.Acquire(t, p, mode(storetest.Request("again")))
+			deliver := p.http.late(t)
+			storetest.Release(t, p, g)
+			next := storetest.Acquire(t, p, mode(storetest.Request("again")))
+			refusedLate(t, deliver())
+			storetest.Holds(t, other, next)
+		})
+	})
+}
+
+// lateAfterUndo cancels an Acquire while its write is under way, and undoes it.
+func lateAfterUndo(t *testing.T, p *process, other lock.Locker, req lock.Request) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	deliver := p.http.late(t)
+	p.http.mu.Lock()
+	keep := p.http.intercept
+	p.http.intercept = func(operation string, r *http.Request) error {
+		err := keep(operation, r)
+		if err != nil {
+			cancel()
+		}
+		return err
+	}
+	p.http.mu.Unlock()
+	_, err := p.Acquire(ctx, req)
+	require.ErrorIs(t, err, context.Canceled)
+	storetest.Release(t, p, lock.Grant{Key: req.Key, Owner: req.Owner})
+	refusedLate(t, deliver())
+	require.Empty(t, storetest.Inspect(t, other, req.Key).Holders)
+	storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request(req.Key)))
+}
+
+func refusedLate(t *testing.T, resp *http.Response) {
+	t.Helper()
+	require.Equal(t, http.StatusBadRequest, resp.StatusCode, "the late write took effect")
+}

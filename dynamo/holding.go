@@ -1,0 +1,185 @@
+package dynamo
+
+import (
+	"context"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// renewal is one Renew. Each of its writes has a stamp of its own, and a late one cannot
+// shorten what a later one has made of the lease.
+type renewal struct {
+	l    *Locker
+	g    lock.Grant
+	sent map[int64]moment // by expiry
+}
+
+func (r *renewal) try(ctx context.Context) error {
+	var it *item
+	for {
+		m, err := r.l.now(ctx)
+		if err != nil {
+			return err
+		}
+		u, expiry := r.compose(it, m)
+		r.sent[expiry] = m
+		at, old, err := r.l.write(ctx, r.g.Key, u, attemptLimit(r.g.TTL))
+		switch {
+		case err != nil:
+			return err
+		case old == nil && m.off(at.came, at.date):
+			it = nil // its end comes too early: renew again, by the time that the reply has told
+		case old == nil:
+			r.g.Start = m.local
+			return nil
+		default:
+			if done, err := r.settle(old); done {
+				return err
+			}
+			it = old
+		}
+	}
+}
+
+// compose makes the write: blind, on condition that the grant is live and ends earlier than
+// it will; or for an item in which it ends later, since the clock was known less well then.
+func (r *renewal) compose(it *item, m moment) (u *update, expiry int64) {
+	u = newUpdate()
+	expiry = m.upper + micros(r.g.TTL)
+	path := u.holder(r.g)
+	if it == nil {
+		u.only(path(attrExpiry) + " < " + u.value(num(expiry)))
+	} else {
+		u.as(it)
+		expiry = max(expiry, it.of(r.g.Owner).expiry+1)
+	}
+	u.live(r.g, path, m)
+	u.sets = append(u.sets,
+		path(attrExpiry)+" = "+u.value(num(expiry)),
+		path(attrLease)+" = "+u.value(num(micros(r.g.TTL))))
+	if r.g.Shared {
+		u.touch()
+	}
+	return u, expiry
+}
+
+// settle says what a refused renewal comes to, unless another write is to be tried.
+func (r *renewal) settle(it *item) (done bool, err error) {
+	h := it.of(r.g.Owner)
+	if h == nil || h.token != r.g.Token || h.shared != r.g.Shared {
+		return true, lost(it, r.g)
+	}
+	if m, ok := r.sent[h.expiry]; ok {
+		r.g.Start = m.local
+		return true, nil
+	}
+	if m, ok := r.l.clock.now(); ok && h.expiry <= m.upper {
+		return true, &lock.LostError{Reason: lock.Expired, Token: r.g.Token}
+	}
+	return false, nil
+}
+
+// release is one Release of a grant whose token is known.
+type release struct {
+	l     *Locker
+	g     lock.Grant
+	doubt bool // the outcome of a write is unknown
+	free  bool // nobody else holds the lock
+}
+
+func (r *release) try(ctx context.Context) error {
+	m, err := r.l.now(ctx)
+	if err != nil {
+		return err
+	}
+	u := newUpdate()
+	u.live(r.g, u.holder(r.g), m)
+	u.removeHolder(holder{owner: r.g.Owner, shared: r.g.Shared, token: r.g.Token})
+	if r.g.Shared {
+		u.returns = types.ReturnValueAllNew
+	}
+	_, old, err := r.l.write(ctx, r.g.Key, u, attemptLimit(r.g.TTL))
+	switch {
+	case err != nil:
+		r.doubt = r.doubt || !throttled(err)
+		return err
+	case old == nil:
+		r.tidy(ctx, u.after, m)
+		return nil
+	case r.done(old):
+		r.free = true
+		return nil
+	}
+	return lost(old, r.g)
+}
+
+// tidy looks at what a reader has left behind, and takes other readers away whose leases
+// are over. New readers cannot see them, and as long as there is always one no writer comes
+// to do it. It is not repeated when it fails: there will be another reader.
+func (r *release) tidy(ctx context.Context, attrs map[string]types.AttributeValue, m moment) {
+	it, err := parse(r.g.Key, attrs)
+	if err != nil {
+		return
+	}
+	u := newUpdate()
+	u.as(it)
+	u.touch()
+	for _, h := range it.readers {
+		if m.over(h.expiry) {
+			u.removeReader(h.owner)
+		}
+	}
+	r.free = len(it.readers) == len(u.deletes)
+	if len(u.deletes) > 0 {
+		_, _, _ = r.l.write(ctx, r.g.Key, u, minAttempt)
+	}
+}
+
+// done tells whether an earlier write of this release, whose reply was lost, has ended the
+// grant: it was there when that was sent, and is gone before it can have expired.
+func (r *release) done(it *item) bool {
+	if !r.doubt || it.of(r.g.Owner) != nil || it.forced == r.g.Owner {
+		return false
+	}
+	return time.Since(r.g.Start) < r.g.TTL
+}
+
+// holder returns the way to an attribute of a grant: they are the item's own, or in the
+// reader's map.
+func (u *update) holder(g lock.Grant) func(attr string) string {
+	if !g.Shared {
+		return u.name
+	}
+	reader := u.name(readerPrefix + g.Owner)
+	return func(attr string) string { return reader + "." + u.name(attr) }
+}
+
+// live adds the condition that a grant is there, with its token, and not over. Its holder
+// judges by the upper bound of DynamoDB's clock: it has given up before another takes over.
+func (u *update) live(g lock.Grant, path func(string) string, m moment) {
+	if g.Shared {
+		u.only(path(attrToken) + " = " + u.value(num(g.Token)))
+	} else {
+		u.compare(attrHolder, "=", identity(g.Token, g.Owner))
+	}
+	u.only(path(attrExpiry) + " > " + u.value(num(m.upper)))
+}
+
+// lost says how a grant was lost, as far as the item tells.
+func lost(it *item, g lock.Grant) error {
+	e := &lock.LostError{Token: g.Token}
+	switch h := it.of(g.Owner); {
+	case h != nil && h.token == g.Token:
+		e.Reason = lock.Expired
+	case it.forced == g.Owner:
+		e.Reason = lock.Forced
+	case it.token > g.Token && len(it.holders()) > 0:
+		e.Reason = lock.Taken
+	case it.token > g.Token || !it.exists:
+		e.Reason = lock.Expired
+	}
+	return e
+}

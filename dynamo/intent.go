@@ -1,0 +1,44 @@
+package dynamo
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// maxHeartbeat is how long an intent lives at most.
+const maxHeartbeat = 5 * time.Second
+
+// intent makes new readers hold back while a writer waits for those there to leave: it
+// would never see the lock free otherwise. It lives by the writer's heartbeat, so that a
+// writer who died while it waited blocks nobody for longer.
+type intent struct {
+	until int64
+	owner string
+}
+
+// String has a fixed width in front, so that a condition can compare it.
+func (i intent) String() string { return fmt.Sprintf("%016d:%s", i.until, i.owner) }
+
+// announce writes an intent if this writer has seen readers, and no intent that lasts for
+// half a heartbeat. It is not repeated when it fails: this writer looks again soon.
+func (a *acquisition) announce(ctx context.Context) {
+	if a.req.Shared || len(a.last.Holders) == 0 || !a.last.Holders[0].Shared {
+		return
+	}
+	heartbeat := micros(min(a.req.TTL, maxHeartbeat))
+	m, ok := a.l.clock.now()
+	if !ok || m.upper+heartbeat/2 < a.intended {
+		return
+	}
+	u := newUpdate()
+	u.set(attrIntent, str(intent{m.upper + heartbeat, a.req.Owner}.String()))
+	u.absentOrLess(attrIntent, str(intent{until: m.upper + heartbeat/2}.String()))
+	u.only("attribute_exists(" + u.name(attrReaders) + ")")
+	_, old, err := a.l.write(ctx, a.req.Key, u, attemptLimit(a.req.TTL))
+	if err == nil && old != nil {
+		a.intended = old.intent.until
+		return
+	}
+	a.intended, a.announced = m.upper+heartbeat, true
+}

@@ -1,0 +1,94 @@
+package dynamo_test
+
+import (
+	"context"
+	"flag"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/dynamo"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest"
+)
+
+func TestMain(m *testing.M) {
+	storetest.HolderMain(func(args []string) (lock.Locker, error) {
+		return dynamo.New(newClient(newTransport(), args[0]), args[1], dynamo.WithPrefix(args[2])), nil
+	})
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = flag.Set("test.parallel", "12") // cases mostly wait
+	}
+	if testing.Short() { // examples cannot skip themselves
+		_ = flag.Set("test.skip", "^Example")
+	}
+	goleak.VerifyTestMain(testserver.Main{M: m})
+}
+
+// TestSuite gives each case a prefix of its own on one server, and each Locker a way of its
+// own there. Cases that restart the server get one of their own.
+func TestSuite(t *testing.T) {
+	testserver.NeedServer(t)
+	sharedTable(t)
+	var own sync.Map // of the worlds of cases that restart the server, by name
+	var restarting sync.Mutex
+	locktest.Run(t, locktest.Harness{
+		New: func(tb testing.TB) func() lock.Locker {
+			w, ok := own.Load(tb.Name())
+			if !ok {
+				w = sharedWorld(tb)
+			}
+			return func() lock.Locker { return w.(world).open(tb) }
+		},
+		Around: func(t *testing.T, f func(*testing.T)) {
+			t.Parallel()
+			if strings.HasSuffix(strings.Split(t.Name(), "/")[2], "Restart") {
+				restarting.Lock() // a busy machine is slow to start one of them
+				defer restarting.Unlock()
+				own.Store(t.Name(), ownWorld(t)) // before the case's time begins
+			}
+			f(t)
+		},
+		TTL:    2 * time.Second, // the server's garbage collector takes its time
+		Faults: faults(),
+	})
+}
+
+// faults has no LoseWakeup: the server sends nothing on its own. It has no Failover: one
+// node of DynamoDB stands in for another where no client can see or bring it about.
+func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
+	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
+		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
+			return l.(*process).net.Cut()
+		},
+		locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
+			return l.(*process).net.Freeze()
+		},
+		locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() {
+			return l.(*process).net.HoldReplies()
+		},
+		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
+			l.(*process).world.deleteAll(tb)
+			// Tokens survive it if it takes longer than DynamoDB's time is known to:
+			// see the package documentation.
+			time.Sleep(1500 * time.Millisecond)
+			return nil
+		},
+		locktest.Restart: func(_ testing.TB, l lock.Locker) func() {
+			s := l.(*process).world.server
+			s.Kill()
+			s.Start()
+			return nil
+		},
+	}
+}
+
+func background() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), storetest.Patience)
+}

@@ -1,0 +1,179 @@
+package dynamo_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/dynamo"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+)
+
+// newWorld is a world whose table does not exist yet.
+func newWorld(tb testing.TB) world {
+	tb.Helper()
+	server := testserver.SharedDynamo(tb)
+	return world{server, tableName(), "", client(tb, server.Addr())}
+}
+
+func (w world) createWith(tb testing.TB, keys ...types.AttributeDefinition) {
+	tb.Helper()
+	in := &dynamodb.CreateTableInput{TableName: &w.table, BillingMode: types.BillingModePayPerRequest, AttributeDefinitions: keys}
+	for i, k := range keys {
+		in.KeySchema = append(in.KeySchema, types.KeySchemaElement{
+			AttributeName: k.AttributeName, KeyType: []types.KeyType{types.KeyTypeHash, types.KeyTypeRange}[i],
+		})
+	}
+	_, err := w.db.CreateTable(storetest.Bounded(tb), in)
+	require.NoError(tb, err)
+}
+
+func key(name string, of types.ScalarAttributeType) types.AttributeDefinition {
+	return types.AttributeDefinition{AttributeName: aws.String(name), AttributeType: of}
+}
+
+// TestMissingTable is told of with what to do, and heals when it is done.
+func TestMissingTable(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.start(t)
+	_, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
+	require.ErrorContains(t, err, w.table)
+	require.ErrorContains(t, err, "CreateTable")
+	var none *types.ResourceNotFoundException
+	require.ErrorAs(t, err, &none)
+
+	for range 2 { // the second finds the first's
+		require.NoError(t, dynamo.CreateTable(storetest.Bounded(t), w.db, w.table))
+	}
+	storetest.Release(t, p, storetest.Acquire(t, p, storetest.Request("k")))
+}
+
+// TestUnfitTables are refused by New's calls, and by CreateTable when they are there.
+func TestUnfitTables(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		keys []types.AttributeDefinition
+		says string
+	}{
+		"another key": {[]types.AttributeDefinition{key("id", "S")}, `"id"`},
+		"a number":    {[]types.AttributeDefinition{key("key", "N")}, `of type N`},
+		"bytes":       {[]types.AttributeDefinition{key("key", "B")}, `of type B`},
+		"a sort key":  {[]types.AttributeDefinition{key("key", "S"), key("at", "N")}, `sort key "at"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.createWith(t, c.keys...)
+			p := w.start(t)
+			for method, call := range everyCall(p.Locker) {
+				err := call(storetest.Bounded(t))
+				require.ErrorIs(t, err, dynamo.ErrUnfit, method)
+				require.ErrorContains(t, err, c.says, method)
+			}
+			err := dynamo.CreateTable(storetest.Bounded(t), w.db, w.table)
+			require.ErrorIs(t, err, dynamo.ErrUnfit)
+			require.ErrorContains(t, err, c.says)
+		})
+	}
+}
+
+// TestTimeToLive: DynamoDB would delete locks; on an attribute that is none of theirs it
+// does not.
+func TestTimeToLive(t *testing.T) {
+	t.Parallel()
+	for attribute, fit := range map[string]bool{"expiry": false, "token": false, "ttl": true} {
+		t.Run(attribute, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			create(t, w.db, w.table)
+			enable := func(on bool) {
+				_, err := w.db.UpdateTimeToLive(storetest.Bounded(t), &dynamodb.UpdateTimeToLiveInput{
+					TableName:               &w.table,
+					TimeToLiveSpecification: &types.TimeToLiveSpecification{AttributeName: &attribute, Enabled: &on},
+				})
+				require.NoError(t, err)
+			}
+			enable(true)
+			p := w.start(t)
+			_, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
+			made := dynamo.CreateTable(storetest.Bounded(t), w.db, w.table)
+			if fit {
+				require.NoError(t, err)
+				require.NoError(t, made)
+				return
+			}
+			for _, err := range []error{err, made} {
+				require.ErrorIs(t, err, dynamo.ErrUnfit)
+				require.ErrorContains(t, err, "TTL is enabled on attribute")
+			}
+			enable(false)
+			storetest.Acquire(t, p, storetest.Request("k"))
+		})
+	}
+}
+
+// TestNoRightToDescribe: who may not look at the table uses it unchecked, and gets a clear
+// error from DynamoDB's if it is unfit.
+func TestNoRightToDescribe(t *testing.T) {
+	t.Parallel()
+	deny := func(operation string) (*http.Response, error) {
+		if strings.HasPrefix(operation, "Describe") {
+			return answer(400, "AccessDeniedException"), nil
+		}
+		return nil, nil
+	}
+	p := sharedWorld(t).start(t)
+	p.http.set(deny, nil)
+	for range 2 {
+		storetest.Release(t, p, storetest.Acquire(t, p, storetest.Request("k")))
+	}
+	require.Equal(t, 1, p.http.sent()["DescribeTable"], "once")
+
+	w := newWorld(t)
+	w.createWith(t, key("id", "S"))
+	unfit := w.start(t)
+	unfit.http.set(deny, nil)
+	_, err := unfit.Acquire(storetest.Bounded(t), storetest.Request("k"))
+	require.ErrorIs(t, err, dynamo.ErrUnfit)
+}
+
+// TestTableIsCheckedOnce, also by many at once.
+func TestTableIsCheckedOnce(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).start(t)
+	done := make(chan error, 20)
+	for range cap(done) {
+		go func() {
+			_, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
+			done <- err
+		}()
+	}
+	for range cap(done) {
+		if err := <-done; err != nil {
+			require.ErrorIs(t, err, lock.ErrHeld)
+		}
+	}
+	n := p.http.sent()
+	require.Equal(t, 1, n["DescribeTable"])
+	require.Equal(t, 1, n["DescribeTimeToLive"])
+}
+
+// TestCreateTableBadInput is refused before anything is sent, and ctx ends it.
+func TestCreateTableBadInput(t *testing.T) {
+	t.Parallel()
+	require.ErrorIs(t, dynamo.CreateTable(context.Background(), nil, "locks"), lock.ErrInvalid)
+	require.ErrorIs(t, dynamo.CreateTable(context.Background(), newClient(newTransport(), "127.0.0.1:1"), "?"), lock.ErrInvalid)
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	require.ErrorIs(t, dynamo.CreateTable(ctx, w.db, w.table), context.Canceled)
+}

@@ -1,0 +1,221 @@
+package dynamo
+
+import (
+	"context"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/aws/smithy-go/middleware"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// update is one conditional write of one item, which is atomic. Its parts are as in the
+// expressions of UpdateItem; names of attributes are replaced, since many are reserved.
+type update struct {
+	item                         map[string]types.AttributeValue // if not nil: the whole item, by PutItem
+	conditions                   []string
+	sets, removes, adds, deletes []string
+	names                        map[string]string
+	values                       map[string]types.AttributeValue
+	returns                      types.ReturnValue
+	after                        map[string]types.AttributeValue // what returns asked for
+}
+
+func newUpdate() *update {
+	return &update{names: make(map[string]string, 8), values: make(map[string]types.AttributeValue, 8)}
+}
+
+func str(s string) types.AttributeValue { return &types.AttributeValueMemberS{Value: s} }
+
+func num[N ~int64 | ~uint64](n N) types.AttributeValue {
+	return &types.AttributeValueMemberN{Value: strconv.FormatUint(uint64(n), 10)}
+}
+
+func set(s string) types.AttributeValue { return &types.AttributeValueMemberSS{Value: []string{s}} }
+
+// name stands for an attribute in an expression.
+func (u *update) name(attr string) string {
+	short := "#" + attr
+	if strings.HasPrefix(attr, readerPrefix) { // owners have characters that are not for names
+		short = "#r" + strconv.Itoa(len(u.names))
+	}
+	u.names[short] = attr
+	return short
+}
+
+// value stands for v in an expression.
+func (u *update) value(v types.AttributeValue) string {
+	short := ":" + strconv.Itoa(len(u.values))
+	u.values[short] = v
+	return short
+}
+
+func (u *update) set(attr string, v types.AttributeValue) {
+	u.sets = append(u.sets, u.name(attr)+" = "+u.value(v))
+}
+
+func (u *update) remove(attrs ...string) {
+	for _, a := range attrs {
+		u.removes = append(u.removes, u.name(a))
+	}
+}
+
+// touch marks a write for a shared holder.
+func (u *update) touch() { u.set(attrRev, str(strconv.FormatUint(rand.Uint64(), 36))) }
+
+// removeReader ends a shared grant, and its place in the set.
+func (u *update) removeReader(owner string) {
+	u.remove(readerPrefix + owner)
+	u.deletes = append(u.deletes, owner)
+}
+
+// removeWriter ends the exclusive grant. Its token is the barrier then, unless a floor is.
+func (u *update) removeWriter(token lock.Token) {
+	u.sets = append(u.sets, u.name(attrOpen)+" = if_not_exists("+u.name(attrFloor)+", "+u.value(num(token))+")")
+	u.remove(attrHolder)
+}
+
+// removeHolder ends a grant.
+func (u *update) removeHolder(h holder) {
+	if h.shared {
+		u.touch()
+		u.removeReader(h.owner)
+	} else {
+		u.removeWriter(h.token)
+	}
+}
+
+// only adds a condition.
+func (u *update) only(condition string) { u.conditions = append(u.conditions, condition) }
+
+// compare adds the condition that attr is to v as op says.
+func (u *update) compare(attr, op string, v types.AttributeValue) {
+	u.only(u.name(attr) + " " + op + " " + u.value(v))
+}
+
+// absent adds the condition that there is no attr.
+func (u *update) absent(attr string) { u.only("attribute_not_exists(" + u.name(attr) + ")") }
+
+// absentOrLess adds the condition that there is no attr, or that it is less than v.
+func (u *update) absentOrLess(attr string, v types.AttributeValue) {
+	n := u.name(attr)
+	u.only("(attribute_not_exists(" + n + ") OR " + n + " < " + u.value(v) + ")")
+}
+
+// same adds the condition that attr is what it was when it was read.
+func (u *update) same(attr string, had bool, v types.AttributeValue) {
+	if had {
+		u.compare(attr, "=", v)
+	} else {
+		u.absent(attr)
+	}
+}
+
+// as adds the condition that holders and barrier are what they were when the item was read.
+func (u *update) as(it *item) {
+	switch w := it.writer; {
+	case !it.exists:
+		u.absent(attrKey)
+	case w != nil:
+		u.compare(attrHolder, "=", identity(w.token, w.owner))
+		u.compare(attrExpiry, "=", num(w.expiry))
+		u.same(attrFloor, it.floor != 0, num(it.floor))
+	default:
+		u.compare(attrOpen, "=", num(it.open))
+		u.same(attrRev, it.rev != "", str(it.rev))
+	}
+}
+
+func (u *update) expression() string {
+	if len(u.deletes) > 0 {
+		u.deletes = []string{u.name(attrReaders) + " " + u.value(&types.AttributeValueMemberSS{Value: u.deletes})}
+	}
+	var b strings.Builder
+	for _, part := range []struct {
+		verb    string
+		clauses []string
+	}{{"SET ", u.sets}, {" REMOVE ", u.removes}, {" ADD ", u.adds}, {" DELETE ", u.deletes}} {
+		if len(part.clauses) > 0 {
+			b.WriteString(part.verb)
+			b.WriteString(strings.Join(part.clauses, ", "))
+		}
+	}
+	return b.String()
+}
+
+// write sends an update once. If its condition fails, it returns the item that made it
+// fail, and no error.
+func (l *Locker) write(ctx context.Context, key string, u *update, limit time.Duration) (attempt, *item, error) {
+	a, err := l.attempt(ctx, limit, func(ctx context.Context) (middleware.Metadata, error) {
+		if u.item != nil {
+			return l.put(ctx, key, u)
+		}
+		out, err := l.api.UpdateItem(ctx, &dynamodb.UpdateItemInput{
+			TableName: &l.table, Key: l.primary(key),
+			UpdateExpression: aws.String(u.expression()), ReturnValues: u.returns,
+			ConditionExpression:                 aws.String(strings.Join(u.conditions, " AND ")),
+			ExpressionAttributeNames:            u.names,
+			ExpressionAttributeValues:           u.values,
+			ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+		}, once)
+		if err != nil {
+			return middleware.Metadata{}, err
+		}
+		u.after = out.Attributes
+		return out.ResultMetadata, nil
+	})
+	if attrs, ok := refused(err); ok {
+		old, err := parse(key, attrs)
+		return a, old, err
+	}
+	return a, nil, err
+}
+
+func (l *Locker) put(ctx context.Context, key string, u *update) (middleware.Metadata, error) {
+	u.item[attrKey] = str(l.prefix + key)
+	values := u.values
+	if len(values) == 0 {
+		values = nil // an empty map is refused
+	}
+	out, err := l.api.PutItem(ctx, &dynamodb.PutItemInput{
+		TableName: &l.table, Item: u.item,
+		ConditionExpression:                 aws.String(strings.Join(u.conditions, " AND ")),
+		ExpressionAttributeNames:            u.names,
+		ExpressionAttributeValues:           values,
+		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+	}, once)
+	if err != nil {
+		return middleware.Metadata{}, err
+	}
+	return out.ResultMetadata, nil
+}
+
+// read reads an item. A read that is not consistent costs half as much, and may be of a
+// moment ago.
+func (l *Locker) read(ctx context.Context, key string, consistent bool, limit time.Duration) (*item, error) {
+	var attrs map[string]types.AttributeValue
+	_, err := l.attempt(ctx, limit, func(ctx context.Context) (middleware.Metadata, error) {
+		out, err := l.api.GetItem(ctx, &dynamodb.GetItemInput{
+			TableName: &l.table, Key: l.primary(key), ConsistentRead: &consistent,
+		}, once)
+		if err != nil {
+			return middleware.Metadata{}, err
+		}
+		attrs = out.Item
+		return out.ResultMetadata, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return parse(key, attrs)
+}
+
+func (l *Locker) primary(key string) map[string]types.AttributeValue {
+	return map[string]types.AttributeValue{attrKey: str(l.prefix + key)}
+}
