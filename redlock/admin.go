@@ -1,0 +1,172 @@
+package redlock
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// Inspect implements [lock.Locker]. It shows who may be live on a quorum: nodes that do not
+// answer are counted for whoever has the rest of one. Token is that of the holders; who had
+// the lock before them is not known.
+func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
+	if err := lock.CheckKey(key); err != nil {
+		return lock.Record{}, err
+	}
+	if err := l.ready(ctx); err != nil {
+		return lock.Record{}, err
+	}
+	q := l.question(l.scripts.inspect, key)
+	for n := 0; ; n++ {
+		b := l.poll(q, hearing, readView)
+		if err := l.await(ctx, b); err != nil {
+			return lock.Record{}, err
+		}
+		var views []view
+		for _, a := range b.answers {
+			if v, ok := parseView(a.reply); ok {
+				views = append(views, v)
+			}
+		}
+		switch {
+		case len(views) >= l.quorum:
+			missing := len(l.nodes) - len(views)
+			return record(key, tally(views, l.quorum), max(1, l.quorum-missing)), nil
+		case b.count(fresh) == len(l.nodes):
+			return lock.Record{Key: key}, nil
+		case n == maxFresh || b.count(fresh) == 0:
+			return lock.Record{}, noQuorum(b)
+		}
+		if err := l.pause(ctx, freshPause); err != nil {
+			return lock.Record{}, err
+		}
+	}
+}
+
+func readView(_ int, a answer) vote {
+	if _, ok := parseView(a.reply); ok {
+		return yes
+	}
+	return readAbstention(a.reply)
+}
+
+// ForceRelease implements [lock.Admin]. The holder learns it at its next renewal.
+func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
+	if err := l.check(ctx, lock.Grant{Key: key, Owner: owner}); err != nil {
+		return err
+	}
+	b := l.poll(l.question(l.scripts.force, key, owner, markLife.Milliseconds()), ending, readFlag)
+	if err := l.await(ctx, b); err != nil {
+		return err
+	}
+	l.lines.hint(key)
+	ended, again := b.count(yes), false
+	for _, a := range b.answers {
+		again = again || a.again
+	}
+	switch {
+	case ended >= l.quorum:
+		return nil
+	case ended+b.count(unknown)+b.count(pending) < l.quorum:
+		if again && ended > 0 {
+			return nil // its own first sending was there before
+		}
+		return &lock.LostError{}
+	case ended+b.count(no)+b.count(fresh) > len(l.nodes)-l.quorum:
+		return nil
+	}
+	return noQuorum(b)
+}
+
+// List implements [lock.Admin]. It scans every node that answers, a quorum at least, in
+// steps that do not hold up the servers, and reads each lock on its own.
+func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
+	return func(yield func(lock.Record, error) bool) {
+		if err := l.ready(ctx); err != nil {
+			yield(lock.Record{}, err)
+			return
+		}
+		keys, err := l.scan(ctx, prefix)
+		if err != nil {
+			yield(lock.Record{}, err)
+			return
+		}
+		for _, key := range keys {
+			r, err := l.Inspect(ctx, key)
+			if err == nil && len(r.Holders) == 0 {
+				continue // it has ended since
+			}
+			if !yield(r, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// scan returns the keys that begin with prefix and are held on some node.
+func (l *Locker) scan(ctx context.Context, prefix string) ([]string, error) {
+	var mu sync.Mutex // guards found: nodes are scanned side by side
+	found := make(map[string]struct{})
+	b := l.newBallot(hearing, func(_ int, a answer) vote {
+		if a.err != nil {
+			return unknown
+		}
+		return yes
+	})
+	for i, n := range l.nodes {
+		go func() {
+			err := n.scan(ctx, l.prefix+"s:", prefix, func(key string) {
+				mu.Lock()
+				defer mu.Unlock()
+				found[key] = struct{}{}
+			})
+			b.add(i, answer{err: err})
+		}()
+	}
+	if err := l.await(ctx, b); err != nil {
+		return nil, err
+	}
+	if b.count(yes) < l.quorum {
+		return nil, noQuorum(b)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	keys := make([]string, 0, len(found))
+	for key := range found {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys, nil
+}
+
+// scan calls f for each key whose state, in a name that begins with space, is not free.
+func (n *node) scan(ctx context.Context, space, prefix string, f func(key string)) error {
+	pattern := globEscaper.Replace(space+prefix) + "*"
+	for cursor := uint64(0); ; {
+		names, next, err := n.rdb.Scan(ctx, cursor, pattern, 512).Result()
+		if err != nil {
+			return err
+		}
+		if len(names) > 0 {
+			states, err := n.rdb.MGet(ctx, names...).Result()
+			if err != nil {
+				return err
+			}
+			for i, s := range states {
+				key, ok := strings.CutPrefix(names[i], space)
+				if _, held, _ := strings.Cut(text(s), ":"); ok && held != "" {
+					f(key)
+				}
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+var globEscaper = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`, "]", `\]`)

@@ -1,0 +1,222 @@
+package redlock
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// vote is what a node's answer comes to.
+type vote uint8
+
+const (
+	pending vote = iota
+	yes
+	blank // yes, without the proposed token
+	no
+	fresh   // no, since the node is new or has lost its data
+	unknown // an error: it may have been executed or not
+)
+
+// ballot asks all nodes one question, and is decided as soon as its rule says so.
+type ballot struct {
+	nodes  []*node
+	quorum int
+	read   func(i int, a answer) vote // called for each answer, under no mutex
+	rule   func(*ballot) bool         // called under mu
+	// If not nil, called under mu with the decision, and for each answer after it.
+	settled func()
+	late    func(i int, v vote)
+
+	mu      sync.Mutex // guards the rest until it is decided; then nothing changes
+	decided bool
+	answers []answer
+	votes   []vote
+	done    chan struct{} // closed when it is decided
+}
+
+func (l *Locker) newBallot(rule func(*ballot) bool, read func(int, answer) vote) *ballot {
+	return &ballot{
+		nodes: l.nodes, quorum: l.quorum, read: read, rule: rule,
+		answers: make([]answer, len(l.nodes)), votes: make([]vote, len(l.nodes)), done: make(chan struct{}),
+	}
+}
+
+// poll sends q to all nodes. await must follow.
+func (l *Locker) poll(q question, rule func(*ballot) bool, read func(int, answer) vote) *ballot {
+	b := l.newBallot(rule, read)
+	b.send(q)
+	return b
+}
+
+// errBusy is for a node that still has another request of the same owner to answer.
+var errBusy = errors.New("it has not answered the last request")
+
+func (b *ballot) send(q question) {
+	for i, n := range b.nodes {
+		n.ask(q, func(a answer) { b.add(i, a) })
+	}
+}
+
+func (b *ballot) add(i int, a answer) {
+	v := b.read(i, a)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.decided {
+		if b.late != nil {
+			b.late(i, v)
+		}
+		return
+	}
+	b.answers[i], b.votes[i] = a, v
+	if b.rule(b) {
+		b.decide()
+	}
+}
+
+func (b *ballot) decide() {
+	b.decided = true
+	if b.settled != nil {
+		b.settled()
+	}
+	close(b.done)
+}
+
+func (b *ballot) count(v vote) (n int) {
+	for _, have := range b.votes {
+		if have == v {
+			n++
+		}
+	}
+	return n
+}
+
+// each calls f with each node's vote, after the decision.
+func (b *ballot) each(f func(i int, v vote)) {
+	for i, v := range b.votes {
+		f(i, v)
+	}
+}
+
+// awaited is how many answers are worth waiting for: all that are missing, but not those of
+// silent nodes when the others can make a quorum by themselves.
+func (b *ballot) awaited() int {
+	missing, mute, sound := 0, 0, 0
+	for i, n := range b.nodes {
+		silent := n.silent.Load()
+		if !silent {
+			sound++
+		}
+		if b.votes[i] == pending {
+			missing++
+			if silent {
+				mute++
+			}
+		}
+	}
+	if sound >= b.quorum {
+		return missing - mute
+	}
+	return missing
+}
+
+// The rules.
+
+// granting: a quorum has voted, or cannot any more. When nodes are new it matters whether
+// all of them are.
+func granting(b *ballot) bool {
+	n, left := b.count(yes)+b.count(blank), b.awaited()
+	if f := b.count(fresh); f > 0 && f+b.count(pending) == len(b.nodes) {
+		return left == 0
+	}
+	return n >= b.quorum || n+left < b.quorum
+}
+
+// agreeing: a quorum has said yes, or cannot any more.
+func agreeing(b *ballot) bool {
+	n := b.count(yes)
+	return n >= b.quorum || n+b.awaited() < b.quorum
+}
+
+// passing: a quorum has said yes, or all have answered: what has been done matters then.
+func passing(b *ballot) bool { return b.count(yes) >= b.quorum || b.awaited() == 0 }
+
+// ending: a quorum has said yes, or no quorum can have had it, or all have answered.
+func ending(b *ballot) bool {
+	n, left := b.count(yes), b.awaited()
+	return n >= b.quorum || n+left+b.count(unknown) < b.quorum || left == 0
+}
+
+// hearing: all have answered.
+func hearing(b *ballot) bool { return b.awaited() == 0 }
+
+const (
+	// firstTimeout is how long a node may take for the first answer ever: it must be
+	// connected to, and learn the scripts.
+	firstTimeout = time.Second
+
+	// releaseTimeout is for releases, which nobody repeats: go-redis tries only once a second
+	// to reach a server that it could not connect to for some time.
+	releaseTimeout = 5 * time.Second
+)
+
+// await returns nil when the ballot is decided, or has been by the timeout: nodes that have
+// not answered by then are silent. Else it returns ctx.Err() or ErrClosed.
+func (l *Locker) await(ctx context.Context, b *ballot) error {
+	return l.awaitFor(ctx, b, l.timeout)
+}
+
+func (l *Locker) awaitFor(ctx context.Context, b *ballot, timeout time.Duration) error {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for first := true; ; first = false {
+		select {
+		case <-b.done:
+			return nil
+		case <-timer.C:
+			if more := firstTimeout - timeout; first && more > 0 && b.strangers() {
+				timer.Reset(more)
+				continue
+			}
+			b.end(true)
+			return nil
+		case <-ctx.Done():
+			b.end(false)
+			return ctx.Err()
+		case <-l.closing:
+			b.end(false)
+			return lock.ErrClosed
+		}
+	}
+}
+
+// strangers tells whether it waits for nodes that have never answered.
+func (b *ballot) strangers() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, n := range b.nodes {
+		if b.votes[i] == pending && !n.met.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// end decides it as it stands.
+func (b *ballot) end(timeout bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.decided {
+		return
+	}
+	for i, n := range b.nodes {
+		if timeout && b.votes[i] == pending {
+			n.silent.Store(true)
+			b.answers[i].err = errNoAnswer
+		}
+	}
+	b.decide()
+}

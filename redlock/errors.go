@@ -1,0 +1,66 @@
+package redlock
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// ErrNoQuorum says that too few nodes could be asked to decide anything. It wraps what was
+// wrong with each of the others: goredis errors, errors of the network, or that the node
+// abstains after a restart.
+var ErrNoQuorum = errors.New("lock: redlock: no quorum")
+
+// quorumError is ErrNoQuorum and the nodes' errors.
+type quorumError struct {
+	fit, nodes, quorum int
+	errs               []error
+}
+
+func (e *quorumError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v: %d of %d nodes could decide, and %d must", ErrNoQuorum, e.fit, e.nodes, e.quorum)
+	sep := ": "
+	for _, err := range e.errs {
+		b.WriteString(sep + err.Error())
+		sep = "; "
+	}
+	return b.String()
+}
+
+func (e *quorumError) Unwrap() []error { return append([]error{ErrNoQuorum}, e.errs...) }
+
+// noQuorum says what was wrong with each node in b that could not decide.
+func noQuorum(b *ballot) error {
+	e := &quorumError{nodes: len(b.nodes), quorum: b.quorum}
+	for i, a := range b.answers {
+		err := a.err
+		if left, _, ok := abstains(a.reply); ok {
+			err = fmt.Errorf("%w for %v more: it was restarted or lost its data, or the locks are new", errAbstains, left.Round(time.Millisecond))
+		}
+		switch {
+		case err != nil:
+		case b.votes[i] == pending:
+			err = errNotYet
+		case b.votes[i] == unknown:
+			err = fmt.Errorf("unexpected reply %.80v", a.reply)
+		default:
+			e.fit++
+			continue
+		}
+		e.errs = append(e.errs, fmt.Errorf("node %d (%s): %w", i+1, b.nodes[i].name, err))
+	}
+	return e
+}
+
+// abstains reads the reply of a node that does not vote.
+func abstains(reply any) (left time.Duration, state nodeState, ok bool) {
+	r, _ := reply.([]any)
+	if len(r) != 3 || r[0] != "abstains" {
+		return 0, nodeState{}, false
+	}
+	ms, _ := r[1].(int64)
+	state, err := parseNodeState(text(r[2]))
+	return time.Duration(ms) * time.Millisecond, state, err == nil
+}

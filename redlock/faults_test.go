@@ -1,0 +1,324 @@
+package redlock_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/redlock"
+)
+
+// ready opens a process, for which the nodes have learnt to vote.
+func (w world) ready(tb testing.TB, opts ...redlock.Option) *process {
+	tb.Helper()
+	p := w.open(tb, opts...)
+	storetest.Release(tb, p, storetest.Acquire(tb, p, storetest.Request("warm up")))
+	return p
+}
+
+// TestMinorityFails: with two of five dead, frozen, cut off or without their data, a grant
+// stays exclusive, is renewed and released, and tokens rise.
+func TestMinorityFails(t *testing.T) {
+	t.Parallel()
+	kill := func(s *testserver.Server) { s.Kill() }
+	for name, fail := range map[string]func(testing.TB, world, int){
+		"down":   func(_ testing.TB, w world, i int) { kill(w.servers[i]) },
+		"frozen": func(_ testing.TB, w world, i int) { w.servers[i].Pause() },
+		"restarted empty": func(_ testing.TB, w world, i int) {
+			kill(w.servers[i])
+			w.servers[i].Start()
+		},
+		"flushed": func(tb testing.TB, w world, i int) {
+			require.NoError(tb, w.plain[i].FlushAll(storetest.Bounded(tb)).Err())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := ownWorld(t)
+			a, b := w.ready(t), w.ready(t)
+			for _, mode := range []func(lock.Request) lock.Request{exclusive, storetest.Shared} {
+				key := fmt.Sprint("k", mode(lock.Request{}).Shared)
+				before := storetest.Acquire(t, a, mode(storetest.Request(key)))
+				released := storetest.Acquire(t, b, storetest.Request("released "+key))
+				storetest.Release(t, b, released)
+				for _, i := range []int{1, 3} {
+					if !before.Shared {
+						fail(t, w, i)
+					}
+				}
+				storetest.Refused(t, b, storetest.Request(key))
+				storetest.Holds(t, b, before)
+				before = storetest.Renew(t, a, before)
+				storetest.Release(t, a, before)
+				next := storetest.Acquire(t, b, mode(storetest.Request(key)))
+				require.Greater(t, next.Token, before.Token)
+				storetest.Refused(t, a, storetest.Request(key))
+				storetest.Release(t, b, next)
+				next = storetest.Acquire(t, a, storetest.Request("released "+key))
+				require.Greater(t, next.Token, released.Token)
+			}
+		})
+	}
+}
+
+func exclusive(req lock.Request) lock.Request { return req }
+
+// TestForgetfulMinority is what Redlock without abstention gets wrong: A holds on nodes 0, 1
+// and 2. Then 2 forgets it, and B would have a quorum of 2, 3 and 4.
+func TestForgetfulMinority(t *testing.T) {
+	t.Parallel()
+	for name, forget := range map[string]func(testing.TB, world, int){
+		"restarted empty": func(_ testing.TB, w world, i int) {
+			w.servers[i].Kill()
+			w.servers[i].Start()
+		},
+		"flushed": func(tb testing.TB, w world, i int) {
+			require.NoError(tb, w.plain[i].FlushAll(storetest.Bounded(tb)).Err())
+		},
+		"flushed, scripts too": func(tb testing.TB, w world, i int) {
+			require.NoError(tb, w.plain[i].FlushAll(storetest.Bounded(tb)).Err())
+			require.NoError(tb, w.plain[i].ScriptFlush(storetest.Bounded(tb)).Err())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := ownWorld(t)
+			long := redlock.WithMaxTTL(time.Hour)
+			w.ready(t, long)
+			a := w.reaching(t, []int{0, 1, 2}, long)
+			held := storetest.Acquire(t, a, storetest.Request("k"))
+			free := storetest.Acquire(t, a, storetest.Request("free"))
+			storetest.Release(t, a, free)
+			storetest.Eventually(t, "all three votes", func() bool { return w.held(t, "k") == 3 })
+			forget(t, w, 2)
+
+			_, err := w.reaching(t, []int{2, 3, 4}, long).Acquire(storetest.Bounded(t), storetest.Request("k"))
+			require.ErrorIs(t, err, redlock.ErrNoQuorum)
+			require.ErrorContains(t, err, "node 3")
+			require.ErrorContains(t, err, "abstains for")
+			storetest.Refused(t, w.reaching(t, []int{0, 2, 3, 4}, long), storetest.Request("k"))
+			b := w.reaching(t, []int{0, 1, 3, 4}, long)
+			require.Greater(t, storetest.Acquire(t, b, storetest.Request("free")).Token, free.Token)
+			storetest.Refused(t, b, storetest.Request("k"))
+			_, err = w.open(t, long).Renew(storetest.Bounded(t), held) // 0 and 1 are no quorum
+			storetest.Lost(t, err)
+		})
+	}
+}
+
+// TestRestartWithItsData: what is on disk may be a second old, so the node abstains all the
+// same. Here it has the whole of it, and would vote for a renewal after a force release that
+// it had lost.
+func TestRestartWithItsData(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t, "--appendonly", "yes", "--appendfsync", "always")
+	p := w.ready(t)
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	storetest.Eventually(t, "all five votes", func() bool { return w.held(t, "k") == 5 })
+	for _, i := range []int{0, 1} {
+		w.servers[i].Kill()
+		w.servers[i].Start()
+		require.Positive(t, w.plain[i].Exists(storetest.Bounded(t), w.prefix+"s:k").Val())
+	}
+	g = storetest.Renew(t, p, g) // by the other three
+	p = w.reaching(t, []int{0, 1, 2})
+	_, err := p.Renew(storetest.Bounded(t), g)
+	require.Error(t, err)
+	_, err = p.Acquire(storetest.Bounded(t), storetest.Request("other"))
+	require.ErrorIs(t, err, redlock.ErrNoQuorum)
+	require.ErrorContains(t, err, "abstains")
+}
+
+// held counts the nodes that have an exclusive holder of key.
+func (w world) held(tb testing.TB, key string) (n int) {
+	tb.Helper()
+	for i := range w.servers {
+		s, _ := w.plain[i].Get(storetest.Bounded(tb), w.prefix+"s:"+key).Result()
+		if len(s) > 0 && s[len(s)-1] == ':' && len(s) > 20 {
+			n++
+		}
+	}
+	return n
+}
+
+// TestAbstentionEnds: after MaxTTL a node that has lost its data votes again, and its vote
+// is needed here.
+func TestAbstentionEnds(t *testing.T) {
+	t.Parallel()
+	const maxTTL = 3 * time.Second
+	w := ownWorld(t)
+	p := w.open(t, redlock.WithMaxTTL(maxTTL))
+	short := storetest.Lasting(storetest.Request("k"), time.Second)
+	before := storetest.Acquire(t, p, short)
+	storetest.Release(t, p, before)
+	lost := time.Now()
+	require.NoError(t, w.plain[2].FlushAll(storetest.Bounded(t)).Err())
+	p = w.reaching(t, []int{2, 3, 4}, redlock.WithMaxTTL(maxTTL))
+	var g lock.Grant
+	storetest.Eventually(t, "the node's vote", func() bool {
+		var err error
+		short.Owner = storetest.Request("k").Owner
+		g, err = p.Acquire(storetest.Bounded(t), short)
+		return err == nil
+	})
+	require.GreaterOrEqual(t, time.Since(lost), maxTTL)
+	require.Greater(t, g.Token, before.Token)
+}
+
+// TestRollingRestarts: a lease that is renewed outlives the restart of each node in turn,
+// since it is given back to those that have forgotten it.
+func TestRollingRestarts(t *testing.T) {
+	t.Parallel()
+	const maxTTL = 3 * time.Second
+	for _, shared := range []bool{false, true} {
+		t.Run(fmt.Sprint("shared ", shared), func(t *testing.T) {
+			t.Parallel()
+			w := ownWorld(t)
+			p := w.open(t, redlock.WithMaxTTL(maxTTL))
+			opts := []lock.Option{lock.WithTTL(maxTTL)}
+			if shared {
+				opts = append(opts, lock.WithShared())
+			}
+			ctx, c := storetest.Bounded(t), lock.New(p)
+			lease, err := c.TryLock(ctx, "k", opts...)
+			require.NoError(t, err)
+			for i, s := range w.servers {
+				s.Kill()
+				s.Start()
+				storetest.Eventually(t, "the node to know the grant again", func() bool {
+					return lease.Err() != nil || w.plain[i].Exists(ctx, w.prefix+"s:k").Val() == 1
+				})
+				require.NoError(t, lease.Err())
+			}
+			storetest.Refused(t, p, storetest.Lasting(storetest.Request("k"), time.Second))
+			require.NoError(t, lease.Release(ctx))
+			require.NoError(t, c.Close(ctx))
+			storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), time.Second))
+		})
+	}
+}
+
+// TestAllRestart: the grants are forgotten, as declared; tokens rise all the same, and there
+// is no wait before the first.
+func TestAllRestart(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	p := w.ready(t)
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	for _, s := range w.servers {
+		s.Kill()
+	}
+	for _, s := range w.servers {
+		s.Start()
+	}
+	_, err := p.Renew(storetest.Bounded(t), g)
+	storetest.Lost(t, err)
+	require.Greater(t, storetest.Acquire(t, p, storetest.Request("k")).Token, g.Token)
+}
+
+// TestMajorityFails: a clear error, and no later than the timeout.
+func TestMajorityFails(t *testing.T) {
+	t.Parallel()
+	const timeout = 500 * time.Millisecond
+	w := ownWorld(t)
+	p := w.ready(t, redlock.WithTimeout(timeout))
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	w.servers[0].Pause()
+	w.servers[1].Kill()
+	w.servers[2].Pause()
+	calls := map[string]func(context.Context) error{
+		"Acquire": func(ctx context.Context) error { _, err := p.Acquire(ctx, storetest.Request("new")); return err },
+		"Wait": func(ctx context.Context) error {
+			req := storetest.Request("new")
+			req.Wait = true
+			_, err := p.Acquire(ctx, req)
+			return err
+		},
+		"Renew":   func(ctx context.Context) error { _, err := p.Renew(ctx, g); return err },
+		"Inspect": func(ctx context.Context) error { _, err := p.Inspect(ctx, "k"); return err },
+		"List": func(ctx context.Context) (last error) {
+			for _, err := range p.List(ctx, "") {
+				last = err
+			}
+			return last
+		},
+		"ForceRelease": func(ctx context.Context) error { return p.ForceRelease(ctx, "k", g.Owner) },
+	}
+	for name, call := range calls {
+		since := time.Now()
+		err := call(storetest.Bounded(t))
+		require.ErrorIs(t, err, redlock.ErrNoQuorum, name)
+		require.NotErrorIs(t, err, lock.ErrLost, name)
+		require.NotErrorIs(t, err, lock.ErrHeld, name)
+		for i := range 3 {
+			require.ErrorContains(t, err, fmt.Sprintf("node %d (%s)", i+1, w.servers[i].Addr()), name)
+		}
+		require.Less(t, time.Since(since), timeout+5*time.Second, name)
+	}
+}
+
+// TestFrozenMinorityCostsNothing: acquires wait for the quorum that answers, and neither
+// goroutines nor connections pile up.
+func TestFrozenMinorityCostsNothing(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	var ps []*process
+	for range 3 {
+		ps = append(ps, w.ready(t, redlock.WithTimeout(time.Minute)))
+	}
+	w.servers[0].Pause()
+	w.servers[4].Pause()
+	least := time.Minute
+	for i, p := range ps { // each for the first time
+		since := time.Now()
+		storetest.Acquire(t, p, storetest.Request(fmt.Sprint("first", i)))
+		least = min(least, time.Since(since))
+	}
+	require.Less(t, least, 2500*time.Millisecond, "go-redis' timeout is 3 s")
+	p := ps[0]
+	before := runtime.NumGoroutine()
+	for i := range 100 {
+		key := fmt.Sprint("k", i%3)
+		g := storetest.Acquire(t, p, storetest.Request(key))
+		if i%10 == 0 {
+			storetest.Refused(t, p, storetest.Request(key))
+		}
+		storetest.Release(t, p, storetest.Renew(t, p, g))
+	}
+	require.Less(t, runtime.NumGoroutine()-before, 300) // other tests run too
+	for _, i := range []int{0, 4} {
+		stats := p.pool(i)
+		require.LessOrEqual(t, stats, 20)
+		w.servers[i].Resume()
+	}
+	storetest.Release(t, p, storetest.Acquire(t, p, storetest.Request("k0")))
+}
+
+// TestLateVoteIsGivenBack: a frozen node gets the request and its release when it thaws, in
+// whichever order, and keeps nothing.
+func TestLateVoteIsGivenBack(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	p := w.ready(t)
+	for round := range 5 {
+		key := fmt.Sprint("k", round)
+		w.servers[3].Pause()
+		g := storetest.Acquire(t, p, storetest.Request(key))
+		storetest.Release(t, p, g)
+		w.servers[3].Resume()
+	}
+	storetest.Eventually(t, "the frozen node to be clean", func() bool {
+		n := 0
+		for round := range 5 {
+			n += w.held(t, fmt.Sprint("k", round))
+		}
+		return n == 0
+	})
+}

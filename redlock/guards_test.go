@@ -1,0 +1,182 @@
+package redlock_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/redlock"
+)
+
+// TestHalfHeldIsUndone: who gets no quorum gives back what it has got.
+func TestHalfHeldIsUndone(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	w.ready(t)
+	poor := w.reaching(t, []int{0, 1})
+	for range 3 {
+		_, err := poor.Acquire(storetest.Bounded(t), storetest.Request("k"))
+		require.ErrorIs(t, err, redlock.ErrNoQuorum)
+		storetest.Eventually(t, "the votes to be given back", func() bool { return w.held(t, "k") == 0 })
+	}
+	// Beside somebody who holds on the others.
+	rich := w.reaching(t, []int{2, 3, 4})
+	g := storetest.Acquire(t, rich, storetest.Request("k"))
+	storetest.Refused(t, w.open(t), storetest.Request("k"))
+	storetest.Eventually(t, "the votes to be given back", func() bool { return w.held(t, "k") == 3 })
+	storetest.Holds(t, w.open(t), g)
+}
+
+// TestSplitVotes: many processes ask at once, so that often nobody gets a quorum. Each of
+// them does in the end.
+func TestSplitVotes(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	const processes = 6
+	done := make(chan error, processes)
+	var ps []*process
+	for range processes {
+		ps = append(ps, w.ready(t))
+	}
+	ctx := storetest.Bounded(t)
+	for _, p := range ps {
+		go func() {
+			for range 10 {
+				req := storetest.Request("k")
+				req.Wait = true
+				g, err := p.Acquire(ctx, req)
+				if err == nil {
+					err = p.Release(ctx, g)
+				}
+				if err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	for range processes {
+		require.NoError(t, <-done)
+	}
+}
+
+// TestRejoinGivesNothingToTheSuperseded: a node has recorded the token of a later grant than
+// this one, so it must not take this one back, whatever a quorum has said a while ago.
+func TestRejoinGivesNothingToTheSuperseded(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 })
+	w.counter(t, 4, "k", g.Token+1)
+	w.counter(t, 3, "k", g.Token)
+	g = storetest.Renew(t, p, g)
+	storetest.Eventually(t, "the other node to have it back", func() bool {
+		return w.plain[3].Get(storetest.Bounded(t), w.prefix+"s:k").Val() != g.Token.String()+":"
+	})
+	storetest.Renew(t, p, g)
+	require.Equal(t, (g.Token+1).String()+":", w.plain[4].Get(storetest.Bounded(t), w.prefix+"s:k").Val())
+}
+
+// TestRestartOfTwoPrefixes: what one Locker teaches a restarted server must not speak for
+// the locks of another prefix.
+func TestRestartOfTwoPrefixes(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t, "--appendonly", "yes", "--appendfsync", "always")
+	p, other := w.ready(t), w
+	other.prefix += "other:"
+	other.ready(t)
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	for _, i := range []int{0, 1, 2} {
+		w.servers[i].Kill()
+		w.servers[i].Start()
+	}
+	_, err := other.open(t).Acquire(storetest.Bounded(t), storetest.Request("k"))
+	require.ErrorIs(t, err, redlock.ErrNoQuorum) // but it has taught them its scripts
+	_, err = p.Renew(storetest.Bounded(t), g)
+	storetest.Lost(t, err)
+	_, err = w.open(t).Acquire(storetest.Bounded(t), storetest.Request("free"))
+	require.ErrorIs(t, err, redlock.ErrNoQuorum)
+}
+
+// TestMajorityForgets: it is no first start, as long as one that remembers may be there.
+func TestMajorityForgets(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	storetest.Acquire(t, w.ready(t), storetest.Request("k"))
+	for _, i := range []int{0, 1, 2} {
+		require.NoError(t, w.plain[i].FlushAll(storetest.Bounded(t)).Err())
+	}
+	for _, nodes := range [][]int{{0, 1, 2}, {0, 1, 2, 3}, {0, 1, 2, 3, 4}} {
+		_, err := w.reaching(t, nodes).Acquire(storetest.Bounded(t), storetest.Request("k"))
+		require.Error(t, err, "%v", nodes)
+		if len(nodes) == 3 {
+			require.ErrorContains(t, err, "abstains")
+		}
+	}
+}
+
+// TestFirstStartByMany: processes that start together, on servers that know nothing.
+func TestFirstStartByMany(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	done := make(chan error, 8)
+	for i := range cap(done) {
+		p := w.open(t)
+		go func() {
+			_, err := p.Acquire(context.Background(), storetest.Request(fmt.Sprint("k", i)))
+			done <- err
+		}()
+	}
+	for range cap(done) {
+		require.NoError(t, <-done)
+	}
+}
+
+// TestNothingStays: each key that a lock ever writes has a TTL; only what says that a node
+// votes is for good.
+func TestNothingStays(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p, other := w.ready(t), w.open(t)
+	ctx := storetest.Bounded(t)
+	seen := 0
+	ephemeral := func() {
+		for i := range w.servers {
+			rdb := w.plain[i]
+			for _, name := range rdb.Keys(ctx, w.prefix+"*").Val() {
+				left := rdb.PTTL(ctx, name).Val()
+				if name != w.prefix+"node" && left != -2 {
+					require.Positive(t, left, "%s stays for ever", name)
+					require.LessOrEqual(t, left, 24*time.Hour)
+					seen++
+				}
+			}
+		}
+	}
+	for _, mode := range []bool{false, true} {
+		req := storetest.Request(fmt.Sprint("k", mode))
+		req.Shared = mode
+		g := storetest.Renew(t, p, storetest.Acquire(t, p, req))
+		ephemeral()
+		storetest.Refused(t, other, storetest.Request(req.Key))
+		storetest.Release(t, p, g)
+		ephemeral()
+		again := req
+		again.Owner = storetest.Request("").Owner
+		require.NoError(t, other.ForceRelease(ctx, req.Key, storetest.Acquire(t, p, again).Owner))
+		ephemeral()
+		undone := storetest.Request(req.Key)
+		undone.Shared = mode
+		require.NoError(t, p.Release(ctx, grantOf(undone)))
+		ephemeral()
+		_, err := other.Acquire(ctx, undone)
+		require.ErrorContains(t, err, "has been undone")
+	}
+	require.NotZero(t, seen)
+}

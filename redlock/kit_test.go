@@ -1,0 +1,192 @@
+package redlock_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/redlock"
+)
+
+// minority is how many of five nodes may fail.
+const minority = 2
+
+// world is five servers and a prefix.
+type world struct {
+	servers []*testserver.Server
+	prefix  string
+	plain   []*goredis.Client // of the nodes, beside all Lockers
+}
+
+func sharedWorld(tb testing.TB) world {
+	tb.Helper()
+	return newWorld(tb, testserver.SharedRedlock(tb))
+}
+
+// ownWorld is five servers of the test's own, to break.
+func ownWorld(tb testing.TB, args ...string) world {
+	tb.Helper()
+	return newWorld(tb, testserver.Redlock(tb, args...))
+}
+
+func newWorld(tb testing.TB, servers []*testserver.Server) world {
+	w := world{servers: servers, prefix: testserver.Prefix()}
+	for _, s := range servers {
+		rdb := goredis.NewClient(&goredis.Options{Addr: s.Addr()})
+		tb.Cleanup(func() { _ = rdb.Close() })
+		w.plain = append(w.plain, rdb)
+	}
+	return w
+}
+
+// pause freezes all at once, so that no lease is renewed by a majority meanwhile.
+func (w world) pause() {
+	var all sync.WaitGroup
+	for _, s := range w.servers {
+		all.Go(s.Pause)
+	}
+	all.Wait()
+}
+
+func (w world) resume() {
+	for _, s := range w.servers {
+		s.Resume()
+	}
+}
+
+// process is one Locker with a network of its own to each node, which a test can break.
+type process struct {
+	*redlock.Locker
+	world
+	nodes []goredis.UniversalClient
+	nets  []*network
+}
+
+// open starts a process. It is patient with a busy machine, unless opts say otherwise.
+func (w world) open(tb testing.TB, opts ...redlock.Option) *process {
+	tb.Helper()
+	return w.reaching(tb, []int{0, 1, 2, 3, 4}, opts...)
+}
+
+// reaching starts a process that reaches only these nodes.
+func (w world) reaching(tb testing.TB, nodes []int, opts ...redlock.Option) *process {
+	tb.Helper()
+	p := &process{world: w}
+	for i, s := range w.servers {
+		n := &network{conns: make(map[*wire]struct{}), cut: !slices.Contains(nodes, i)}
+		p.nets = append(p.nets, n)
+		p.nodes = append(p.nodes, goredis.NewClient(&goredis.Options{Addr: s.Addr(), Dialer: n.dial, DialerRetries: 1}))
+	}
+	p.Locker = redlock.New(p.nodes, append([]redlock.Option{
+		redlock.WithPrefix(w.prefix), redlock.WithTimeout(5 * time.Second),
+	}, opts...)...)
+	tb.Cleanup(func() {
+		_ = p.Close()
+		for _, rdb := range p.nodes {
+			_ = rdb.Close()
+		}
+	})
+	return p
+}
+
+// forget deletes all that the nodes know under the prefix, their own state included.
+func (w world) forget(tb testing.TB) {
+	tb.Helper()
+	ctx := storetest.Bounded(tb)
+	for i := range w.servers {
+		rdb := w.plain[i]
+		names, err := rdb.Keys(ctx, w.prefix+"*").Result()
+		require.NoError(tb, err)
+		if len(names) > 0 {
+			require.NoError(tb, rdb.Del(ctx, names...).Err())
+		}
+	}
+}
+
+// network is the way of one process to one node.
+type network struct {
+	mu    sync.Mutex // guards the rest
+	cut   bool       // nothing passes
+	muted bool       // replies get lost, and their connections with them
+	conns map[*wire]struct{}
+}
+
+var errCut = errors.New("network is cut")
+
+func (n *network) dial(ctx context.Context, kind, addr string) (net.Conn, error) {
+	n.mu.Lock()
+	cut := n.cut
+	n.mu.Unlock()
+	if cut {
+		return nil, errCut
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, kind, addr)
+	if err != nil {
+		return nil, err
+	}
+	w := &wire{c, n}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.conns[w] = struct{}{}
+	return w, nil
+}
+
+// sever cuts the process off for good, as if it had been killed.
+func (n *network) sever() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut = true
+	for w := range n.conns {
+		_ = w.Conn.Close()
+	}
+}
+
+func (n *network) mute(on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.muted = on
+}
+
+type wire struct {
+	net.Conn
+	net *network
+}
+
+func (w *wire) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	w.net.mu.Lock()
+	lose := w.net.muted
+	w.net.mu.Unlock()
+	if err == nil && lose {
+		_ = w.Conn.Close()
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+func (w *wire) Close() error {
+	w.net.mu.Lock()
+	defer w.net.mu.Unlock()
+	delete(w.net.conns, w)
+	return w.Conn.Close()
+}
+
+// pool is how many connections p has to node i.
+func (p *process) pool(i int) int { return int(p.nodes[i].PoolStats().TotalConns) }
+
+// grantOf is what undoes req.
+func grantOf(req lock.Request) lock.Grant {
+	return lock.Grant{Key: req.Key, Owner: req.Owner}
+}

@@ -1,0 +1,26 @@
+-- What ARGV[1] has here that is live: expiry is nil if it has nothing. other says that
+-- somebody else has the lock exclusively, or has it shared while ARGV[1] has nothing.
+local owner = ARGV[1]
+local expiry, token, tail, reader, other
+if rest == '+' then
+  reader = true
+  other = prune() > 0
+  local info = redis.call('HGET', INFO, owner)
+  if info then expiry, token, tail = string.match(info, '^(%d+):(%d+):(.*)$') end
+elseif rest ~= '' then
+  local holder
+  expiry, token, holder, tail = string.match(rest, '^(%d+):(%d+):([%w_-]+):(.*)$')
+  if expiry and tonumber(expiry) <= now then expiry = nil end
+  if expiry and holder ~= owner then expiry, other = nil, true end
+end
+
+-- Writes what the owner has.
+local function put()
+  if reader then
+    rest = '+'
+    read(owner, expiry, token .. ':' .. tail)
+  else
+    rest = expiry .. ':' .. token .. ':' .. owner .. ':' .. tail
+  end
+  save()
+end

@@ -1,0 +1,13 @@
+-- Records the proposed token with the vote, if it is above all that this node knows and no
+-- lower than its clock, nor far ahead of it. Else the reply says what would be high enough.
+-- A repeated request finds its own proposal.
+local proposal, reply = tonumber(ARGV[3]), nil
+if proposal > counter and proposal >= micros and proposal <= micros + ARGV[4] then
+  digits, token, reply = ARGV[3], ARGV[3], micros
+elseif token == ARGV[3] and proposal > 0 then
+  reply = micros
+elseif counter >= 9007199254740991 then
+  return redis.error_reply('WRONGVALUE the token counter in ' .. STATE .. ' leaves no higher token')
+else
+  reply = {micros, math.max(counter + 1, micros)}
+end

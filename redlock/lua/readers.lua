@@ -1,0 +1,17 @@
+-- Removes the readers whose TTL is over; returns how many live.
+local function prune()
+  for _, reader in ipairs(redis.call('ZRANGEBYSCORE', READERS, '-inf', now)) do
+    redis.call('ZREM', READERS, reader)
+    redis.call('HDEL', INFO, reader)
+  end
+  return redis.call('ZCARD', READERS)
+end
+
+-- Each reader expires alone; the keys vanish with the last.
+local function read(reader, expiry, info)
+  redis.call('ZADD', READERS, expiry, reader)
+  redis.call('HSET', INFO, reader, expiry .. ':' .. info)
+  local last = redis.call('ZRANGE', READERS, -1, -1, 'WITHSCORES')[2]
+  redis.call('PEXPIREAT', READERS, last)
+  redis.call('PEXPIREAT', INFO, last)
+end

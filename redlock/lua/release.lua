@@ -1,0 +1,29 @@
+-- Ends what one owner has. Where that is nothing it may leave a mark that refuses a request
+-- of that owner which comes later: one that this release has overtaken.
+--
+-- ARGV 1 owner  2 token, or 0 for any  3 mark's life ms, or 0 for none  4 "1" if shared
+--
+-- Returns 1; 0 when the owner has nothing here, 2 when another has the lock. It does so
+-- also on a node that does not vote.
+
+-- include base.lua
+-- include state.lua
+-- include readers.lua
+-- include find.lua
+
+if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2])) then
+  if reader then
+    redis.call('ZREM', READERS, owner)
+    redis.call('HDEL', INFO, owner)
+  else
+    rest = ''
+  end
+  save()
+  return 1
+end
+if ARGV[3] ~= '0' and not expiry then
+  -- include marks.lua
+  mark(owner, ARGV[3])
+  save()
+end
+return other and not (reader and ARGV[4] == '1') and 2 or 0

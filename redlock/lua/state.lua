@@ -1,0 +1,11 @@
+local digits, flag, rest = '0', '', ''
+local state = redis.call('GET', STATE)
+if state then
+  digits, flag, rest = string.match(state, '^(%d+)(%*?):(.*)$')
+  if not digits then return redis.error_reply('WRONGVALUE ' .. STATE .. ' holds something else: choose another key prefix') end
+end
+local counter = tonumber(digits)
+
+local function save()
+  redis.call('SET', STATE, digits .. flag .. ':' .. rest, 'PX', LIFE)
+end
