@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/examples/internal/pause"
 )
 
 // buyer is one of the processes: it buys until nothing is left.
@@ -55,7 +56,7 @@ func (b *buyer) buy(ctx context.Context, l *lock.Lease) error {
 	if b.freeze {
 		b.freeze = false
 		b.say("freezes, having read %d", n)
-		if err := freeze(ctx); err != nil {
+		if err := pause.Self(); err != nil {
 			return err
 		}
 		b.say("goes on, and writes %d", n-1)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/examples/internal/pause"
 )
 
 const (
@@ -89,7 +90,7 @@ func (s *shop) start(ctx context.Context, wg *sync.WaitGroup, fail func(error), 
 		// Nobody can sell before the lock of the frozen one is over.
 		err := await(ctx, s.hasSold)
 		if err == nil {
-			err = thaw(cmd.Process)
+			err = pause.Resume(cmd.Process)
 		}
 		if err != nil {
 			fail(err)

@@ -10,18 +10,28 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/go-zookeeper/zk"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	goredis "github.com/redis/go-redis/v9"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/dynamo"
+	"github.com/seed-215fdefa/lock/etcd"
 	"github.com/seed-215fdefa/lock/examples/slogobserver"
 	"github.com/seed-215fdefa/lock/memory"
+	"github.com/seed-215fdefa/lock/postgres"
 	"github.com/seed-215fdefa/lock/redis"
+	"github.com/seed-215fdefa/lock/redlock"
+	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
 // The fragments of the README, each as it stands there. They compile; what they do is
 // tested elsewhere.
 var _ = []any{
-	which, do, tryDo, lease, whoHoldsIt, readers, logs, shutdown, fencing,
+	which, others, do, tryDo, lease, whoHoldsIt, readers, logs, shutdown, fencing, fencedRows,
 }
 
 // What the fragments use.
@@ -32,8 +42,11 @@ var (
 	rdb    goredis.UniversalClient
 	host   = "web-1"
 
-	build   = func(context.Context) error { return nil }
-	sell    = func(stock string) string { return stock }
+	build    = func(context.Context) error { return nil }
+	sell     = func(stock string) string { return stock }
+	pool     *pgxpool.Pool
+	transfer func(context.Context, pgx.Tx) error
+
 	work    = func(context.Context, *lock.Lease) error { return nil }
 	read    = work
 	rebuild = work
@@ -47,6 +60,14 @@ func which() *lock.Client {
 	}
 	client := lock.New(store, lock.WithTTL(10*time.Second))
 	return client
+}
+
+func others(cli *clientv3.Client, db *dynamodb.Client, conn *zk.Conn, a, b, c, d, e *goredis.Client) {
+	_ = etcd.New(cli)           // a *clientv3.Client
+	_ = postgres.New(pool)      // a *pgxpool.Pool; once before: postgres.Migrate(ctx, pool)
+	_ = dynamo.New(db, "locks") // a *dynamodb.Client; once before: dynamo.CreateTable(ctx, db, "locks")
+	_ = redlock.New([]goredis.UniversalClient{a, b, c, d, e})
+	_ = zookeeper.New(conn, zookeeper.WithSessionTimeout(10*time.Second)) // a *zk.Conn, of that timeout
 }
 
 func do() error {
@@ -133,3 +154,15 @@ var (
 	_ lock.Locker = Locker(nil)
 	_ Locker      = lock.Locker(nil)
 )
+
+func fencedRows() error {
+	err := client.Do(ctx, "account:7", func(ctx context.Context, l *lock.Lease) error {
+		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			if err := postgres.Fence(ctx, tx, l.Key(), l.Token()); err != nil {
+				return err // ErrStale, and the transaction is rolled back
+			}
+			return transfer(ctx, tx)
+		})
+	})
+	return err
+}

@@ -1,0 +1,62 @@
+//go:build unix
+
+package main
+
+import (
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock/examples/internal/program"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+)
+
+func TestMain(m *testing.M) { program.Main(testserver.Main{M: m}, main) }
+
+func start(t *testing.T, election, name string, flags ...string) *program.Program {
+	t.Helper()
+	server := testserver.SharedEtcd(t)
+	return program.Start(t, append(flags, "-etcd", server.Addr(), "-election", election, "-name", name, "-every=20ms")...)
+}
+
+// stop interrupts a candidate and returns what it has printed.
+func stop(t *testing.T, p *program.Program) string {
+	t.Helper()
+	p.Signal(syscall.SIGTERM)
+	out, err := p.Wait()
+	require.NoError(t, err, "%s", out)
+	return out
+}
+
+// TestTermPassesOnAtOnce: had the lock not been released, b would have to wait for a minute.
+func TestTermPassesOnAtOnce(t *testing.T) {
+	t.Parallel()
+	election := testserver.Prefix()
+	a := start(t, election, "a", "-ttl=1m")
+	a.Await("a has written 2")
+	b := start(t, election, "b", "-ttl=1m")
+	a.Await("a has written")
+	stop(t, a)
+	b.Await("b has written 2")
+	stop(t, b)
+}
+
+// TestZombie freezes the leader before a write, until another leads.
+func TestZombie(t *testing.T) {
+	t.Parallel()
+	election := testserver.Prefix()
+	a := start(t, election, "a", "-freeze=3")
+	a.Await("a freezes")
+	b := start(t, election, "b")
+	b.Await("b has written 2")
+
+	a.Signal(syscall.SIGCONT)
+	a.Await("a goes on, and writes 3")
+	a.Await("a is refused")
+	b.Await("b has written")
+	require.NotContains(t, stop(t, b), "leads no more")
+	a.Await("a leads") // again
+	assert.NotContains(t, stop(t, a), "a has written 3\n")
+}
