@@ -20,12 +20,14 @@ type zkSilent struct{}
 
 func (zkSilent) Printf(string, ...any) {}
 
-// zkSession opens a session on a server with default settings.
+// zkSession opens a session on a server with default settings, and returns when it is there:
+// requests before that fail, if many connect at once.
 func zkSession(t *testing.T, addr string) *zk.Conn {
 	t.Helper()
 	conn, _, err := zk.Connect([]string{addr}, 30*time.Second, zk.WithLogger(zkSilent{}), zk.WithLogInfo(false))
 	require.NoError(t, err)
 	t.Cleanup(conn.Close)
+	require.Eventually(t, func() bool { return conn.State() == zk.StateHasSession }, 30*time.Second, time.Millisecond)
 	return conn
 }
 
