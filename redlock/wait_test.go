@@ -46,8 +46,9 @@ func TestHandOver(t *testing.T) {
 	for round := range 20 { // one of them is fast, whatever the machine does
 		key := fmt.Sprint("k", round)
 		g := storetest.Acquire(t, p, storetest.Request(key))
-		next := storetest.Waits(t, p, storetest.Request(key))
+		// Before the next one asks, who could be there before a straggler.
 		storetest.Eventually(t, "the stragglers", func() bool { return w.held(t, key) == 5 })
+		next := storetest.Waits(t, p, storetest.Request(key))
 		before := evals(t, w)
 		storetest.Release(t, p, g)
 		h := next.Granted(t)
