@@ -59,13 +59,6 @@ func TestFrozenServerCancel(t *testing.T) {
 	require.ErrorIs(t, waits.Err, lock.ErrClosed)
 }
 
-// TestKilledHolder: a first try gets what a killed process held.
-func TestKilledHolder(t *testing.T) {
-	t.Parallel()
-	w := sharedWorld(t)
-	storetest.KilledHolder(t, w.open(t), 2*time.Second, w.server.Addr(), w.table, w.prefix)
-}
-
 // TestFirstTryOfANewProcess: one that has never heard of the lock or of DynamoDB's time
 // takes over from a dead holder by its first call.
 func TestFirstTryOfANewProcess(t *testing.T) {

@@ -11,16 +11,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/seed-215fdefa/lock"
-	"github.com/seed-215fdefa/lock/dynamo"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest"
 )
 
 func TestMain(m *testing.M) {
-	storetest.HolderMain(func(args []string) (lock.Locker, error) {
-		return dynamo.New(newClient(newTransport(), args[0]), args[1], dynamo.WithPrefix(args[2])), nil
-	})
+	storetest.HolderMain(openHolder)
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		_ = flag.Set("test.parallel", "12") // cases mostly wait

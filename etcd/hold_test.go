@@ -78,13 +78,6 @@ func TestFrozenServer(t *testing.T) {
 	storetest.FrozenServer(t, open(t, server, prefix), open(t, server, prefix), 3*time.Second, server.Pause, server.Resume)
 }
 
-// TestKilledHolder: see storetest.
-func TestKilledHolder(t *testing.T) {
-	t.Parallel()
-	server, prefix := testserver.SharedEtcd(t), testserver.Prefix()
-	storetest.KilledHolder(t, open(t, server, prefix, etcd.Stable), 2*time.Second, prefix, server.Addr())
-}
-
 // TestUnrenewedEnds: a grant ends at its TTL though another under the same etcd lease is
 // renewed all the time.
 func TestUnrenewedEnds(t *testing.T) {

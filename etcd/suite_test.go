@@ -19,23 +19,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	storetest.HolderMain(holderOf)
+	storetest.HolderMain(openHolder)
 	flag.Parse()
 	if testing.Short() { // examples cannot skip themselves
 		_ = flag.Set("test.skip", "^Example")
 	}
 	inParallel()
 	goleak.VerifyTestMain(testserver.Main{M: m})
-}
-
-// holderOf opens the Locker of a process that is to be killed: on the prefix args[0] of the
-// members at the rest.
-func holderOf(args []string) (lock.Locker, error) {
-	cli, err := connect(args[1:]...)
-	if err != nil {
-		return nil, err
-	}
-	return etcd.New(cli, etcd.WithPrefix(args[0])), nil
 }
 
 // inParallel runs many tests side by side, unless the command line says how many: most of

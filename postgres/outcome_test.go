@@ -189,13 +189,6 @@ func TestFrozenServerCancel(t *testing.T) {
 	w.server.Resume()
 }
 
-// TestKilledHolder kills a process that holds a lock.
-func TestKilledHolder(t *testing.T) {
-	t.Parallel()
-	w := sharedWorld(t)
-	storetest.KilledHolder(t, w.open(t), 2*time.Second, w.url(), w.schema)
-}
-
 // TestRestart: a crash of the server, and all that was acknowledged is there: holders,
 // readers, and the waiter goes on. It holds where synchronous_commit is off too.
 func TestRestart(t *testing.T) {

@@ -1,15 +1,12 @@
 package postgres_test
 
 import (
-	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -32,18 +29,6 @@ func TestMain(m *testing.M) {
 		_ = flag.Set("test.parallel", "12")
 	}
 	goleak.VerifyTestMain(testserver.Main{M: m})
-}
-
-// openHolder opens the Locker of a process that is to be killed: args are URL and schema.
-func openHolder(args []string) (lock.Locker, error) {
-	if len(args) != 2 {
-		return nil, errors.New("usage: URL schema")
-	}
-	pool, err := pgxpool.New(context.Background(), args[0])
-	if err != nil {
-		return nil, err
-	}
-	return postgres.New(pool, postgres.WithSchema(args[1])), nil
 }
 
 // TestSuite gives each case a schema of its own on the shared server, and a server of its own

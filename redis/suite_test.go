@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	storetest.HolderMain(openHeld)
+	storetest.HolderMain(openHolder)
 	goredis.SetLogger(silent{})
 	flag.Parse()
 	if testing.Short() { // examples cannot skip themselves

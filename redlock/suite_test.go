@@ -14,18 +14,11 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest"
-	"github.com/seed-215fdefa/lock/redlock"
 )
 
 func TestMain(m *testing.M) {
 	goredis.SetLogger(silent{})
-	storetest.HolderMain(func(args []string) (lock.Locker, error) {
-		var nodes []goredis.UniversalClient
-		for _, addr := range args[1:] {
-			nodes = append(nodes, goredis.NewClient(&goredis.Options{Addr: addr}))
-		}
-		return redlock.New(nodes, redlock.WithPrefix(args[0])), nil
-	})
+	storetest.HolderMain(openHolder)
 	parallel := false
 	flag.Parse()
 	flag.Visit(func(f *flag.Flag) { parallel = parallel || f.Name == "test.parallel" })
@@ -111,14 +104,4 @@ func TestFrozenServers(t *testing.T) {
 	t.Parallel()
 	w := ownWorld(t)
 	storetest.FrozenServer(t, w.ready(t), w.ready(t), 4*time.Second, w.pause, w.resume)
-}
-
-func TestKilledHolder(t *testing.T) {
-	t.Parallel()
-	w := sharedWorld(t)
-	args := []string{w.prefix}
-	for _, s := range w.servers {
-		args = append(args, s.Addr())
-	}
-	storetest.KilledHolder(t, w.open(t), time.Second, args...)
 }

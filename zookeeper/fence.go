@@ -55,13 +55,14 @@ func NewFence(conn *zk.Conn, opts ...Option) *Fence {
 // raises the mark.
 //
 // After zk.ErrConnectionClosed, or when ctx ends, ops may have been run or yet be: they are
-// sent once only. Inside Do, whose ctx ends with the lease, a write that must be told apart
+// sent once only. What could not be sent, since the client is looking for a server, waits
+// for up to 15 s, then the error is zk.ErrNoServer and nothing was run. Inside Do, whose ctx ends with the lease, a write that must be told apart
 // may be sent with context.WithoutCancel and a timeout: the token decides about it, not ctx.
 func (f *Fence) Multi(ctx context.Context, resource string, token lock.Token, ops ...any) ([]zk.MultiResponse, error) {
 	if err := f.check(ctx, resource, token); err != nil {
 		return nil, err
 	}
-	for {
+	for t := (tries{}); ; {
 		m, err := f.seen(ctx, resource)
 		if err != nil {
 			return nil, wrap(err)
@@ -70,7 +71,13 @@ func (f *Fence) Multi(ctx context.Context, resource string, token lock.Token, op
 			return nil, &lock.StaleError{Key: resource, Token: token, Newest: m.token}
 		}
 		replies, raced, err := f.run(ctx, resource, m, token, ops)
-		if !raced {
+		switch {
+		case raced:
+		case errors.Is(err, zk.ErrNoServer): // zk.Conn says so of what it has not sent
+			if err := t.pause(ctx, context.Background(), err); err != nil {
+				return nil, wrap(err)
+			}
+		default:
 			return replies, wrap(err)
 		}
 	}
@@ -83,9 +90,22 @@ func (f *Fence) Get(ctx context.Context, resource string, token lock.Token, path
 	if _, err := f.Multi(ctx, resource, token); err != nil {
 		return nil, nil, err
 	}
-	l := Locker{conn: f.conn}
-	data, stat, err := l.get(ctx, path)
+	data, stat, err := f.read(ctx, func(l *Locker) ([]byte, *zk.Stat, error) { return l.get(ctx, path) })
 	return data, stat, wrap(err)
+}
+
+// read reads, again where the connection broke, as reads may be.
+func (f *Fence) read(ctx context.Context, get func(*Locker) ([]byte, *zk.Stat, error)) ([]byte, *zk.Stat, error) {
+	l := &Locker{conn: f.conn, root: f.root}
+	for t := (tries{}); ; {
+		data, stat, err := get(l)
+		if !isTransient(err) {
+			return data, stat, err
+		}
+		if err := t.pause(ctx, context.Background(), err); err != nil {
+			return nil, nil, err
+		}
+	}
 }
 
 func (f *Fence) check(ctx context.Context, resource string, token lock.Token) error {
@@ -151,11 +171,12 @@ func (f *Fence) seen(ctx context.Context, resource string) (mark, error) {
 	if ok {
 		return m, nil
 	}
-	l := Locker{conn: f.conn, root: f.root}
-	if err := l.sync(ctx); err != nil {
-		return mark{}, err
-	}
-	data, stat, err := l.get(ctx, f.path(resource))
+	data, stat, err := f.read(ctx, func(l *Locker) ([]byte, *zk.Stat, error) {
+		if err := l.sync(ctx); err != nil {
+			return nil, nil, err
+		}
+		return l.get(ctx, f.path(resource))
+	})
 	if errors.Is(err, zk.ErrNoNode) {
 		return mark{}, nil
 	}

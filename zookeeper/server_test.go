@@ -27,14 +27,6 @@ func TestFrozenServer(t *testing.T) {
 	storetest.FrozenServer(t, holder, rival, 5*time.Second, w.server.Pause, w.server.Resume)
 }
 
-// TestKilledHolder kills a process with its session.
-func TestKilledHolder(t *testing.T) {
-	t.Parallel()
-	w := sharedWorld(t)
-	w.timeout = holderTimeout
-	storetest.KilledHolder(t, w.open(t), 3*time.Second, w.server.Addr(), w.root)
-}
-
 // TestContainer: the server removes a lock's node when it is empty, under the feet of who
 // has just used it. Tokens rise all the same.
 func TestContainer(t *testing.T) {

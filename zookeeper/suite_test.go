@@ -6,14 +6,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-zookeeper/zk"
 	"go.uber.org/goleak"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest"
-	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
 func TestMain(m *testing.M) {
@@ -29,17 +27,6 @@ func TestMain(m *testing.M) {
 		_ = flag.Set("test.parallel", "12")
 	}
 	goleak.VerifyTestMain(testserver.Main{M: m})
-}
-
-const holderTimeout = 6 * time.Second
-
-// openHolder opens the Locker of a process that is to be killed.
-func openHolder(args []string) (lock.Locker, error) {
-	conn, _, err := zk.Connect(args[:1], holderTimeout, zk.WithLogger(silent{}), zk.WithLogInfo(false))
-	if err != nil {
-		return nil, err
-	}
-	return zookeeper.New(conn, zookeeper.WithRoot(args[1]), zookeeper.WithTick(tick), zookeeper.WithSessionTimeout(holderTimeout)), nil
 }
 
 // TestSuite has a root and sessions for each case, on a server that they share, but for

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -21,15 +22,23 @@ import (
 const holderEnv = "LOCK_TEST_HOLDER"
 
 type holderSpec struct {
-	Key  string
-	TTL  time.Duration
-	Args []string
+	Key   string
+	TTL   time.Duration
+	Args  []string
+	Fence bool // it reads its resource, and writes it when told to
 }
 
-// HolderMain is for the first line of a TestMain. In a process that [StartHolder] started
-// it does not return: it opens a Locker with the args given there, and holds the lock. In
-// any other it does nothing.
-func HolderMain(open func(args []string) (lock.Locker, error)) {
+// Resource is what a lock guards, by way of the store's fence. Write overwrites what Read
+// returns.
+type Resource struct {
+	Read  func(ctx context.Context, token lock.Token) (string, error)
+	Write func(ctx context.Context, token lock.Token, value string) error
+}
+
+// HolderMain is for the first line of a TestMain. In a process that [StartHolder] or
+// [StoppedHolder] started it does not return: it opens a Locker and a Resource with the
+// args given there, and holds the lock. In any other it does nothing.
+func HolderMain(open func(args []string) (lock.Locker, Resource, error)) {
 	env := os.Getenv(holderEnv)
 	if env == "" {
 		return
@@ -38,18 +47,21 @@ func HolderMain(open func(args []string) (lock.Locker, error)) {
 	os.Exit(1)
 }
 
-func hold(env string, open func(args []string) (lock.Locker, error)) error {
+func hold(env string, open func(args []string) (lock.Locker, Resource, error)) error {
 	var spec holderSpec
 	if err := json.Unmarshal([]byte(env), &spec); err != nil {
 		return err
 	}
-	l, err := open(spec.Args)
+	l, r, err := open(spec.Args)
 	if err != nil {
 		return err
 	}
 	lease, err := lock.New(l, lock.WithTTL(spec.TTL)).TryLock(context.Background(), spec.Key)
 	if err != nil {
 		return err
+	}
+	if spec.Fence {
+		return readAndWrite(r, lease)
 	}
 	fmt.Println("token", lease.Token())
 	<-lease.Done()
@@ -60,29 +72,45 @@ func hold(env string, open func(args []string) (lock.Locker, error)) error {
 type Holder struct {
 	Token lock.Token
 	cmd   *exec.Cmd
+	in    io.Writer
+	out   *bufio.Reader
 }
 
 // StartHolder starts one and returns when it holds key.
 func StartHolder(tb testing.TB, key string, ttl time.Duration, args ...string) Holder {
 	tb.Helper()
+	return startHolder(tb, holderSpec{Key: key, TTL: ttl, Args: args})
+}
+
+func startHolder(tb testing.TB, spec holderSpec) Holder {
+	tb.Helper()
 	exe, err := os.Executable()
 	require.NoError(tb, err)
-	spec, err := json.Marshal(holderSpec{key, ttl, args})
+	env, err := json.Marshal(spec)
 	require.NoError(tb, err)
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), holderEnv+"="+string(spec))
+	cmd.Env = append(os.Environ(), holderEnv+"="+string(env))
 	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(tb, err)
 	out, err := cmd.StdoutPipe()
 	require.NoError(tb, err)
 	require.NoError(tb, cmd.Start())
 	tb.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(tb, err, line)
-	digits, ok := strings.CutPrefix(strings.TrimSpace(line), "token ")
-	require.True(tb, ok, line)
-	token, err := lock.ParseToken(digits)
+	h := Holder{cmd: cmd, in: in, out: bufio.NewReader(out)}
+	h.Token, err = lock.ParseToken(h.says(tb, "token "))
 	require.NoError(tb, err)
-	return Holder{token, cmd}
+	return h
+}
+
+// says reads what the holder prints next, which must begin with prefix.
+func (h Holder) says(tb testing.TB, prefix string) string {
+	tb.Helper()
+	line, err := h.out.ReadString('\n')
+	require.NoError(tb, err, line)
+	rest, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), prefix)
+	require.True(tb, ok, "%q, not %q", line, prefix)
+	return rest
 }
 
 // Kill is SIGKILL. It returns when the process is gone.

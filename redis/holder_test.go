@@ -1,6 +1,7 @@
 package redis_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -12,9 +13,21 @@ import (
 	"github.com/seed-215fdefa/lock/redis"
 )
 
-// openHeld opens the Locker of a process that holds a lock until it is killed.
-func openHeld(args []string) (lock.Locker, error) {
-	return redis.New(goredis.NewClient(&goredis.Options{Addr: args[0]}), redis.WithPrefix(args[1])), nil
+// openHolder opens what a process of its own has, which is killed or stopped: args are the
+// address and the prefix.
+func openHolder(args []string) (lock.Locker, storetest.Resource, error) {
+	rdb := goredis.NewClient(&goredis.Options{Addr: args[0]})
+	return redis.New(rdb, redis.WithPrefix(args[1])), resource(rdb, args[1]), nil
+}
+
+func resource(rdb *goredis.Client, prefix string) storetest.Resource {
+	fence, key := redis.NewFence(rdb), prefix+"stock"
+	return storetest.Resource{
+		Read: func(ctx context.Context, token lock.Token) (string, error) { return fence.Get(ctx, key, token) },
+		Write: func(ctx context.Context, token lock.Token, value string) error {
+			return fence.Set(ctx, key, token, value, 0)
+		},
+	}
 }
 
 // TestKilledHolder: the first TryLock after the TTL succeeds.
@@ -22,6 +35,13 @@ func TestKilledHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	storetest.KilledHolder(t, w.open(t), time.Second, w.server.Addr(), w.prefix)
+}
+
+// TestStoppedHolder: the write of a process that was stopped for longer than its lease.
+func TestStoppedHolder(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	storetest.StoppedHolder(t, w.open(t), resource(w.rdb, w.prefix), time.Second, w.server.Addr(), w.prefix)
 }
 
 // TestKilledHolderWaiter: a waiting Lock gets it, and asks no more than once a second and
