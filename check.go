@@ -36,7 +36,7 @@ func CheckRequest(req Request, c Capabilities) error {
 }
 
 // CheckKey returns an error that is ErrInvalid unless key is non-empty UTF-8 of at most
-// MaxKeyLen bytes. Stores call it in Inspect and ForceRelease.
+// MaxKeyLen bytes. Stores call it in Inspect.
 func CheckKey(key string) error {
 	switch {
 	case key == "":
@@ -47,6 +47,16 @@ func CheckKey(key string) error {
 		return fmt.Errorf("%w: key %q is not valid UTF-8", ErrInvalid, key)
 	}
 	return nil
+}
+
+// CheckGrant returns an error that is ErrInvalid unless g has a key and an owner that an
+// Acquire could have granted it to. Stores call it in Renew, Release and ForceRelease. The
+// Token may be 0, as in an undo, and so may the TTL, of which Release makes no use.
+func CheckGrant(g Grant) error {
+	if err := CheckKey(g.Key); err != nil {
+		return err
+	}
+	return checkOwner(g.Owner)
 }
 
 func checkOwner(owner string) error {

@@ -50,6 +50,19 @@ func TestCheckRequest(t *testing.T) {
 	require.NoError(t, checkOwner(strings.Repeat("o", MaxOwnerLen)))
 }
 
+func TestCheckGrant(t *testing.T) {
+	require.NoError(t, CheckGrant(Grant{Key: "k", Owner: "o"}))
+	for says, g := range map[string]Grant{
+		"key is empty": {Owner: "o"},
+		"owner":        {Key: "k"},
+		"':' at 1":     {Key: "k", Owner: "a:b"},
+	} {
+		err := CheckGrant(g)
+		require.ErrorIs(t, err, ErrInvalid, says)
+		require.ErrorContains(t, err, says)
+	}
+}
+
 func FuzzCheckKey(f *testing.F) {
 	for _, s := range []string{"", "k", "\xff", "a\x00b", strings.Repeat("k", 513)} {
 		f.Add(s)

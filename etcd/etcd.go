@@ -304,11 +304,8 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 
 // check is what every call but Acquire does first.
 func (l *Locker) check(ctx context.Context, g lock.Grant) error {
-	if err := lock.CheckKey(g.Key); err != nil {
+	if err := lock.CheckGrant(g); err != nil {
 		return err
-	}
-	if !isOwner(g.Owner) {
-		return fmt.Errorf("%w: owner %.80q of %q: must be 1 to 64 of [A-Za-z0-9_-]", lock.ErrInvalid, g.Owner, g.Key)
 	}
 	return l.ready(ctx)
 }

@@ -49,7 +49,7 @@ func (s *store) names(prefix string) []string {
 // Forced. A waiter that was handed the key and has not returned from Acquire yet lines
 // up again instead.
 func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
-	if err := lock.CheckKey(key); err != nil {
+	if err := lock.CheckGrant(lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
 	}
 	if err := l.usable(ctx); err != nil {

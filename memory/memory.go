@@ -180,6 +180,9 @@ func (s *store) attempt(t *try, req *lock.Request, now moment, lost *notices) {
 // TTL would have been over, Taken when others hold the key, and Expired when g's own
 // times say so. Otherwise, as after an own Release, there is none.
 func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+	if err := lock.CheckGrant(g); err != nil {
+		return lock.Grant{}, err
+	}
 	if err := l.usable(ctx); err != nil {
 		return lock.Grant{}, err
 	}
@@ -210,6 +213,9 @@ func (s *store) renew(g lock.Grant, now moment, lost *notices) (lock.Grant, erro
 // Release implements [lock.Locker]. The first live waiter has the key when it returns.
 // The reasons of a LostError are those of Renew.
 func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
+	if err := lock.CheckGrant(g); err != nil {
+		return err
+	}
 	if err := l.usable(ctx); err != nil {
 		return err
 	}

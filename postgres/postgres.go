@@ -287,11 +287,8 @@ func lost(reply string, g lock.Grant) error {
 
 // check is what every call but Acquire does first.
 func (l *Locker) check(ctx context.Context, g lock.Grant) error {
-	if err := lock.CheckKey(g.Key); err != nil {
+	if err := lock.CheckGrant(g); err != nil {
 		return err
-	}
-	if g.Owner == "" {
-		return fmt.Errorf("%w: grant of %q has no owner", lock.ErrInvalid, g.Key)
 	}
 	return l.ready(ctx)
 }

@@ -33,36 +33,9 @@ func poolWith(tb testing.TB, config *pgxpool.Config) *pgxpool.Pool {
 
 // everyCall has a call of each method of a Locker, for keys that nobody holds but g's.
 func everyCall(l *postgres.Locker, g lock.Grant) map[string]func(context.Context) error {
-	acquires := func(change func(*lock.Request)) func(context.Context) error {
-		return func(ctx context.Context) error {
-			req := storetest.Request("free")
-			change(&req)
-			_, err := l.Acquire(ctx, req)
-			return err
-		}
-	}
-	reader := g
-	reader.Shared = true
-	return map[string]func(context.Context) error{
-		"Acquire":        acquires(func(*lock.Request) {}),
-		"Acquire Wait":   acquires(func(r *lock.Request) { r.Wait = true }),
-		"Acquire Lost":   acquires(func(r *lock.Request) { r.Lost = func(lock.LostReason) {} }),
-		"Acquire Shared": acquires(func(r *lock.Request) { r.Shared = true }),
-		"Renew":          func(ctx context.Context) error { _, err := l.Renew(ctx, g); return err },
-		"Renew Shared":   func(ctx context.Context) error { _, err := l.Renew(ctx, reader); return err },
-		"Release":        func(ctx context.Context) error { return l.Release(ctx, g) },
-		"Release Shared": func(ctx context.Context) error { return l.Release(ctx, reader) },
-		"undo":           func(ctx context.Context) error { return l.Release(ctx, lock.Grant{Key: "k", Owner: "o"}) },
-		"Inspect":        func(ctx context.Context) error { _, err := l.Inspect(ctx, "k"); return err },
-		"ForceRelease":   func(ctx context.Context) error { return l.ForceRelease(ctx, g.Key, g.Owner) },
-		"Prune":          func(ctx context.Context) error { _, err := l.Prune(ctx, time.Hour); return err },
-		"List": func(ctx context.Context) (last error) {
-			for _, err := range l.List(ctx, "") {
-				last = err
-			}
-			return last
-		},
-	}
+	return storetest.EveryCall(l, g, map[string]func(context.Context) error{
+		"Prune": func(ctx context.Context) error { _, err := l.Prune(ctx, time.Hour); return err },
+	})
 }
 
 func someGrant() lock.Grant {

@@ -11,42 +11,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/redis"
 )
 
 // everyCall has a call of each method of a Locker, for a key that nobody holds.
 func everyCall(l *redis.Locker) map[string]func(context.Context) error {
-	g := lock.Grant{Key: "k", Owner: "o", Token: 1, TTL: time.Second, Start: time.Now()}
-	acquires := func(change func(*lock.Request)) func(context.Context) error {
-		return func(ctx context.Context) error {
-			req := request("k")
-			change(&req)
-			_, err := l.Acquire(ctx, req)
-			return err
-		}
-	}
-	readers := g
-	readers.Shared = true
-	return map[string]func(context.Context) error{
-		"Acquire":        acquires(func(*lock.Request) {}),
-		"Acquire Wait":   acquires(func(r *lock.Request) { r.Wait = true }),
-		"Acquire Lost":   acquires(func(r *lock.Request) { r.Lost = func(lock.LostReason) {} }),
-		"Acquire Shared": acquires(func(r *lock.Request) { r.Shared = true }),
-		"Renew":          func(ctx context.Context) error { _, err := l.Renew(ctx, g); return err },
-		"Renew Shared":   func(ctx context.Context) error { _, err := l.Renew(ctx, readers); return err },
-		"Release":        func(ctx context.Context) error { return l.Release(ctx, g) },
-		"Release Shared": func(ctx context.Context) error { return l.Release(ctx, readers) },
-		"undo":           func(ctx context.Context) error { return l.Release(ctx, lock.Grant{Key: "k", Owner: "o"}) },
-		"Inspect":        func(ctx context.Context) error { _, err := l.Inspect(ctx, "k"); return err },
-		"ForceRelease":   func(ctx context.Context) error { return l.ForceRelease(ctx, "k", "o") },
-		"Preflight":      l.Preflight,
-		"List": func(ctx context.Context) (last error) {
-			for _, err := range l.List(ctx, "") {
-				last = err
-			}
-			return last
-		},
-	}
+	return storetest.EveryCall(l, storetest.NoGrant, map[string]func(context.Context) error{
+		"Preflight": l.Preflight,
+	})
 }
 
 // nowhere is a client of a server that does not exist, and that must not be asked.

@@ -17,31 +17,7 @@ import (
 
 // everyCall has a call of each method of a Locker, for a key that nobody holds.
 func everyCall(l *redlock.Locker) map[string]func(context.Context) error {
-	g := lock.Grant{Key: "k", Owner: "o", Token: 1, TTL: time.Second, Start: time.Now()}
-	acquires := func(change func(*lock.Request)) func(context.Context) error {
-		return func(ctx context.Context) error {
-			req := storetest.Request("k")
-			change(&req)
-			_, err := l.Acquire(ctx, req)
-			return err
-		}
-	}
-	return map[string]func(context.Context) error{
-		"Acquire":        acquires(func(*lock.Request) {}),
-		"Acquire Wait":   acquires(func(r *lock.Request) { r.Wait = true }),
-		"Acquire Shared": acquires(func(r *lock.Request) { r.Shared = true }),
-		"Renew":          func(ctx context.Context) error { _, err := l.Renew(ctx, g); return err },
-		"Release":        func(ctx context.Context) error { return l.Release(ctx, g) },
-		"undo":           func(ctx context.Context) error { return l.Release(ctx, lock.Grant{Key: "k", Owner: "o"}) },
-		"Inspect":        func(ctx context.Context) error { _, err := l.Inspect(ctx, "k"); return err },
-		"ForceRelease":   func(ctx context.Context) error { return l.ForceRelease(ctx, "k", "o") },
-		"List": func(ctx context.Context) (last error) {
-			for _, err := range l.List(ctx, "") {
-				last = err
-			}
-			return last
-		},
-	}
+	return storetest.EveryCall(l, storetest.NoGrant, nil)
 }
 
 // nowhere are clients of servers that must not be asked.
