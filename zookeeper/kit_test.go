@@ -2,7 +2,6 @@ package zookeeper_test
 
 import (
 	"encoding/binary"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -27,37 +26,10 @@ type silent struct{}
 
 func (silent) Printf(string, ...any) {}
 
-// slowConn lets the client set its watches again on a new connection before the first reply
-// comes. The client reads its last zxid for them while another goroutine of its own may write
-// it, for the reply to a request that was queued: a race of zk.Conn that is not ours to test,
-// and that the race detector would report. What it can do, an event that is missed, is tested
-// by LoseWakeup.
-type slowConn struct {
-	net.Conn
-	reads int // the handshake takes two
-}
-
-const setWatchesTakes = 20 * time.Millisecond
-
-func (c *slowConn) Read(b []byte) (int, error) {
-	if c.reads++; c.reads == 3 {
-		time.Sleep(setWatchesTakes)
-	}
-	return c.Conn.Read(b)
-}
-
-func dialSlowly(network, address string, timeout time.Duration) (net.Conn, error) {
-	conn, err := net.DialTimeout(network, address, timeout)
-	if err != nil {
-		return nil, err
-	}
-	return &slowConn{Conn: conn}, nil
-}
-
 // dial opens a session.
 func dial(tb testing.TB, timeout time.Duration, addrs ...string) *zk.Conn {
 	tb.Helper()
-	conn, _, err := zk.Connect(addrs, timeout, zk.WithLogger(silent{}), zk.WithLogInfo(false), zk.WithDialer(dialSlowly))
+	conn, _, err := zk.Connect(addrs, timeout, zk.WithLogger(silent{}), zk.WithLogInfo(false), zk.WithDialer(new(gate).dial))
 	require.NoError(tb, err)
 	tb.Cleanup(func() {
 		drain(conn)
