@@ -63,9 +63,11 @@ const dynamoFolder = "dynamodb-2.9.30"
 
 // dynamoScript looks for DynamoDB Local in its first argument, then where the image has
 // it. A Java runtime without it is no server: it ends at once, and says what is missing.
+// The image's user may write to no working folder that Docker makes, but to its own.
 const dynamoScript = `home=$1 jvm=$2; shift 2
 [ -e "$home/DynamoDBLocal.jar" ] || home=/home/dynamodblocal
 [ -e "$home/DynamoDBLocal.jar" ] || { echo "no DynamoDBLocal.jar: run 'make servers'"; exit 1; }
+[ -w . ] || cd "$home"
 exec java -Xms64m -Xmx512m -XX:+UseSerialGC $jvm -Djava.library.path="$home/DynamoDBLocal_lib" \
 	-jar "$home/DynamoDBLocal.jar" -disableTelemetry -port "$@"`
 

@@ -2,7 +2,16 @@ set -eu
 jar=/usr/share/java/zookeeper.jar
 image=$(echo /apache-zookeeper-*/lib)
 if [ -d "$image" ]; then
-	classpath="${image%/lib}/conf:$image/*"
+	classpath=".:$image/*"
+	# It logs by logback, which prints all that it is told where it finds no configuration.
+	cat >logback.xml <<-END
+		<configuration>
+		<appender name="out" class="ch.qos.logback.core.ConsoleAppender">
+		<encoder><pattern>%date %-5level [%thread] %logger{0}: %msg%n</pattern></encoder>
+		</appender>
+		<root level="warn"><appender-ref ref="out" /></root>
+		</configuration>
+	END
 elif [ -e "$jar" ]; then
 	classpath="$jar:/usr/share/java/slf4j-simple.jar"
 else
