@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes an image with all servers out of Debian's packages, and what servers.sh has put
-# into the cache, and gives it the names of all images in compose.yaml: for a Docker
-# daemon that can pull nothing. Needs root and debootstrap, on Debian or its kin.
+# Makes an image with all servers out of Debian's packages, and what servers.sh puts into
+# the cache, and gives it the names of all images in compose.yaml: for a Docker daemon that
+# can pull nothing. Needs root and debootstrap, on Debian or its kin, and takes a gigabyte.
 #
 #   sh internal/testserver/docker-image.sh [MIRROR]
 set -eu
@@ -11,7 +11,7 @@ cache=${LOCK_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lock-testserver}
 root=$(mktemp -d)
 trap 'umount "$root/proc" 2>/dev/null || true; rm -rf --one-file-system "$root"' EXIT
 
-LOCK_TEST_SERVERS=native sh internal/testserver/servers.sh
+sh internal/testserver/servers.sh cache
 debootstrap --variant=minbase bookworm "$root" "$@"
 mount -t proc proc "$root/proc"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
@@ -25,10 +25,11 @@ chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no
 umount "$root/proc"
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/lib/postgresql/*/main
 
-# Where the images of these two have them.
-install -D "$cache"/etcd-v*/etcd "$root/usr/local/bin/etcd"
+# Where the images of these two have them. An older version may be in the cache as well.
+newest() { printf '%s\n' "$@" | sort -V | tail -n 1; }
+install -D "$(newest "$cache"/etcd-v*)/etcd" "$root/usr/local/bin/etcd"
 mkdir -p "$root/home/dynamodblocal"
-cp -r "$cache"/dynamodb-*/DynamoDBLocal* "$root/home/dynamodblocal/"
+cp -r "$(newest "$cache"/dynamodb-*)"/DynamoDBLocal* "$root/home/dynamodblocal/"
 
 images=$(sed -n 's/^ *image: *//p' compose.yaml)
 first=

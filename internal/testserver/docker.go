@@ -26,13 +26,18 @@ const (
 // a cluster and a client must know it by the same address.
 type dockerSource struct{}
 
-// findImage returns nil if there is a Docker daemon that has the image or can pull it.
+// findImage returns nil if there is a Docker daemon that can put containers on this
+// machine's network, and that has the image or can pull it.
 func findImage(image string) error {
 	if _, err := exec.LookPath("docker"); err != nil {
 		return fmt.Errorf("docker: %w", err)
 	}
-	if _, err := docker(5*time.Second, "info", "--format", "{{.ServerVersion}}"); err != nil {
+	info, err := docker(5*time.Second, "info", "--format", "{{.Name}} {{.SecurityOptions}}")
+	if err != nil {
 		return err
+	}
+	if host, _ := os.Hostname(); !sharesNetwork(info, host) {
+		return fmt.Errorf("docker: the host's network is not this machine's: %s", info)
 	}
 	if _, err := docker(dockerTimeout, "image", "inspect", "--format", "{{.Id}}", image); err != nil {
 		if _, err := docker(pullTimeout, "pull", "--quiet", image); err != nil {
@@ -41,6 +46,14 @@ func findImage(image string) error {
 	}
 	sweepOnce.Do(sweep)
 	return nil
+}
+
+// sharesNetwork takes the daemon's name and its security options. With another name it has
+// a machine of its own: far away, in Docker Desktop, or outside of the container that the
+// tests run in. Without root it has a network of its own.
+func sharesNetwork(info, host string) bool {
+	name, options, _ := strings.Cut(info, " ")
+	return name == host && !strings.Contains(options, "name=rootless")
 }
 
 func (dockerSource) prepare(k *kind, command []string) (process, error) {

@@ -44,7 +44,9 @@ func (p *native) start() error {
 	defer out.Close()
 	cmd := exec.Command(p.command[0], p.command[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, out, out
-	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+string(os.PathListSeparator)+p.path)
+	cmd.Env = append(os.Environ(),
+		"PATH="+os.Getenv("PATH")+string(os.PathListSeparator)+p.path,
+		"LC_ALL=C") // Redis ends where the user's locale is one that the machine has not
 	dieWithParent(cmd)
 
 	started, gone := make(chan error, 1), make(chan struct{})

