@@ -32,7 +32,7 @@ func findImage(image string) error {
 	if _, err := exec.LookPath("docker"); err != nil {
 		return fmt.Errorf("docker: %w", err)
 	}
-	info, err := docker(5*time.Second, "info", "--format", "{{.Name}} {{.SecurityOptions}}")
+	info, err := docker(dockerTimeout, "info", "--format", "{{.Name}} {{.SecurityOptions}}")
 	if err != nil {
 		return err
 	}

@@ -29,9 +29,14 @@ import (
 )
 
 const (
-	startTimeout = 30 * time.Second // until a started server answers
+	// startTimeout is until a started server answers: one in Java needs three seconds of
+	// the CPU to itself, and a busy machine gives it a twentieth.
+	startTimeout = 90 * time.Second
 	stopTimeout  = 10 * time.Second // until a server told to end is gone
 	pollInterval = 10 * time.Millisecond
+	// lookInterval is longer since a look at a container is a run of Docker's client, which
+	// would take the CPU that the server needs to start.
+	lookInterval = 250 * time.Millisecond
 )
 
 // NeedServer skips the test under -short. Every constructor here calls it, so a test
@@ -219,10 +224,15 @@ func (i *instance) boot(p process) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	for {
+	for looked := time.Now(); ; time.Sleep(pollInterval) {
 		err := i.kind.ready(ctx, i.addr)
-		if err == nil {
+		switch {
+		case err == nil:
 			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("not ready after %v: %w; it printed:\n%s", startTimeout, err, p.log())
+		case time.Since(looked) < lookInterval:
+			continue
 		}
 		if !p.alive() {
 			out := p.log()
@@ -231,10 +241,7 @@ func (i *instance) boot(p process) error {
 			}
 			return fmt.Errorf("it ended at once:\n%s", out)
 		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("not ready after %v: %w; it printed:\n%s", startTimeout, err, p.log())
-		}
-		time.Sleep(pollInterval)
+		looked = time.Now()
 	}
 }
 
