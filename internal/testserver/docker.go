@@ -50,10 +50,11 @@ func findImage(image string) error {
 
 // sharesNetwork takes the daemon's name and its security options. With another name it has
 // a machine of its own: far away, in Docker Desktop, or outside of the container that the
-// tests run in. Without root it has a network of its own.
+// tests run in. Without root it has a network of its own, and with users of its own it
+// gives no container the host's.
 func sharesNetwork(info, host string) bool {
 	name, options, _ := strings.Cut(info, " ")
-	return name == host && !strings.Contains(options, "name=rootless")
+	return name == host && !strings.Contains(options, "name=rootless") && !strings.Contains(options, "name=userns")
 }
 
 func (dockerSource) prepare(k *kind, command []string) (process, error) {

@@ -20,7 +20,7 @@ image() { sed -n "/^  $1:/,/image:/s/^ *image: *//p" compose.yaml; }
 docker_has() {
 	if [ "${LOCK_TEST_SERVERS:-}" = native ] || ! have docker; then return 1; fi
 	case $(docker info --format '{{.Name}} {{.SecurityOptions}}' 2>/dev/null) in
-	*name=rootless*) return 1 ;;
+	*name=rootless* | *name=userns*) return 1 ;;
 	"$(uname -n) "*) ;;
 	*) return 1 ;;
 	esac

@@ -185,6 +185,7 @@ func TestDockerOfAnotherNetworkIsPassedOver(t *testing.T) {
 		"here []": true,
 		"docker-desktop [name=seccomp,profile=unconfined]":       false,
 		"here [name=seccomp,profile=builtin name=rootless]":      false,
+		"here [name=seccomp,profile=builtin name=userns]":        false,
 		"here.far.away [name=apparmor name=seccomp,profile=x y]": false,
 		"": false,
 	} {
