@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Proxy is the way of one client to a server, which a test can break. The client connects
@@ -13,6 +14,7 @@ import (
 type Proxy struct {
 	listener net.Listener
 	target   string
+	patience time.Duration // how long a new connection waits for the target to listen
 	wg       sync.WaitGroup
 
 	mu     sync.Mutex // guards the rest
@@ -36,11 +38,18 @@ type link struct{ client, server net.Conn }
 // NewProxy gives the test a proxy to the server at target.
 func NewProxy(tb testing.TB, target string) *Proxy {
 	tb.Helper()
+	return newProxy(tb, target, 0)
+}
+
+// newProxy is NewProxy with patience, for clients that take an accepted connection for a
+// server that listens.
+func newProxy(tb testing.TB, target string, patience time.Duration) *Proxy {
+	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatalf("testserver: proxy: %v", err)
 	}
-	p := &Proxy{listener: l, target: target, links: make(map[*link]struct{})}
+	p := &Proxy{listener: l, target: target, patience: patience, links: make(map[*link]struct{})}
 	p.wg.Go(p.accept)
 	tb.Cleanup(p.close)
 	return p
@@ -138,7 +147,7 @@ func (p *Proxy) accept() {
 }
 
 func (p *Proxy) connect(client net.Conn) {
-	server, err := net.Dial("tcp", p.target)
+	server, err := p.dial()
 	if err != nil {
 		_ = client.Close()
 		return
@@ -156,6 +165,19 @@ func (p *Proxy) connect(client net.Conn) {
 	}
 	p.wg.Go(func() { p.pass(l, server, client, &p.toward) })
 	p.pass(l, client, server, &p.back)
+}
+
+// dial connects to the target, again where that does not listen, as long as patience.
+func (p *Proxy) dial() (net.Conn, error) {
+	for deadline := time.Now().Add(p.patience); ; time.Sleep(pollInterval) {
+		server, err := net.Dial("tcp", p.target)
+		p.mu.Lock()
+		closed := p.closed
+		p.mu.Unlock()
+		if err == nil || closed || !time.Now().Before(deadline) {
+			return server, err
+		}
+	}
 }
 
 // pass moves bytes from src to dst until the link ends.

@@ -3,6 +3,8 @@ package testserver
 import (
 	"bytes"
 	"context"
+	"errors"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -82,4 +84,43 @@ func TestProxyDropReplies(t *testing.T) {
 	require.NoError(t, err)
 	heal()
 	require.NoError(t, ping(p.Addr()))
+}
+
+// TestProxyPatience: a connection that comes before its target listens stays open until
+// then, and one to a target that never listens is closed.
+func TestProxyPatience(t *testing.T) {
+	target, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := target.Addr().String()
+	require.NoError(t, target.Close())
+	closed := func(conn net.Conn) bool {
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(100*time.Millisecond)))
+		_, err := conn.Read(make([]byte, 1))
+		return !errors.Is(err, os.ErrDeadlineExceeded)
+	}
+	dial := func(patience time.Duration) net.Conn {
+		conn, err := net.Dial("tcp", newProxy(t, addr, patience).Addr())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	early, hasty := dial(time.Minute), dial(0)
+	require.False(t, closed(early), "it is closed, as if the target had hung up")
+	eventually(t, startTimeout, "the end of who has no patience", func() error {
+		if !closed(hasty) {
+			return errors.New("it is open")
+		}
+		return nil
+	})
+	target, err = net.Listen("tcp", addr)
+	require.NoError(t, err)
+	defer func() { _ = target.Close() }()
+	conn, err := target.Accept()
+	require.NoError(t, err)
+	_, err = conn.Write([]byte("x"))
+	require.NoError(t, err)
+	require.NoError(t, early.SetReadDeadline(time.Now().Add(startTimeout)))
+	_, err = early.Read(make([]byte, 1))
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 )
 
 // zookeeperMemberKind is a member of an ensemble: ready when its process is, since it
@@ -29,6 +30,12 @@ type ZooKeeperEnsemble struct {
 	links map[[2]int]*Proxy // the way of a follower, first, to a leader
 }
 
+// leaderPatience is how long a follower's connection waits for its new leader to listen,
+// which is often a moment late. A follower that is refused tries again, but one whose
+// connection breaks leaves for another election, of which its leader hears nothing for
+// initLimit ticks.
+const leaderPatience = 5 * time.Second
+
 // NewZooKeeperEnsemble gives the test an ensemble of three that has a leader. args are as
 // those of [ZooKeeper]. LOCK_TEST_ZOOKEEPER_ADDR has no part in it.
 func NewZooKeeperEnsemble(tb testing.TB, args ...string) *ZooKeeperEnsemble {
@@ -47,7 +54,7 @@ func NewZooKeeperEnsemble(tb testing.TB, args ...string) *ZooKeeperEnsemble {
 		for j := range members {
 			addr := fmt.Sprintf("127.0.0.1:%d", quorum[j])
 			if i != j {
-				link := NewProxy(tb, addr)
+				link := newProxy(tb, addr, leaderPatience)
 				e.links[[2]int{i, j}], addr = link, link.Addr()
 			}
 			servers = append(servers, fmt.Sprintf("server.%d=%s:%d", j+1, addr, election[j]))
