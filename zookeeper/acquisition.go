@@ -76,7 +76,7 @@ func (a *attempt) join(ctx context.Context) (start time.Time, first bool, err er
 			if !ok {
 				return start, false, errReply
 			}
-			a.t = tries{}
+			a.t.reset()
 			stat := u.replies[1].Stat
 			return u.start, stat.NumChildren == 1, a.placed(n, stat.Mzxid, u.session)
 		case err == nil, isUnknown(err):

@@ -87,7 +87,11 @@ func (l *Locker) enroll(req lock.Request) (*attempt, error) {
 		return nil, fmt.Errorf("%w: owner %q has a claim on %q already: an owner is for one try", lock.ErrInvalid, c.owner, c.key)
 	}
 	l.claims[id{c.key, c.owner}] = c
-	return &attempt{l: l, c: c, req: req}, nil
+	a := &attempt{l: l, c: c, req: req}
+	if req.Wait {
+		a.t.limit = l.timeout // so long a place in line outlives that there is no server
+	}
+	return a, nil
 }
 
 // placed gives c the node that it has in line.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +22,15 @@ var (
 	// errReply is for replies that ZooKeeper does not give.
 	errReply = errors.New("lock: zookeeper: unexpected reply")
 )
+
+// broken makes the error of a socket that could not be written, which zk.Conn passes on as it
+// is, what it says of all other requests of that connection.
+func broken(err error) error {
+	if n := net.Error(nil); errors.As(err, &n) {
+		return fmt.Errorf("%w: %w", zk.ErrConnectionClosed, err)
+	}
+	return err
+}
 
 // isUnknown tells whether err leaves open what has happened: the connection broke, or the
 // request was sent to a server that the session had left.
@@ -47,24 +57,34 @@ func wrap(err error) error {
 type tries struct {
 	n, broken int
 	since     time.Time
+	limit     time.Duration // if it is longer than patience
 }
 
 const (
-	maxBroken = 12 // connections in a row: it is the caller who has closed it
-	patience  = 15 * time.Second
+	maxBroken = 12               // connections in a row: it is the caller who has closed it
+	patience  = 15 * time.Second // without a server
 	minPause  = 5 * time.Millisecond
 	maxPause  = 500 * time.Millisecond
 )
 
-// over counts one more failure, and reports whether to give up.
-func (t *tries) over(err error) bool {
+func (t *tries) reset() { *t = tries{limit: t.limit} }
+
+// failed counts one more failure.
+func (t *tries) failed(err error) {
 	if t.n++; t.n == 1 {
 		t.since = time.Now()
 	}
 	if errors.Is(err, zk.ErrConnectionClosed) {
 		t.broken++
+	} else {
+		t.broken = 0
 	}
-	return t.broken > maxBroken || time.Since(t.since) > patience
+}
+
+// over counts one more failure, and reports whether to give up.
+func (t *tries) over(err error) bool {
+	t.failed(err)
+	return t.broken > maxBroken || time.Since(t.since) > max(patience, t.limit)
 }
 
 // wait is how long to pause after the failures so far.
@@ -76,6 +96,11 @@ func (t *tries) pause(ctx, done context.Context, err error) error {
 	if t.over(err) {
 		return err
 	}
+	return t.rest(ctx, done)
+}
+
+// rest is pause without an end.
+func (t *tries) rest(ctx, done context.Context) error {
 	timer := time.NewTimer(t.wait())
 	defer timer.Stop()
 	select {
@@ -98,7 +123,7 @@ func call[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	done := make(chan result, 1)
 	go func() {
 		v, err := f()
-		done <- result{v, err}
+		done <- result{v, broken(err)}
 	}()
 	select {
 	case r := <-done:
@@ -242,7 +267,7 @@ func (l *Locker) container(path string) error {
 	if errors.Is(err, zk.ErrNodeExists) {
 		return nil
 	}
-	return err
+	return broken(err)
 }
 
 // createPath creates a node that stays, and those above it, where they are missing.

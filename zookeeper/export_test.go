@@ -41,3 +41,13 @@ func (l *Locker) Watches() int {
 	defer l.mu.Unlock()
 	return len(l.watched)
 }
+
+// Writes is how many transactions l has under way, and how many writes wait for the next.
+func (l *Locker) Writes() (flights, queued int) {
+	l.lane.mu.Lock()
+	defer l.lane.mu.Unlock()
+	return l.lane.flights, len(l.lane.queue)
+}
+
+// Patience is how long a call is repeated while there is no server.
+const Patience = patience

@@ -52,8 +52,8 @@ type unit struct {
 	session int64     // in which it was sent; 0 = unknown
 
 	since time.Time // when it came; guarded by lane.mu, like the next two
-	sent  bool
-	alone bool // nobody waits for it
+	sent  bool      // stays as it is once do has returned
+	alone bool      // nobody waits for it
 }
 
 // do sends u and waits for it or for ctx, whichever comes first.
@@ -194,6 +194,7 @@ func (l *lane) transact(batch []*unit) (refused int) {
 	}
 	start, session := time.Now(), l.conn.SessionID()
 	replies, err := l.conn.Multi(ops...)
+	err = broken(err)
 	if l.conn.SessionID() != session {
 		session = 0 // it went out in either of the two
 	}

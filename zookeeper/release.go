@@ -35,7 +35,9 @@ func (l *Locker) release(ctx context.Context, c grip) error {
 		case isUnknown(err):
 			l.doubt(c.claim)
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-			l.doubt(c.claim)
+			if u.sent {
+				l.doubt(c.claim)
+			}
 			return err
 		case !isTransient(err):
 			return err
@@ -52,7 +54,7 @@ func (l *Locker) release(ctx context.Context, c grip) error {
 
 // next is who holds the lock as soon as the node of c is gone, as far as they wait in this
 // Locker: an exclusive claim right behind it, or all shared ones that wait for it. Since c
-// is first in line, they are then.
+// is first in line, they are then. Those that are too many for one request look themselves.
 func (l *Locker) next(c grip) []grip {
 	if c.shared {
 		return nil // others may read still, so nobody is known to be first
@@ -61,11 +63,14 @@ func (l *Locker) next(c grip) []grip {
 	defer l.mu.Unlock()
 	behind := l.behind[c.at]
 	var next []grip
+	size := 0
 	for _, f := range behind {
 		if f.phase != waiting || f.undone || f.session != c.session || !f.shared && len(behind) > 1 {
 			return nil
 		}
-		next = append(next, l.grip(f))
+		if size += len(f.data); len(next) < maxBatch && size <= maxBytes {
+			next = append(next, l.grip(f))
+		}
 	}
 	return next
 }
@@ -136,13 +141,16 @@ func (l *Locker) releaseOther(ctx context.Context, g lock.Grant) error {
 
 // delete deletes the node of a grant.
 func (l *Locker) delete(ctx context.Context, g lock.Grant, path string) error {
-	for t, sent := (tries{}), 1; ; sent++ {
+	doubtful := false
+	for t := (tries{}); ; {
 		err := l.lane.do(ctx, &unit{ops: []any{&zk.DeleteRequest{Path: path, Version: -1}}})
 		switch {
-		case err == nil, errors.Is(err, zk.ErrNoNode) && sent > 1:
+		case err == nil, errors.Is(err, zk.ErrNoNode) && doubtful:
 			return nil
 		case errors.Is(err, zk.ErrNoNode):
 			return &lock.LostError{Token: g.Token}
+		case isUnknown(err):
+			doubtful = true
 		case !isTransient(err):
 			return err
 		}
@@ -212,24 +220,37 @@ func (l *Locker) abandon(c *claim) {
 	}
 }
 
-// discard has a node deleted in the background.
+// discard has a node deleted in the background. It goes on until it has seen to that, however
+// long there is no server: the node would else live as long as the session. It stops when the
+// session has ended, and its nodes with it, or the connection has.
 func (l *Locker) discard(path string) { l.discardAgain(path, l.conn.SessionID(), &tries{}) }
 
 func (l *Locker) discardAgain(path string, session int64, t *tries) {
 	u := &unit{ops: []any{&zk.DeleteRequest{Path: path, Version: -1}}}
 	u.late = func(u *unit) {
-		if isTransient(u.err) && !t.over(u.err) && l.conn.SessionID() == session {
+		if isTransient(u.err) && l.lasts(session, t, u.err) {
 			time.AfterFunc(t.wait(), func() { l.discardAgain(path, session, t) })
 		}
 	}
 	l.lane.post(u)
 }
 
+// lasts counts one more failure, and reports whether session may live still.
+func (l *Locker) lasts(session int64, t *tries, err error) bool {
+	t.failed(err)
+	closed := t.broken > maxBroken && l.conn.State() == zk.StateDisconnected
+	return !closed && l.conn.SessionID() == session
+}
+
 // remove deletes the node of a claim that nobody needs any more, and ends it.
 func (l *Locker) remove(ctx context.Context, c *claim) error {
 	l.mu.Lock()
-	path := l.path(c.key, c.node.name)
+	name := c.node.name
 	l.mu.Unlock()
+	if name == "" { // it has gone already
+		return nil
+	}
+	path := l.path(c.key, name)
 	err := l.delete(ctx, lock.Grant{}, path)
 	if err == nil || errors.Is(err, lock.ErrLost) {
 		l.end(c)
@@ -267,15 +288,15 @@ func (l *Locker) undo(ctx context.Context, key, owner string) error {
 }
 
 // sweep deletes the nodes of an owner without a claim, whose creation was given up before
-// its outcome was known. It goes on until it has seen to that, the session has ended, and
-// those nodes with it, or the connection has.
+// its outcome was known. It goes on as long as discard does.
 func (l *Locker) sweep(key, owner string) {
 	session := l.conn.SessionID()
 	for t := (tries{}); session != 0 && l.conn.SessionID() == session; {
 		err := l.sweepOnce(context.Background(), key, owner)
-		if !isTransient(err) || t.pause(context.Background(), context.Background(), err) != nil {
+		if !isTransient(err) || !l.lasts(session, &t, err) {
 			return
 		}
+		_ = t.rest(context.Background(), context.Background())
 	}
 }
 

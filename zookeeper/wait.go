@@ -39,7 +39,7 @@ func (a *attempt) stand(ctx context.Context, start time.Time) (lock.Grant, error
 				}
 				pause = a.t.wait()
 			} else {
-				a.t = tries{}
+				a.t.reset()
 			}
 		}
 		timer.Reset(pause)
