@@ -139,7 +139,7 @@ func TestLeaderKilled(t *testing.T) {
 	defer cancel()
 	var clients []*lock.Client
 	for range 4 {
-		conn := dial(t, w.timeout, e.Addrs()...)
+		conn := dialBy(t, zookeeper.Dialer(w.timeout, new(gate).dial), w.timeout, e.Addrs()...)
 		l := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithSessionTimeout(w.timeout))
 		t.Cleanup(func() { require.NoError(t, l.Close()) })
 		clients = append(clients, lock.New(l, lock.WithTTL(w.timeout)))

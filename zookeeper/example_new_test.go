@@ -15,7 +15,8 @@ import (
 // timeout, since that is how long a dead process keeps its locks.
 func ExampleNew() {
 	const sessionTimeout = 10 * time.Second
-	conn, _, err := zk.Connect(servers(), sessionTimeout, zk.WithLogInfo(false))
+	conn, _, err := zk.Connect(servers(), sessionTimeout, zk.WithLogInfo(false),
+		zk.WithDialer(zookeeper.Dialer(sessionTimeout, nil)))
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -29,7 +29,12 @@ func (silent) Printf(string, ...any) {}
 // dial opens a session.
 func dial(tb testing.TB, timeout time.Duration, addrs ...string) *zk.Conn {
 	tb.Helper()
-	conn, _, err := zk.Connect(addrs, timeout, zk.WithLogger(silent{}), zk.WithLogInfo(false), zk.WithDialer(new(gate).dial))
+	return dialBy(tb, new(gate).dial, timeout, addrs...)
+}
+
+func dialBy(tb testing.TB, dialer zk.Dialer, timeout time.Duration, addrs ...string) *zk.Conn {
+	tb.Helper()
+	conn, _, err := zk.Connect(addrs, timeout, zk.WithLogger(silent{}), zk.WithLogInfo(false), zk.WithDialer(dialer))
 	require.NoError(tb, err)
 	tb.Cleanup(func() {
 		drain(conn)

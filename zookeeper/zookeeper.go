@@ -25,17 +25,26 @@
 // # What it survives
 //
 // A write is on the disks of a majority before it is acknowledged: grants and tokens
-// survive the restart of a server and the loss of a minority, the leader included, as
-// long as the client finds another server within the session timeout. Renewals are
-// writes, so a server that is cut off from its leader, and does not know it yet, cannot
-// prolong a lease by answering pings. When the session expires all its grants are lost,
+// survive the restart of a server and the loss of a minority, the leader included. A lease
+// does if the client finds a server that serves before the lease's own end: see [Dialer].
+// Renewals are writes, so a server that is cut off from its leader, and does not know it
+// yet, cannot prolong a lease by answering pings.
+//
+// The election of a leader takes less than a second as a rule. But a follower that does not
+// find its leader listening yet, as on a slow machine, goes back to vote, and that leader gives
+// up only after initLimit ticks, 20 s in the usual configuration: longer than a lease of the
+// usual session timeouts. Servers of 3.6 or newer give up sooner if they are run with
+// -Dzookeeper.leader.maxTimeToWaitForEpoch=2000.
+//
+// When the session expires all its grants are lost,
 // Request.Lost is called, waiters stand in line anew, and the Locker goes on with the new
 // session that the client makes.
 //
 // # What breaks it
 //
 // A session timeout that is shorter than [WithSessionTimeout] says, as after a
-// zk.Connect with a longer one than the server's maxSessionTimeout; a server without
+// zk.Connect with a longer one than the server's maxSessionTimeout, which nothing here can
+// find out; a server without
 // forceSync that loses power; a restored backup, which sets tokens back as well; a leader,
 // or the client's own process, that stands still for long and then loses its connection at
 // once. A token tells a late holder apart: write to fenced resources ([Fence] for nodes).
