@@ -20,9 +20,9 @@ import (
 func ensembleWorld(t *testing.T) (world, *testserver.ZooKeeperEnsemble) {
 	t.Helper()
 	takeTurns(t)
-	e := testserver.NewZooKeeperEnsemble(t)
+	e := testserver.NewZooKeeperEnsemble(t, "syncLimit=150") // a follower's patience with its leader: 30 s
 	w := newWorld(t, e.Leader())
-	w.timeout = holderTimeout // less than the followers' patience with a leader
+	w.timeout = holderTimeout // less than that, also where all is slow
 	return w, e
 }
 

@@ -15,12 +15,18 @@ import (
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
-// expire ends the session of p: it is cut off until the server has expired it.
+// expire ends the session of p: it is cut off until the server has expired it, and taken a
+// node of it away.
 func (p *process) expire(tb testing.TB) {
 	tb.Helper()
-	old := p.conn.SessionID()
+	old, sign, witness := p.conn.SessionID(), p.world.root+"-lives", dial(tb, long, p.world.server.Addr())
+	_, err := p.conn.Create(sign, nil, zk.FlagEphemeral, zk.WorldACL(zk.PermAll))
+	require.NoError(tb, err)
 	heal := p.proxy.Cut()
-	time.Sleep(p.world.timeout + 2*tick)
+	storetest.Eventually(tb, "the end of the session", func() bool {
+		exists, _, err := witness.Exists(sign)
+		return err == nil && !exists
+	})
 	heal()
 	storetest.Eventually(tb, "another session", func() bool {
 		return p.conn.State() == zk.StateHasSession && p.conn.SessionID() != old
