@@ -2,6 +2,7 @@ package zookeeper_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -34,8 +35,12 @@ func resource(conn *zk.Conn, root string) storetest.Resource {
 			return string(data), err
 		},
 		Write: func(ctx context.Context, token lock.Token, value string) error {
-			_, err := fence.Multi(ctx, "stock", token, &zk.SetDataRequest{Path: stock, Data: []byte(value), Version: -1})
-			return err
+			for { // it may be done twice, so it is repeated where its outcome is unknown
+				_, err := fence.Multi(ctx, "stock", token, &zk.SetDataRequest{Path: stock, Data: []byte(value), Version: -1})
+				if !errors.Is(err, zk.ErrConnectionClosed) {
+					return err
+				}
+			}
 		},
 	}
 }
