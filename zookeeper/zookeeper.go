@@ -54,7 +54,8 @@
 // Waiters stand in line in the order of arrival, and each watches the one in front of it
 // only. Within one Locker a release hands over in its own round trip; among several the
 // next waiter gets the event, looks at the line and verifies its node by a write. A lost
-// event costs a look at each third of min(TTL, 5 s).
+// event costs a look at each third of min(TTL, 5 s). Where there is no server a wait ends with
+// zk.ErrNoServer after a session timeout, or 15 s if that is longer.
 //
 // An uncontended acquire is one write, and so are a release and a renewal; a key that this
 // Locker has not used lately costs one more, for its container. Concurrent calls of a
