@@ -19,9 +19,10 @@ import (
 // expired. The server knows nothing of that, so the nodes of the session stay: as long as
 // they may when a leader has ended a session and not yet deleted what it had.
 type expiring struct {
-	next   atomic.Bool
-	dialed chan struct{} // told of a dial that is held back
-	gate   chan struct{} // holds back the dial of that handshake
+	next    atomic.Bool
+	dialed  chan struct{} // told of a dial that is held back
+	gate    chan struct{} // holds back the dial of that handshake
+	watches gate
 }
 
 type expiringConn struct {
@@ -31,7 +32,7 @@ type expiringConn struct {
 }
 
 func (e *expiring) dial(network, addr string, timeout time.Duration) (net.Conn, error) {
-	conn, err := new(gate).dial(network, addr, timeout)
+	conn, err := e.watches.dial(network, addr, timeout)
 	if err == nil && e.next.Load() {
 		e.dialed <- struct{}{}
 		<-e.gate
