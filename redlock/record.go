@@ -56,7 +56,7 @@ func parseView(reply any) (v view, ok bool) {
 func (v *view) add(owner, expiry, token, info string, shared bool) {
 	end, err := strconv.ParseInt(expiry, 10, 64)
 	left := time.Duration(end)*time.Millisecond - time.Duration(v.micros/1000)*time.Millisecond
-	if err != nil || left <= 0 {
+	if err != nil || left < 0 {
 		return
 	}
 	t, _ := strconv.ParseUint(token, 10, 53)

@@ -11,7 +11,8 @@
 --   5 marks    sorted set, score = ms until when: owner, whose late requests are refused;
 --              "!" owner, whose grant was ended by force
 --
--- Expiries are compared with this node's clock as of the script's start. The state outlives
+-- Expiries are compared with this node's clock as of the script's start. Who came late in a
+-- millisecond lives to the end of another one, else its TTL would be cut. The state outlives
 -- the grant for its counter's sake, and vanishes a day after its last use.
 
 local NODE, STATE, READERS, INFO, MARKS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -10,7 +10,7 @@ if rest == '+' then
 elseif rest ~= '' then
   local holder
   expiry, token, holder, tail = string.match(rest, '^(%d+):(%d+):([%w_-]+):(.*)$')
-  if expiry and tonumber(expiry) <= now then expiry = nil end
+  if expiry and tonumber(expiry) < now then expiry = nil end
   if expiry and holder ~= owner then expiry, other = nil, true end
 end
 

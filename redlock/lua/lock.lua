@@ -22,7 +22,7 @@ if rest == '+' then
   if prune() > 0 then return seen('held', 16) end
 elseif rest ~= '' then
   local expiry, held, holder, since = string.match(rest, '^(%d+):(%d+):([%w_-]+):(%d+):')
-  if expiry and tonumber(expiry) > now then
+  if expiry and tonumber(expiry) >= now then
     if holder ~= owner then return {'held', string.format('%.0f', micros), rest} end
     token, granted = held, since
   end

@@ -19,7 +19,7 @@ if rest == '+' then
   if prune() > 0 then return {'held', string.format('%.0f', micros), '+'} end
 elseif rest ~= '' then
   local expiry, held, holder = string.match(rest, '^(%d+):(%d+):([%w_-]+):')
-  if expiry and tonumber(expiry) > now then
+  if expiry and tonumber(expiry) >= now then
     if holder == owner then
       ended, token = 1, held -- this request was sent again
     elseif holder == ARGV[6] and tonumber(held) <= tonumber(ARGV[7]) then

@@ -1,6 +1,6 @@
 -- Removes the readers whose TTL is over; returns how many live.
 local function prune()
-  for _, reader in ipairs(redis.call('ZRANGEBYSCORE', READERS, '-inf', now)) do
+  for _, reader in ipairs(redis.call('ZRANGEBYSCORE', READERS, '-inf', string.format('(%.0f', now))) do
     redis.call('ZREM', READERS, reader)
     redis.call('HDEL', INFO, reader)
   end
