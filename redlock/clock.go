@@ -19,7 +19,8 @@ import (
 //   - the token is no lower than the clocks of a quorum, and at most window ahead of the
 //     slowest of them, or one above an older token: if all nodes that could tell have lost
 //     their data, and abstained for MaxTTL since, the clock alone makes the next token
-//     higher, as long as the clocks differ by less than MaxTTL - window.
+//     higher, as long as the clocks differ by less than MaxTTL - window. Where all nodes are
+//     new none abstains; these begin a second above their clocks instead.
 //
 // If the guess was bad (a clock is off, a request was slow, another process was faster) the
 // votes say what would have been high enough, and the highest of that is written back to

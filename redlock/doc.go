@@ -26,7 +26,8 @@
 // Tokens rise by the quorum's counters, whatever the clocks say: a grant's token is on a
 // quorum of the nodes before the grant is known, and any later one has votes from one of
 // these. Where all of those have lost their data the tokens rise by the nodes' clocks, as
-// long as these agree within MaxTTL, less a quarter of a second.
+// long as these agree within MaxTTL, less a quarter of a second; or within three quarters of a
+// second where no node is left that remembers anything, so that none abstained.
 //
 // # What breaks it
 //
@@ -59,7 +60,8 @@
 //
 // One round trip to all nodes at once for an acquire, a renewal and a release, which return
 // when a majority has answered. When the clocks of the nodes differ by more than a tenth of
-// a second, or a key is contested, an acquire takes a second round trip for its token.
+// a second, or a key is contested, an acquire takes a second round trip for its token; and so
+// it does in the first second after all nodes were new.
 // Concurrent calls share round trips. A node that does not answer is not waited for by any
 // but the first call that needs it. Each lock leaves a counter of some 20 bytes on each
 // node, for a day.

@@ -1,8 +1,23 @@
 package redlock
 
+import "time"
+
 // ForgetClocks makes the next acquire do without a guess of its token.
 func (l *Locker) ForgetClocks() {
 	for _, n := range l.nodes {
 		n.clock.ahead.Store(0)
 	}
 }
+
+// AdvanceClocks makes the next guess of a token that much too high.
+func (l *Locker) AdvanceClocks(d time.Duration) {
+	for _, n := range l.nodes {
+		n.clock.ahead.Add(d.Microseconds())
+	}
+}
+
+// How far a guess is ahead of the clocks, and may be.
+const (
+	Lead   = lead
+	Window = window
+)

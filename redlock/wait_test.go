@@ -42,8 +42,8 @@ func TestHandOver(t *testing.T) {
 	t.Parallel()
 	w := ownWorld(t)
 	p, other := w.ready(t, redlock.WithPoll(10*time.Second, 10*time.Second)), w.open(t)
-	least := 1000
-	for round := range 20 { // one of them is fast, whatever the machine does
+	for round, cost := 0, 0; cost != len(w.servers); round++ {
+		require.Less(t, round, 1000, "none of them was fast")
 		key := fmt.Sprint("k", round)
 		g := storetest.Acquire(t, p, storetest.Request(key))
 		// Before the next one asks, who could be there before a straggler.
@@ -53,7 +53,7 @@ func TestHandOver(t *testing.T) {
 		storetest.Release(t, p, g)
 		h := next.Granted(t)
 		storetest.Eventually(t, "the stragglers", func() bool { return evals(t, w)-before >= len(w.servers) })
-		least = min(least, evals(t, w)-before)
+		cost = evals(t, w) - before
 		require.Greater(t, h.Token, g.Token)
 		storetest.Holds(t, other, h)
 		storetest.Lost(t, p.Release(storetest.Bounded(t), g))
@@ -63,7 +63,6 @@ func TestHandOver(t *testing.T) {
 		storetest.Refused(t, other, storetest.Request(key))
 		storetest.Release(t, p, h)
 	}
-	require.Equal(t, len(w.servers), least, "scripts for a hand-over")
 }
 
 // TestHandOverOfLost: a grant that is over is not handed over, and the waiter gets one of

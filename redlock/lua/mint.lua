@@ -1,13 +1,17 @@
 -- Records the proposed token with the vote, if it is above all that this node knows and no
 -- lower than its clock, nor far ahead of it. Else the reply says what would be high enough.
 -- A repeated request finds its own proposal.
+--
+-- Where the node has just begun to vote, tokens that it has forgotten may be that far ahead
+-- of its clock, and other nodes' clocks ahead of its own, so it begins a second above.
+local floor = math.max(micros, from * 1000 + 1000000)
 local proposal, reply = tonumber(ARGV[3]), nil
-if proposal > counter and proposal >= micros and proposal <= micros + ARGV[4] then
+if proposal > counter and proposal >= floor and proposal <= micros + ARGV[4] then
   digits, token, reply = ARGV[3], ARGV[3], micros
 elseif token == ARGV[3] and proposal > 0 then
   reply = micros
 elseif counter >= 9007199254740991 then
   return redis.error_reply('WRONGVALUE the token counter in ' .. STATE .. ' leaves no higher token')
 else
-  reply = {micros, math.max(counter + 1, micros)}
+  reply = {micros, math.max(counter + 1, floor)}
 end
