@@ -22,6 +22,9 @@ import (
 //     higher, as long as the clocks differ by less than MaxTTL - window. Where all nodes are
 //     new none abstains; these begin a second above their clocks instead.
 //
+// Where only a key's record is deleted, on all nodes, they do not know what they have lost:
+// then a good guess that follows a bad one at once may be up to window lower.
+//
 // If the guess was bad (a clock is off, a request was slow, another process was faster) the
 // votes say what would have been high enough, and the highest of that is written back to
 // those nodes where the owner still holds. That, again by a quorum, records a token with the

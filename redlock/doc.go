@@ -61,10 +61,9 @@
 // One round trip to all nodes at once for an acquire, a renewal and a release, which return
 // when a majority has answered. When the clocks of the nodes differ by more than a tenth of
 // a second, or a key is contested, an acquire takes a second round trip for its token; and so
-// it does in the first second after all nodes were new.
-// Concurrent calls share round trips. A node that does not answer is not waited for by any
-// but the first call that needs it. Each lock leaves a counter of some 20 bytes on each
-// node, for a day.
+// it does in the first two seconds after all nodes were new. Concurrent calls share round
+// trips. A node that does not answer is not waited for by any but the first call that needs
+// it. Each lock leaves a counter of some 20 bytes on each node, for a day.
 //
 // Nodes need the right to run INFO, SCRIPT LOAD, EVAL and EVALSHA.
 package redlock

@@ -87,7 +87,7 @@ func TestTokensOfCrowds(t *testing.T) {
 }
 
 // TestTokenInOneRoundTrip: once the nodes' clocks are known the votes bring the token, and
-// nothing needs to be confirmed, but in the first second.
+// nothing needs to be confirmed, but in the first two seconds.
 func TestTokenInOneRoundTrip(t *testing.T) {
 	t.Parallel()
 	w := ownWorld(t)

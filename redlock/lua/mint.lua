@@ -3,8 +3,9 @@
 -- A repeated request finds its own proposal.
 --
 -- Where the node has just begun to vote, tokens that it has forgotten may be that far ahead
--- of its clock, and other nodes' clocks ahead of its own, so it begins a second above.
-local floor = math.max(micros, from * 1000 + 1000000)
+-- of its clock, and other nodes' clocks ahead of its own. So it begins a second above its
+-- clock, and goes on at half its rate until they are equal.
+local floor = math.max(micros, math.floor(micros / 2) + from * 500 + 1000000)
 local proposal, reply = tonumber(ARGV[3]), nil
 if proposal > counter and proposal >= floor and proposal <= micros + ARGV[4] then
   digits, token, reply = ARGV[3], ARGV[3], micros
