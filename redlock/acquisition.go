@@ -33,12 +33,14 @@ type acquisition struct {
 	ttl  int64 // ms
 	meta string
 
-	mu     sync.Mutex     // guards the rest
-	has    [maxNodes]bool // by node: its vote
-	doubt  [maxNodes]bool // whether it has it, or may yet get it, is not known
-	busy   [maxNodes]bool // a request is under way; see poll
-	trying bool           // else what still comes is to be given back at once
-	failed bool           // for good
+	mu     sync.Mutex          // guards the rest
+	has    [maxNodes]bool      // by node: its vote
+	doubt  [maxNodes]bool      // whether it has it, or may yet get it, is not known
+	busy   [maxNodes]int       // requests under way
+	barred [maxNodes]time.Time // until when one may be executed that is over
+	out    [maxNodes]bool      // the last poll has not asked it
+	trying bool                // else what still comes is to be given back at once
+	failed bool                // for good
 
 	wake chan struct{} // with room for one: a node is not busy any more
 }
@@ -181,7 +183,7 @@ func (a *acquisition) grant(token lock.Token, start time.Time) lock.Grant {
 
 // confirm has the token recorded where the owner still holds, by a quorum.
 func (a *acquisition) confirm(ctx context.Context, token lock.Token) error {
-	b := a.l.poll(a.l.question(a.l.scripts.confirm, a.req.Key, a.req.Owner, token.String()), agreeing, readFlag)
+	b := a.follow(a.l.question(a.l.scripts.confirm, a.req.Key, a.req.Owner, token.String()), agreeing, readFlag)
 	if err := a.l.await(ctx, b); err != nil {
 		return err
 	}

@@ -16,6 +16,11 @@ func (l *Locker) AdvanceClocks(d time.Duration) {
 	}
 }
 
+// Scripts are the names of those that are sent to a lock's nodes, by the names of their files.
+func (l *Locker) Scripts() map[string]string {
+	return map[string]string{"release": l.scripts.release.SHA, "renew": l.scripts.renew.SHA, "confirm": l.scripts.confirm.SHA}
+}
+
 // How far a guess is ahead of the clocks, and may be.
 const (
 	Lead   = lead

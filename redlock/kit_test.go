@@ -1,6 +1,7 @@
 package redlock_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -120,6 +121,7 @@ type network struct {
 	cut   bool       // nothing passes
 	muted bool       // replies get lost, and their connections with them
 	conns map[*wire]struct{}
+	trap  *trap
 }
 
 var errCut = errors.New("network is cut")
@@ -136,7 +138,7 @@ func (n *network) dial(ctx context.Context, kind, addr string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{c, n}
+	w := &wire{Conn: c, net: n}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.conns[w] = struct{}{}
@@ -153,6 +155,48 @@ func (n *network) sever() {
 	}
 }
 
+// trap catches the next request that has text in it. To the process its connection is lost
+// then, or just slow; the server gets it when the test says so.
+type trap struct {
+	text   string
+	slow   bool
+	caught chan struct{} // closed when it has
+	wire   *wire
+	bytes  []byte
+}
+
+func (n *network) setTrap(text string, slow bool) *trap {
+	t := &trap{text: text, slow: slow, caught: make(chan struct{})}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.trap = t
+	return t
+}
+
+// await returns when it has caught something.
+func (t *trap) await(tb testing.TB) {
+	tb.Helper()
+	select {
+	case <-t.caught:
+	case <-time.After(storetest.Patience):
+		require.FailNow(tb, "nothing like it was sent", "%x", t.text)
+	}
+}
+
+// deliver lets the server have what was caught. Unless the connection is just slow it
+// returns when that has been executed.
+func (t *trap) deliver(tb testing.TB) {
+	tb.Helper()
+	_, err := t.wire.Conn.Write(t.bytes)
+	require.NoError(tb, err)
+	if t.slow {
+		return
+	}
+	_, err = t.wire.Conn.Read(make([]byte, 512))
+	require.NoError(tb, err)
+	require.NoError(tb, t.wire.Conn.Close())
+}
+
 func (n *network) mute(on bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -161,10 +205,31 @@ func (n *network) mute(on bool) {
 
 type wire struct {
 	net.Conn
-	net *network
+	net   *network
+	taken bool // by a trap; guarded by net.mu
+}
+
+func (w *wire) Write(b []byte) (int, error) {
+	w.net.mu.Lock()
+	t := w.net.trap
+	if t != nil && bytes.Contains(b, []byte(t.text)) {
+		w.net.trap, w.taken = nil, !t.slow
+		t.wire, t.bytes = w, bytes.Clone(b)
+		close(t.caught)
+		w.net.mu.Unlock()
+		return len(b), nil
+	}
+	w.net.mu.Unlock()
+	return w.Conn.Write(b)
 }
 
 func (w *wire) Read(b []byte) (int, error) {
+	w.net.mu.Lock()
+	taken := w.taken
+	w.net.mu.Unlock()
+	if taken {
+		return 0, io.EOF
+	}
 	n, err := w.Conn.Read(b)
 	w.net.mu.Lock()
 	lose := w.net.muted
@@ -180,6 +245,9 @@ func (w *wire) Close() error {
 	w.net.mu.Lock()
 	defer w.net.mu.Unlock()
 	delete(w.net.conns, w)
+	if w.taken {
+		return nil
+	}
 	return w.Conn.Close()
 }
 

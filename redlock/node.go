@@ -233,28 +233,30 @@ func (n *node) runID() string {
 
 // owe asks until the node answers, or until is past: for releases that must not be
 // forgotten while a node is out of reach. It gives up at once when too much is owed already.
-// paid is called when the node has answered, and else never.
-func (n *node) owe(q question, until time.Time, paid func()) {
+// over is called when the node has answered, or there is no more asking.
+func (n *node) owe(q question, until time.Time, over func()) {
 	if n.owed.Add(1) > maxOwed {
 		n.owed.Add(-1)
+		over()
 		return
 	}
-	n.pay(q, until, 8*minPause, paid)
+	n.pay(q, until, 8*minPause, over)
 }
 
-func (n *node) pay(q question, until time.Time, pause time.Duration, paid func()) {
+func (n *node) pay(q question, until time.Time, pause time.Duration, over func()) {
 	time.AfterFunc(pause/2+rand.N(pause), func() {
 		if n.closed.Load() || time.Now().After(until) {
 			n.owed.Add(-1)
+			over()
 			return
 		}
 		n.ask(q, func(a answer) {
 			if a.err == nil || rediskit.IsReply(a.err) {
 				n.owed.Add(-1)
-				paid()
+				over()
 				return
 			}
-			n.pay(q, until, min(2*pause, maxPause), paid)
+			n.pay(q, until, min(2*pause, maxPause), over)
 		})
 	})
 }

@@ -31,6 +31,7 @@ type Locker struct {
 	quorum  int
 	scripts *scripts
 	lines   *lines
+	tenures tenures
 	closed  atomic.Bool
 	closing chan struct{} // closed by Close
 	closes  sync.Once
@@ -100,7 +101,7 @@ func New(nodes []goredis.UniversalClient, opts ...Option) *Locker {
 	l := &Locker{
 		prefix: "redlock:", timeout: 250 * time.Millisecond, maxTTL: time.Minute,
 		minPoll: 5 * time.Millisecond, maxPoll: 100 * time.Millisecond,
-		lines: newLines(), closing: make(chan struct{}),
+		lines: newLines(), tenures: tenures{byOwner: make(map[string]*tenure)}, closing: make(chan struct{}),
 	}
 	l.err = l.setUp(nodes, opts)
 	return l
@@ -240,6 +241,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := l.check(ctx, g); err != nil {
 		return err
 	}
+	l.tenures.end(g.Owner)
 	if g.Token != 0 && !g.Shared {
 		if p := l.lines.serve(g.Key); p != nil {
 			return l.handOver(ctx, g, p)

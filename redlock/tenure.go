@@ -3,6 +3,7 @@ package redlock
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -12,11 +13,20 @@ import (
 func (l *Locker) renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	start, ttl := time.Now(), g.TTL.Milliseconds()
 	rejoin := l.question(l.scripts.rejoin, g.Key, g.Owner, g.Token.String(), ttl, flag(g.Shared))
-	b := l.newBallot(agreeing, readFlag)
+	t := l.tenures.renewal(g.Owner, len(l.nodes))
+	b := l.newBallot(agreeing, func(i int, a answer) vote {
+		l.tenures.answered(t)
+		return readFlag(i, a)
+	})
+	giveBack := func(i int, v vote) {
+		if v == no && !l.tenures.over(t) {
+			l.nodes[i].ask(rejoin, func(answer) {})
+		}
+	}
 	renewed := false
 	b.late = func(i int, v vote) {
-		if v == no && renewed {
-			l.nodes[i].ask(rejoin, func(answer) {})
+		if renewed {
+			giveBack(i, v)
 		}
 	}
 	b.settled = func() { renewed = b.count(yes) >= b.quorum }
@@ -27,13 +37,57 @@ func (l *Locker) renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if b.count(yes) < b.quorum {
 		return lock.Grant{}, l.lost(b, g)
 	}
-	for i, v := range b.votes {
-		if v == no {
-			l.nodes[i].ask(rejoin, func(answer) {})
-		}
-	}
+	b.each(giveBack)
 	g.Start = start
 	return g, nil
+}
+
+// tenures are the owners with renewals that some node has not answered. It may do so after a
+// release which has overtaken the renewal, and then must not be given the grant back.
+type tenures struct {
+	mu      sync.Mutex // guards the rest, and all tenures
+	byOwner map[string]*tenure
+}
+
+type tenure struct {
+	owner  string
+	awaits int // answers
+	over   bool
+}
+
+func (ts *tenures) renewal(owner string, nodes int) *tenure {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	t := ts.byOwner[owner]
+	if t == nil {
+		t = &tenure{owner: owner}
+		ts.byOwner[owner] = t
+	}
+	t.awaits += nodes
+	return t
+}
+
+func (ts *tenures) answered(t *tenure) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t.awaits--; t.awaits == 0 {
+		delete(ts.byOwner, t.owner)
+	}
+}
+
+func (ts *tenures) over(t *tenure) bool {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return t.over
+}
+
+// end is called before a release is sent.
+func (ts *tenures) end(owner string) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t := ts.byOwner[owner]; t != nil {
+		t.over = true
+	}
 }
 
 // lost is a *lock.LostError if no quorum can have the grant, and else why that is not known.

@@ -7,10 +7,14 @@ import (
 )
 
 // What an owner has on the nodes while it tries: asking for votes, and giving them back.
+//
+// Requests take different connections, and one that is sent again, since its connection
+// broke, may be executed twice, the first sending last. If one that gives a vote back were
+// executed after one that asks for it again, the vote would be counted and not be there. So
+// a node is left out of a try while anything of the owner is under way to it, and for as long
+// as something may be that is not heard of any more, unless that is another vote.
 
-// poll asks for votes. A node that has not answered the last request of this owner is left
-// out: requests take different connections, and if one that gives a vote back were
-// executed after one that asks for it again, the vote would be counted and not be there.
+// poll asks for votes.
 func (a *acquisition) poll(q question, rule func(*ballot) bool, read func(int, answer) vote, late func(int, vote)) *ballot {
 	b := a.l.newBallot(rule, func(i int, r answer) vote {
 		v := read(i, r)
@@ -22,9 +26,37 @@ func (a *acquisition) poll(q question, rule func(*ballot) bool, read func(int, a
 	b.late = late
 	a.mu.Lock()
 	a.trying = true
-	out := a.busy
+	now := time.Now()
 	for i := range b.nodes {
-		a.busy[i] = true
+		a.out[i] = a.busy[i] > 0 || now.Before(a.barred[i])
+	}
+	a.mu.Unlock()
+	a.send(b, q)
+	return b
+}
+
+// follow asks those nodes again that the last poll has asked.
+func (a *acquisition) follow(q question, rule func(*ballot) bool, read func(int, answer) vote) *ballot {
+	b := a.l.newBallot(rule, func(i int, r answer) vote {
+		v := read(i, r)
+		if !errors.Is(r.err, errBusy) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.idle(i, r.again || v == unknown)
+		}
+		return v
+	})
+	a.send(b, q)
+	return b
+}
+
+func (a *acquisition) send(b *ballot, q question) {
+	a.mu.Lock()
+	out := a.out
+	for i := range b.nodes {
+		if !out[i] {
+			a.busy[i]++
+		}
 	}
 	a.mu.Unlock()
 	for i, n := range b.nodes {
@@ -34,31 +66,47 @@ func (a *acquisition) poll(q question, rule func(*ballot) bool, read func(int, a
 			n.ask(q, func(r answer) { b.add(i, r) })
 		}
 	}
-	return b
 }
 
-// note remembers what there is to give back, or gives it back. A vote that comes after the
-// decision is part of the grant, if that is what came of it.
+// note remembers what there is to give back. A vote that comes after the decision is part of
+// the grant, if that is what came of it.
 func (a *acquisition) note(i int, v vote) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.idle(i)
 	a.has[i] = v == yes || v == blank
 	a.doubt[i] = a.doubt[i] || v == unknown
-	if a.failed && (a.has[i] || a.doubt[i]) || !a.trying && a.has[i] {
+	a.idle(i, false)
+}
+
+// idle notes that a request to a node is over, and whether it may yet be executed. It is
+// called under mu.
+func (a *acquisition) idle(i int, late bool) {
+	if late {
+		a.barred[i] = time.Now().Add(markLife)
+	}
+	a.busy[i]--
+	a.settle(i)
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// settle gives a node's vote back when it is of no use, without waiting. A busy node's turn
+// comes when it is idle. It is called under mu.
+func (a *acquisition) settle(i int) {
+	if a.busy[i] == 0 && (a.failed && (a.has[i] || a.doubt[i]) || !a.trying && a.has[i]) {
 		a.giveBack(i)
 	}
 }
 
-// yield gives back the votes that have come in, without waiting. The owner may come again.
+// yield gives back the votes that have come in. The owner may come again.
 func (a *acquisition) yield() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.trying = false
-	for i, has := range a.has {
-		if has && !a.busy[i] {
-			a.giveBack(i)
-		}
+	for i := range a.l.nodes {
+		a.settle(i)
 	}
 }
 
@@ -68,45 +116,35 @@ func (a *acquisition) undo() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.failed = true
-	for i := range a.has {
-		if (a.has[i] || a.doubt[i]) && !a.busy[i] {
-			a.giveBack(i)
-		}
+	for i := range a.l.nodes {
+		a.settle(i)
 	}
 }
 
-// giveBack releases what the owner has on a node, which must not be busy. Once the owner has
-// failed, a mark refuses what comes late where it is in doubt whether it has anything.
+// giveBack releases what the owner has on a node. Once the owner has failed, a mark refuses
+// what comes late where it is in doubt whether it has anything.
 func (a *acquisition) giveBack(i int) {
 	mark := time.Duration(0)
 	if a.doubt[i] && a.failed {
-		mark = markLife
+		mark, a.doubt[i] = markLife, false
 	}
-	a.has[i], a.busy[i] = false, true
+	a.has[i] = false
+	a.busy[i]++
 	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), a.shared())
 	n, until := a.l.nodes[i], time.Now().Add(a.req.TTL)
-	done := func() {
+	over := func(late bool) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.idle(i)
+		a.idle(i, late)
 	}
 	n.ask(q, func(r answer) {
 		if readFlag(i, r) == unknown {
 			n.silent.Store(true) // nobody waits for it
-			n.owe(q, until, done)
+			n.owe(q, until, func() { over(true) })
 			return
 		}
-		done()
+		over(r.again)
 	})
-}
-
-// idle is called under mu.
-func (a *acquisition) idle(i int) {
-	a.busy[i] = false
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
 }
 
 // quiet returns when no node is busy but silent ones. What is busy for longer than the
@@ -131,10 +169,11 @@ func (a *acquisition) noise(late bool) (some bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i, n := range a.l.nodes {
-		if a.busy[i] && late {
+		busy := a.busy[i] > 0
+		if busy && late {
 			n.silent.Store(true)
 		}
-		some = some || a.busy[i] && !n.silent.Load()
+		some = some || busy && !n.silent.Load()
 	}
 	return some
 }
