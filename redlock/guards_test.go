@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/redlock"
 )
@@ -81,6 +82,27 @@ func TestRejoinGivesNothingToTheSuperseded(t *testing.T) {
 	})
 	storetest.Renew(t, p, g)
 	require.Equal(t, (g.Token+1).String()+":", w.plain[4].Get(storetest.Bounded(t), w.prefix+"s:k").Val())
+}
+
+// TestRejoinOfReaders: a node that has lost its data gets all readers back, whoever of them is
+// renewed first.
+func TestRejoinOfReaders(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	first := storetest.Acquire(t, p, storetest.Shared(storetest.Request("k")))
+	second := storetest.Acquire(t, p, storetest.Shared(storetest.Request("k")))
+	require.Greater(t, second.Token, first.Token)
+	for _, g := range []lock.Grant{first, second} {
+		storetest.Eventually(t, "its vote", func() bool { return w.has(t, 4, "k", g.Owner) })
+	}
+	ctx := storetest.Bounded(t)
+	require.NoError(t, w.plain[4].Del(ctx, w.prefix+"s:k", w.prefix+"r:k", w.prefix+"i:k").Err())
+	for _, g := range []lock.Grant{second, first} {
+		storetest.Renew(t, p, g)
+		storetest.Eventually(t, "the node to have it back", func() bool { return w.has(t, 4, "k", g.Owner) })
+	}
+	require.Contains(t, w.plain[4].Get(ctx, w.prefix+"s:k").Val(), second.Token.String())
 }
 
 // TestRestartOfTwoPrefixes: what one Locker teaches a restarted server must not speak for
@@ -179,4 +201,36 @@ func TestNothingStays(t *testing.T) {
 		require.ErrorContains(t, err, "has been undone")
 	}
 	require.NotZero(t, seen)
+}
+
+// TestOutOfMemory: nodes that refuse to store more grant nothing, but they keep what they
+// have granted, and let go of it.
+func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	p, other := w.ready(t), w.ready(t)
+	ctx := storetest.Bounded(t)
+	limit := func(bytes string) {
+		for i := range w.servers {
+			require.NoError(t, w.plain[i].ConfigSet(ctx, "maxmemory", bytes).Err())
+		}
+	}
+	for _, shared := range []bool{false, true} {
+		req := storetest.Request(fmt.Sprint("k", shared))
+		req.Shared = shared
+		g, forced := storetest.Acquire(t, p, req), req
+		forced.Key += "forced"
+		h := storetest.Acquire(t, p, forced)
+		limit("1")
+		_, err := p.Acquire(ctx, storetest.Request("new"))
+		require.ErrorContains(t, err, "OOM")
+		storetest.Release(t, p, storetest.Renew(t, p, g))
+		require.NoError(t, p.ForceRelease(ctx, h.Key, h.Owner))
+		_, err = p.Renew(ctx, h)
+		storetest.Lost(t, err)
+		limit("0")
+		for _, key := range []string{g.Key, h.Key} {
+			storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request(key)))
+		}
+	}
 }

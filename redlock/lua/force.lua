@@ -11,6 +11,7 @@
 -- include marks.lua
 
 if not expiry then return 0 end
+insist()
 if reader then
   redis.call('ZREM', READERS, owner)
   redis.call('HDEL', INFO, owner)

@@ -4,8 +4,9 @@
 --
 -- A counter above the token refuses it: whoever was granted the lock after this grant's
 -- end has put its own token on a quorum's counters, so however late this request comes, it
--- can never bring the grant back to a quorum. A release that has overtaken it has left a
--- mark.
+-- can never bring the grant back to a quorum. Beside other readers the counter may be one of
+-- theirs, and what comes late is one more of them. A release that has overtaken it has left
+-- a mark.
 --
 -- ARGV 1 owner  2 token  3 TTL ms  4 "1" if shared
 --
@@ -19,9 +20,10 @@
 -- include find.lua
 
 local shared = ARGV[4] == '1'
-if expiry or counter > tonumber(ARGV[2]) or other and not (reader and shared) then return 0 end
+if expiry or other and not (reader and shared) then return 0 end
+if counter > tonumber(ARGV[2]) and not other then return 0 end
 if flag == '*' and redis.call('ZSCORE', MARKS, '!' .. owner) then return 0 end
 expiry, token, tail, reader = string.format('%.0f', now + ARGV[3]), ARGV[2], '0:', shared
-digits = token
+if tonumber(token) > counter then digits = token end
 put()
 return 1

@@ -12,6 +12,7 @@
 -- include find.lua
 
 if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2])) then
+  insist()
   if reader then
     redis.call('ZREM', READERS, owner)
     redis.call('HDEL', INFO, owner)

@@ -14,6 +14,7 @@
 -- include find.lua
 
 if expiry and tonumber(token) <= tonumber(ARGV[2]) then
+  insist()
   expiry, token = string.format('%.0f', now + ARGV[3]), ARGV[2]
   put()
   return 1

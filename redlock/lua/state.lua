@@ -9,3 +9,7 @@ local counter = tonumber(digits)
 local function save()
   redis.call('SET', STATE, digits .. flag .. ':' .. rest, 'PX', LIFE)
 end
+
+-- A node out of memory lets a script store more if it has written before: for those that let
+-- go, or keep what there is.
+local function insist() redis.call('PEXPIRE', STATE, LIFE) end
