@@ -145,7 +145,7 @@ func (n *network) dial(ctx context.Context, kind, addr string) (net.Conn, error)
 	return w, nil
 }
 
-// sever cuts the process off for good, as if it had been killed.
+// sever cuts the process off, as if it had been killed.
 func (n *network) sever() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -155,22 +155,44 @@ func (n *network) sever() {
 	}
 }
 
-// trap catches the next request that has text in it. To the process its connection is lost
-// then, or just slow; the server gets it when the test says so.
+// trap catches the next request that has all of texts in it. To the process its connection
+// is lost then, or just slow; the server gets it when the test says so.
 type trap struct {
-	text   string
+	texts  []string
 	slow   bool
+	cuts   bool          // it cuts the network too
 	caught chan struct{} // closed when it has
 	wire   *wire
 	bytes  []byte
 }
 
-func (n *network) setTrap(text string, slow bool) *trap {
-	t := &trap{text: text, slow: slow, caught: make(chan struct{})}
+func (n *network) set(t *trap) *trap {
+	t.caught = make(chan struct{})
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.trap = t
 	return t
+}
+
+// catches is called under net.mu.
+func (t *trap) catches(w *wire, b []byte) bool {
+	if t == nil {
+		return false
+	}
+	for _, text := range t.texts {
+		if !bytes.Contains(b, []byte(text)) {
+			return false
+		}
+	}
+	t.wire, t.bytes = w, bytes.Clone(b)
+	w.net.trap, w.taken, w.lost, w.net.cut = nil, true, !t.slow, t.cuts
+	for other := range w.net.conns {
+		if t.cuts && other != w {
+			_ = other.Conn.Close()
+		}
+	}
+	close(t.caught)
+	return true
 }
 
 // await returns when it has caught something.
@@ -179,22 +201,35 @@ func (t *trap) await(tb testing.TB) {
 	select {
 	case <-t.caught:
 	case <-time.After(storetest.Patience):
-		require.FailNow(tb, "nothing like it was sent", "%x", t.text)
+		require.FailNow(tb, "nothing like it was sent", "%q", t.texts)
 	}
 }
 
-// deliver lets the server have what was caught. Unless the connection is just slow it
-// returns when that has been executed.
+// deliver lets the server have what was caught. Unless the process still waits for the reply
+// it returns when that has been executed.
 func (t *trap) deliver(tb testing.TB) {
 	tb.Helper()
-	_, err := t.wire.Conn.Write(t.bytes)
-	require.NoError(tb, err)
-	if t.slow {
-		return
+	w := t.wire
+	w.net.mu.Lock()
+	w.taken = false
+	gone := w.lost
+	w.net.mu.Unlock()
+	if gone {
+		require.NoError(tb, w.Conn.SetDeadline(time.Time{}))
 	}
-	_, err = t.wire.Conn.Read(make([]byte, 512))
+	_, err := w.Conn.Write(t.bytes)
 	require.NoError(tb, err)
-	require.NoError(tb, t.wire.Conn.Close())
+	if gone {
+		_, err = w.Conn.Read(make([]byte, 512))
+		require.NoError(tb, err)
+		require.NoError(tb, w.Conn.Close())
+	}
+}
+
+func (n *network) heal() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut = false
 }
 
 func (n *network) mute(on bool) {
@@ -206,28 +241,25 @@ func (n *network) mute(on bool) {
 type wire struct {
 	net.Conn
 	net   *network
-	taken bool // by a trap; guarded by net.mu
+	taken bool // by a trap, which will use it; guarded by net.mu, as is lost
+	lost  bool // to the process
 }
 
 func (w *wire) Write(b []byte) (int, error) {
 	w.net.mu.Lock()
-	t := w.net.trap
-	if t != nil && bytes.Contains(b, []byte(t.text)) {
-		w.net.trap, w.taken = nil, !t.slow
-		t.wire, t.bytes = w, bytes.Clone(b)
-		close(t.caught)
-		w.net.mu.Unlock()
+	caught := w.net.trap.catches(w, b)
+	w.net.mu.Unlock()
+	if caught {
 		return len(b), nil
 	}
-	w.net.mu.Unlock()
 	return w.Conn.Write(b)
 }
 
 func (w *wire) Read(b []byte) (int, error) {
 	w.net.mu.Lock()
-	taken := w.taken
+	lost := w.lost
 	w.net.mu.Unlock()
-	if taken {
+	if lost {
 		return 0, io.EOF
 	}
 	n, err := w.Conn.Read(b)
@@ -246,6 +278,7 @@ func (w *wire) Close() error {
 	defer w.net.mu.Unlock()
 	delete(w.net.conns, w)
 	if w.taken {
+		w.lost = true
 		return nil
 	}
 	return w.Conn.Close()
