@@ -95,7 +95,7 @@ func FuzzParseReader(f *testing.F) {
 		if !ok {
 			return
 		}
-		if h.Owner != "o" || h.Token == 0 || h.Token > lock.MaxToken || h.Held < 0 || !h.Shared || h.ExpiresIn <= 0 {
+		if h.Owner != "o" || h.Token == 0 || h.Token > lock.MaxToken || h.Held < 0 || !h.Shared || h.ExpiresIn < 0 {
 			t.Fatalf("%q is %+v", s, h)
 		}
 		checkMetadata(t, s, h.Metadata)
@@ -154,6 +154,8 @@ func TestParseWhatScriptsWrite(t *testing.T) {
 		Owner: "me", Token: 7, Shared: true, Held: 3 * time.Second, ExpiresIn: 2500 * time.Millisecond, Metadata: m,
 	}, h)
 	_, ok = parseReader("me", "1790000005000"+"7:1790000002000000:"+testProcess, now)
+	require.True(t, ok, "its last millisecond")
+	_, ok = parseReader("me", "1790000004999"+"7:1790000002000000:"+testProcess, now)
 	require.False(t, ok, "its time is over")
 	for mode, shared := range map[string]bool{"x": false, "s": true} {
 		w, ok := parseWaiter("me", "1790000007500"+mode+"1790000002000"+"0000000060000"+tail(testProcess, m), now)

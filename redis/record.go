@@ -72,7 +72,7 @@ func parseReader(owner, s string, now int64) (lock.Holder, bool) {
 	return lock.Holder{
 		Owner: owner, Token: token, Shared: true, Held: since(granted, now),
 		ExpiresIn: left, Metadata: metadata,
-	}, err == nil && ok && fine && left > 0
+	}, err == nil && ok && fine && left >= 0
 }
 
 // parseWaiter reads 13 digits deadline ms, x or s, 13 digits arrival ms, 13 digits TTL ms,

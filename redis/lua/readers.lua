@@ -11,9 +11,11 @@ local function settle()
   redis.call('PEXPIREAT', INFO, last)
 end
 
--- Removes the readers whose TTL is over; returns how many live.
+-- Removes the readers whose TTL is over; returns how many live. Like a key of Redis a reader
+-- lives to the end of its last millisecond: who came late in one would else have that much
+-- less than the TTL.
 local function prune()
-  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', READERS, '-inf', now)) do
+  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', READERS, '-inf', string.format('(%.0f', now))) do
     redis.call('ZREM', READERS, owner)
     redis.call('HDEL', INFO, owner)
   end
