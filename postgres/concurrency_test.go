@@ -13,6 +13,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/postgres"
 )
 
@@ -290,4 +291,24 @@ func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	contest(t, []*process{w.open(t), w.open(t), w.open(t)}, 30)
+}
+
+// TestIsolationOfFrozenCaller: where statements need a transaction that says its isolation
+// level, it ends without the caller. One that freezes on the way, or whose reply is lost,
+// must not keep the row locked for all others.
+func TestIsolationOfFrozenCaller(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t, "default_transaction_isolation=serializable"), w.open(t)
+	g := storetest.Acquire(t, l, storetest.Shared(storetest.Request("k")))
+	heal := l.net.all(func(p *testserver.Proxy) func() {
+		return p.DropReplies(func(chunk []byte) bool { return chunk[0] == '2' || chunk[0] == 'D' })
+	})
+	defer heal()
+	g.TTL = time.Hour
+	go func() { _, _ = l.Renew(storetest.Bounded(t), g) }()
+	storetest.Eventually(t, "the renewal", func() bool {
+		hs := storetest.Inspect(t, other, "k").Holders
+		return len(hs) == 1 && hs[0].ExpiresIn > 2*time.Minute
+	})
 }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ var (
 type db struct {
 	pool *pgxpool.Pool
 	// explicit is set when the connections' default isolation level is not what functions
-	// need: then they run in transactions that say theirs, at two more round trips.
+	// need: then they run in transactions that say theirs.
 	explicit atomic.Bool
 }
 
@@ -56,6 +57,7 @@ var (
 type conn interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
 }
 
@@ -63,11 +65,13 @@ type conn interface {
 func (d *db) text(ctx context.Context, sql string, args ...any) (reply string, unsure bool, err error) {
 	unsure, err = d.repeat(ctx, func(c conn) error {
 		if d.explicit.Load() {
-			return pgx.BeginTxFunc(ctx, c, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-				return scan(ctx, tx, sql, args, &reply)
-			})
+			return readCommitted(ctx, c, sql, args, &reply)
 		}
-		return scan(ctx, c, sql, args, &reply)
+		rows, err := c.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		return scan(rows, &reply)
 	})
 	return reply, unsure, err
 }
@@ -131,16 +135,24 @@ func (d *db) checked(ctx context.Context, send func(conn) error) error {
 	}
 }
 
-type queryer interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+// readCommitted runs a statement under READ COMMITTED, whatever the default. What is sent at
+// once is one transaction, which ends without the caller: one that freezes, or is cut off,
+// does not keep the row locked for all others.
+func readCommitted(ctx context.Context, c conn, sql string, args []any, reply *string) error {
+	var b pgx.Batch
+	b.Queue("SET transaction_isolation = 'read committed'")
+	b.Queue(sql, args...)
+	r := c.SendBatch(ctx, &b)
+	_, err := r.Exec()
+	if err == nil {
+		rows, _ := r.Query()
+		err = scan(rows, reply)
+	}
+	return cmp.Or(err, r.Close())
 }
 
 // scan reads the first column of the first row. A statement of many rows is none of ours.
-func scan(ctx context.Context, q queryer, sql string, args []any, reply *string) error {
-	rows, err := q.Query(ctx, sql, args...)
-	if err != nil {
-		return err
-	}
+func scan(rows pgx.Rows, reply *string) error {
 	defer rows.Close()
 	*reply = ""
 	if rows.Next() {

@@ -248,3 +248,39 @@ func TestStandby(t *testing.T) {
 		require.NoError(t, l.Close())
 	}
 }
+
+// TestCommitFails: a transaction may fail at its very end, after the statement's reply: what
+// has not been committed is no grant, no renewal and no release.
+func TestCommitFails(t *testing.T) {
+	t.Parallel()
+	for _, level := range []string{"read committed", "serializable"} {
+		for _, mode := range []string{"cache_statement", "exec", "simple_protocol"} {
+			t.Run(level+" "+mode, func(t *testing.T) {
+				t.Parallel()
+				w := sharedWorld(t)
+				l := w.open(t, "default_transaction_isolation="+escape(level), "default_query_exec_mode="+mode)
+				ctx := storetest.Bounded(t)
+				writer := storetest.Acquire(t, l, storetest.Request("written"))
+				reader := storetest.Acquire(t, l, storetest.Shared(storetest.Request("read")))
+				w.exec(t, fmt.Sprintf(`CREATE FUNCTION %[1]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+						RAISE EXCEPTION 'at the end';
+					END $$;
+					CREATE CONSTRAINT TRIGGER fails AFTER INSERT OR UPDATE OR DELETE ON %[2]s
+						DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %[1]s();
+					CREATE CONSTRAINT TRIGGER fails AFTER INSERT OR UPDATE OR DELETE ON %[3]s
+						DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %[1]s()`,
+					w.table("_fail"), w.table(""), w.table("_readers")))
+				for _, g := range []lock.Grant{writer, reader} {
+					free := storetest.Request("free")
+					free.Shared = g.Shared
+					_, err := l.Acquire(ctx, free)
+					require.ErrorContains(t, err, "at the end")
+					_, err = l.Renew(ctx, g)
+					require.ErrorContains(t, err, "at the end")
+					require.ErrorContains(t, l.Release(ctx, g), "at the end")
+					storetest.Holds(t, l, g)
+				}
+			})
+		}
+	}
+}
