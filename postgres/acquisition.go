@@ -117,9 +117,11 @@ func (a *acquisition) take(ctx context.Context) (lock.Grant, error) {
 	return a.grant(token, start), nil
 }
 
+// ask sends a request. A waiter goes on after an error, such as a pooler's that has lost its
+// server: what was sent may still be on its way then, too.
 func (a *acquisition) ask(ctx context.Context, sql string, args ...any) (string, error) {
 	reply, unsure, err := a.l.db.text(ctx, sql, args...)
-	a.doubtful = a.doubtful || unsure
+	a.doubtful = a.doubtful || unsure || err != nil
 	return reply, err
 }
 

@@ -249,6 +249,48 @@ func TestStandby(t *testing.T) {
 	}
 }
 
+// TestLateRequestShortensNothing: a copy of the request that arrives late finds its grant,
+// and must not bring its end forward.
+func TestLateRequestShortensNothing(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l := w.open(t)
+	for _, shared := range []bool{false, true} {
+		req := storetest.Request(fmt.Sprint("k", shared))
+		req.Shared = shared
+		g := storetest.Acquire(t, l, req)
+		g.TTL = time.Hour
+		storetest.Renew(t, l, g)
+		require.Equal(t, g.Token, storetest.Acquire(t, l, req).Token)
+		require.Greater(t, storetest.Inspect(t, l, req.Key).Holders[0].ExpiresIn, 30*time.Minute)
+	}
+}
+
+// TestDoubtAfterError: a waiter goes on through errors of the server after which a request
+// may still be under way, so its release leaves a mark for that.
+func TestDoubtAfterError(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	waiting := storetest.Waits(t, l, storetest.Lasting(storetest.Request("k"), 3*time.Second))
+	w.exec(t, fmt.Sprintf(`CREATE SEQUENCE %[1]s;
+		CREATE FUNCTION %[2]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF nextval('%[1]s') = 1 THEN RAISE EXCEPTION 'server conn crashed?' USING ERRCODE = '08P01'; END IF;
+			RETURN NEW;
+		END $$;
+		CREATE TRIGGER fails BEFORE UPDATE ON %[3]s FOR EACH ROW EXECUTE FUNCTION %[2]s()`,
+		w.table("_seq"), w.table("_fail"), w.table("_waiters")))
+	storetest.Eventually(t, "the error", func() bool { return value[bool](t, w, "SELECT is_called FROM "+w.table("_seq")) })
+	storetest.Release(t, other, g)
+	h := waiting.Granted(t)
+	storetest.Release(t, l, h)
+	req := storetest.Request("k")
+	req.Owner = h.Owner
+	_, err := other.Acquire(storetest.Bounded(t), req)
+	require.ErrorContains(t, err, "has been undone")
+}
+
 // TestCommitFails: a transaction may fail at its very end, after the statement's reply: what
 // has not been committed is no grant, no renewal and no release.
 func TestCommitFails(t *testing.T) {

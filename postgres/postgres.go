@@ -53,6 +53,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -313,7 +314,7 @@ func (l *Locker) Close() error {
 	return nil
 }
 
-// roundUp is d in whole microseconds, as the server counts.
+// roundUp is d in whole microseconds, as the server counts, rounded down if there are no more.
 func roundUp(d time.Duration) time.Duration {
-	return (d + time.Microsecond - 1).Truncate(time.Microsecond)
+	return (min(d, math.MaxInt64-time.Microsecond) + time.Microsecond - 1).Truncate(time.Microsecond)
 }

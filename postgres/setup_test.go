@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -324,4 +325,20 @@ func TestTokensWithClockSetBack(t *testing.T) {
 	require.Zero(t, storetest.Inspect(t, l, "k").Holders[0].Held)
 	storetest.Release(t, l, g)
 	require.Equal(t, future+3, storetest.Acquire(t, l, storetest.Shared(storetest.Request("k"))).Token)
+}
+
+// TestHugeTTL: as long as there is, rounded as the server counts.
+func TestHugeTTL(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	for _, mode := range []string{"cache_statement", "exec", "simple_protocol"} {
+		l := w.open(t, "default_query_exec_mode="+mode)
+		for _, ttl := range []time.Duration{math.MaxInt64, math.MaxInt64 - 500, math.MaxInt64 / 2} {
+			g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), ttl))
+			require.Less(t, ttl-g.TTL, time.Microsecond)
+			require.Positive(t, g.TTL)
+			storetest.Holds(t, l, g)
+			storetest.Release(t, l, storetest.Renew(t, l, g))
+		}
+	}
 }

@@ -244,14 +244,16 @@ BEGIN
 		END IF;
 	END IF;
 
-	-- This request may have been sent again after an unknown outcome: one owner, one grant.
+	-- This request may have been sent again after an unknown outcome: one owner, one grant. It
+	-- may be the first copy that comes late, so what a renewal has put off stays put off.
 	live := l.owner IS NOT NULL AND l.expires > t;
 	IF live AND l.owner = owner_ THEN
-		UPDATE {locks} SET expires = t + ttl_ WHERE key = key_;
+		UPDATE {locks} SET expires = greatest(expires, t + ttl_) WHERE key = key_;
 		RETURN l.token;
 	END IF;
 	IF shared_ AND l.crowd THEN
-		UPDATE {readers} SET expires = t + ttl_ WHERE key = key_ AND owner = owner_ RETURNING token INTO minted;
+		UPDATE {readers} SET expires = greatest(expires, t + ttl_)
+		WHERE key = key_ AND owner = owner_ RETURNING token INTO minted;
 		IF FOUND THEN RETURN minted; END IF;
 	END IF;
 
