@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -98,19 +96,11 @@ func (a *acquisition) look(ctx context.Context, woken bool) (lock.Grant, *refusa
 // and there is no grant.
 func (a *acquisition) take(ctx context.Context) (lock.Grant, error) {
 	start := time.Now()
-	sql := a.l.sql.take
-	if !a.l.flushes.recently(start) {
-		sql = a.l.sql.takeFlushed
-	}
-	reply, err := a.ask(ctx, sql, []byte(a.req.Key), a.req.Owner, a.req.TTL, a.l.hears(), a.metadata)
+	reply, err := a.ask(ctx, a.l.sql.take, []byte(a.req.Key), a.req.Owner, a.req.TTL, a.l.hears(), a.metadata)
 	if err != nil || reply == "" {
 		return lock.Grant{}, err
 	}
-	digits, _, forced := strings.Cut(reply, " ")
-	if !forced {
-		a.l.flushes.saw(start)
-	}
-	token, err := lock.ParseToken(digits)
+	token, err := lock.ParseToken(reply)
 	if err != nil {
 		return lock.Grant{}, unexpected(reply)
 	}
@@ -158,22 +148,6 @@ func (a *acquisition) decode(reply string) (*refusal, error) {
 	}
 	a.last = no
 	return no, nil
-}
-
-// flushes remembers that the database has commits on disk when it acknowledges them, which
-// costs as much to ask as a tenth of a grant: so it is asked again after a second.
-type flushes struct{ seen atomic.Pointer[time.Time] }
-
-func (f *flushes) recently(now time.Time) bool {
-	at := f.seen.Load()
-	return at != nil && now.Sub(*at) < time.Second
-}
-
-// saw is called with when a statement was sent: one that asked, or one soon after it.
-func (f *flushes) saw(at time.Time) {
-	if !f.recently(at) {
-		f.seen.Store(&at)
-	}
 }
 
 func unexpected(reply string) error {

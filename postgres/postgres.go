@@ -6,9 +6,9 @@
 //
 // # What it survives
 //
-// A lock is a row, so it survives whatever the database does: a crash and a restart too,
-// since a grant is on disk when it is acknowledged, also where synchronous_commit is off. A
-// release does not wait for the disk: a crash may take the last ones back (see
+// A lock is a row, so it survives whatever the database does: a crash and a restart too, since
+// a grant or a renewal is on disk when it is acknowledged, also where synchronous_commit is
+// off. A release does not wait for the disk: a crash may take the last ones back (see
 // wal_writer_delay), and such a key is held until its TTL is over.
 // Nothing depends on a session, so a connection may break at any time, and a transaction
 // pooler may be in between. Every operation is one transaction of one statement, decided by
@@ -78,7 +78,6 @@ type Locker struct {
 
 	contended *contended
 	doubts    doubts
-	flushes   flushes
 	gates     gates
 	registry  *registry
 	listener  *listener

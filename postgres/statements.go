@@ -4,14 +4,14 @@ package postgres
 // decide by its row alone, so they are sound as plain statements under any isolation level,
 // and cost the server least.
 type statements struct {
-	take, takeFlushed, drop, extend, keep       string
+	take, drop, extend, keep                    string
 	acquire, renew, release, undo, force, prune string
 	inspect, list                               string
 }
 
 func (n names) statements() statements {
 	return statements{
-		take: n.fill(takeSQL), takeFlushed: n.fill(takeSQL + flushedSQL), drop: n.fill(dropSQL), extend: n.fill(extendSQL), keep: n.fill(keepSQL),
+		take: n.fill(takeSQL), drop: n.fill(dropSQL), extend: n.fill(extendSQL), keep: n.fill(keepSQL),
 		acquire: n.fill(`SELECT {acquire}($1::bytea, $2::text, $3::interval, $4::boolean, $5::text, $6::boolean, $7::text, $8::interval, $9::boolean)`),
 		renew:   n.fill(`SELECT {renew}($1::bytea, $2::text, $3::bigint, $4::boolean, $5::interval)`),
 		release: n.fill(`SELECT {release}($1::bytea, $2::text, $3::bigint, $4::boolean, $5::text)`),
@@ -35,12 +35,11 @@ ON CONFLICT (key) DO UPDATE SET
 	owner = excluded.owner, expires = clock_timestamp() + $3::interval,
 	process = excluded.process, metadata = excluded.metadata
 WHERE NOT l.crowd AND (l.owner IS NULL OR l.expires <= clock_timestamp())
-RETURNING token::text`
+RETURNING token::text, ` + flushedSQL
 
-// flushedSQL, after takeSQL, has the grant on disk when it is acknowledged although the
-// database's default is otherwise, and says so after the token.
-const flushedSQL = ` || CASE WHEN current_setting('synchronous_commit') = 'off'
-	THEN ' ' || set_config('synchronous_commit', 'local', true) ELSE '' END`
+// flushedSQL has what is granted on disk when it is acknowledged, whatever the default.
+const flushedSQL = `CASE WHEN current_setting('synchronous_commit') = 'off'
+	THEN set_config('synchronous_commit', 'local', true) END`
 
 // dropSQL ends an exclusive grant of a lock that nobody waits for. It affects no row if there
 // is more to do, or nothing to drop. It does not wait for the disk: see the package comment.
@@ -50,7 +49,8 @@ WHERE key = $1::bytea AND owner = $2::text AND token = $3::bigint AND expires > 
 
 // extendSQL renews an exclusive grant. It affects no row if that is not there.
 const extendSQL = `UPDATE {locks} SET expires = clock_timestamp() + $4::interval
-WHERE key = $1::bytea AND owner = $2::text AND token = $3::bigint AND expires > clock_timestamp()`
+WHERE key = $1::bytea AND owner = $2::text AND token = $3::bigint AND expires > clock_timestamp()
+RETURNING ` + flushedSQL
 
 // behind is what keepSQL returns while somebody alive is in the way in front.
 const behind = "behind"
