@@ -110,9 +110,10 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 }
 
 // Prune deletes the rows of locks that nobody holds or waits for and that were not granted
-// for at least idle, and returns how many. Rows stay otherwise, one of some 100 bytes for
-// each key that was ever locked: run it now and then if keys are many and short-lived.
-// Tokens rise all the same, unless the server's clock is set back by more than idle.
+// for at least idle, or a second if that is longer, and returns how many. Rows stay
+// otherwise, one of some 100 bytes for each key that was ever locked: run it now and then if
+// keys are many and short-lived. Tokens rise all the same, unless the server's clock is set
+// back by more than that.
 func (l *Locker) Prune(ctx context.Context, idle time.Duration) (int, error) {
 	if idle < 0 {
 		return 0, fmt.Errorf("%w: postgres: prune after %v: must not be negative", lock.ErrInvalid, idle)

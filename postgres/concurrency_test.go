@@ -124,6 +124,7 @@ func TestIsolationLevels(t *testing.T) {
 			}
 			contest(t, ls, 8)
 			require.NoError(t, ls[0].Close())
+			w.age(t)
 			n, err := ls[1].Prune(storetest.Bounded(t), 0)
 			require.NoError(t, err)
 			require.Equal(t, 1, n)
@@ -311,4 +312,45 @@ func TestIsolationOfFrozenCaller(t *testing.T) {
 		hs := storetest.Inspect(t, other, "k").Holders
 		return len(hs) == 1 && hs[0].ExpiresIn > 2*time.Minute
 	})
+}
+
+// TestPruneBesideSlowInsert: a backend is slow between the clock and the row: a lock is
+// granted, released, and its row pruned meanwhile. The token of the slow one is newer all
+// the same.
+func TestPruneBesideSlowInsert(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	const gate = 7412
+	w.exec(t, fmt.Sprintf(`CREATE FUNCTION %[1]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF NEW.owner LIKE 'slow%%' THEN PERFORM pg_advisory_xact_lock(%[3]d); END IF;
+			RETURN NEW;
+		END $$;
+		CREATE TRIGGER slow BEFORE INSERT ON %[2]s FOR EACH ROW EXECUTE FUNCTION %[1]s()`,
+		w.table("_slow"), w.table(""), gate))
+	tx := begin(t, w, pgx.TxOptions{})
+	_, err := tx.Exec(storetest.Bounded(t), "SELECT pg_advisory_xact_lock($1)", gate)
+	require.NoError(t, err)
+	req := storetest.Request("k")
+	req.Owner = "slow" + req.Owner
+	granted := make(chan error, 1)
+	var slow lock.Grant
+	go func() {
+		var err error
+		slow, err = l.Acquire(storetest.Bounded(t), req)
+		granted <- err
+	}()
+	blocked(t, w)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	storetest.Release(t, other, g)
+	storetest.Eventually(t, "the row to be pruned", func() bool {
+		n, err := other.Prune(storetest.Bounded(t), 0)
+		require.NoError(t, err)
+		return n == 1
+	})
+	now := value[int64](t, w, "SELECT (date_part('epoch', clock_timestamp()) * 1000000)::bigint")
+	require.Greater(t, now-int64(g.Token), time.Second.Microseconds(), "it was pruned too soon")
+	require.NoError(t, tx.Rollback(storetest.Bounded(t)))
+	require.NoError(t, <-granted)
+	require.Greater(t, slow.Token, g.Token)
 }

@@ -48,7 +48,7 @@ func (n names) String() string { return pgx.Identifier{n.schema, n.table}.Saniti
 var (
 	tables    = []string{"readers", "waiters", "undone", "marks"}
 	functions = []string{
-		"mint", "micros", "check", "expire", "crowded", "holders", "line", "pass", "grab",
+		"mint", "late", "micros", "check", "expire", "crowded", "holders", "line", "pass", "grab",
 		"acquire", "missing", "mark", "renew", "release", "undo", "force", "prune",
 	}
 )

@@ -297,6 +297,7 @@ func TestPrune(t *testing.T) {
 	n, err := l.Prune(ctx, time.Hour)
 	require.NoError(t, err)
 	require.Zero(t, n)
+	w.age(t)
 	n, err = l.Prune(ctx, 0)
 	require.NoError(t, err)
 	require.Equal(t, 2, n, "idle and expired")

@@ -26,7 +26,9 @@ func (n names) statements() statements {
 
 // takeSQL grants a lock that is free and not crowded, and returns the token; else it returns
 // no row. ON CONFLICT locks the row and then evaluates the rest on its newest version, the
-// clock included: what VALUES has is from before that, and for a new row only.
+// clock included: what VALUES has is from before that, and for a new row only. A row may have
+// been there in between, with a newer token, and been pruned: not if it took less than a
+// second, since prune leaves rows of the last second alone.
 const takeSQL = `INSERT INTO {locks} AS l (key, token, owner, expires, process, metadata)
 VALUES ($1::bytea, (date_part('epoch', clock_timestamp()) * 1000000)::bigint, $2::text,
 	clock_timestamp() + $3::interval, $4::text, $5::text)
@@ -35,7 +37,8 @@ ON CONFLICT (key) DO UPDATE SET
 	owner = excluded.owner, expires = clock_timestamp() + $3::interval,
 	process = excluded.process, metadata = excluded.metadata
 WHERE NOT l.crowd AND (l.owner IS NULL OR l.expires <= clock_timestamp())
-RETURNING token::text, ` + flushedSQL
+RETURNING token::text, ` + flushedSQL + `, CASE
+	WHEN token < (date_part('epoch', clock_timestamp()) * 1000000)::bigint - 1000000 THEN {late}() END`
 
 // flushedSQL has what is granted on disk when it is acknowledged, whatever the default.
 const flushedSQL = `CASE WHEN current_setting('synchronous_commit') = 'off'

@@ -71,6 +71,15 @@ LANGUAGE sql VOLATILE AS {body}
 	SELECT greatest(last_ + 1, (date_part('epoch', clock_timestamp()) * 1000000)::bigint)
 {body};
 
+-- Undoes a statement that was slow between the clock, which is the token of a new row, and
+-- the row. The caller sends it again.
+CREATE OR REPLACE FUNCTION {late}() RETURNS text
+LANGUAGE plpgsql VOLATILE AS {body}
+BEGIN
+	RAISE serialization_failure USING MESSAGE = 'lock: a token was drawn too long ago';
+END
+{body};
+
 CREATE OR REPLACE FUNCTION {micros}(span_ interval) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS {body}
 	SELECT (date_part('epoch', span_) * 1000000)::bigint
@@ -435,7 +444,7 @@ END
 {body};
 
 -- Deletes up to some_ rows of locks that nobody holds or waits for and that were not granted
--- for as long as idle_. Returns how many, in digits.
+-- for as long as idle_, a second at least: see the function late. Returns how many, in digits.
 CREATE OR REPLACE FUNCTION {prune}(idle_ interval, some_ int) RETURNS text
 LANGUAGE plpgsql VOLATILE AS {body}
 DECLARE
@@ -445,7 +454,8 @@ DECLARE
 BEGIN
 	PERFORM {check}();
 	idle := ARRAY(SELECT key FROM {locks}
-		WHERE token <= (date_part('epoch', clock_timestamp() - idle_) * 1000000)::bigint AND (owner IS NULL OR expires <= clock_timestamp())
+		WHERE token <= (date_part('epoch', clock_timestamp() - greatest(idle_, '1 s')) * 1000000)::bigint
+			AND (owner IS NULL OR expires <= clock_timestamp())
 			AND (NOT crowd OR NOT EXISTS (SELECT FROM {undone} u WHERE u.key = {locks}.key AND u.expires > clock_timestamp()))
 		LIMIT some_ FOR UPDATE SKIP LOCKED);
 	FOREACH k IN ARRAY idle LOOP
