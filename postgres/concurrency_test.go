@@ -302,16 +302,19 @@ func TestIsolationOfFrozenCaller(t *testing.T) {
 	w := sharedWorld(t)
 	l, other := w.open(t, "default_transaction_isolation=serializable"), w.open(t)
 	g := storetest.Acquire(t, l, storetest.Shared(storetest.Request("k")))
-	heal := l.net.all(func(p *testserver.Proxy) func() {
+	heal := l.net.all(func(p *testserver.Proxy) func() { // of a prepared statement, or rows
 		return p.DropReplies(func(chunk []byte) bool { return chunk[0] == '2' || chunk[0] == 'D' })
 	})
-	defer heal()
+	ctx, renewed := storetest.Bounded(t), make(chan error, 1)
 	g.TTL = time.Hour
-	go func() { _, _ = l.Renew(storetest.Bounded(t), g) }()
+	go func() { _, err := l.Renew(ctx, g); renewed <- err }()
 	storetest.Eventually(t, "the renewal", func() bool {
 		hs := storetest.Inspect(t, other, "k").Holders
-		return len(hs) == 1 && hs[0].ExpiresIn > 2*time.Minute
+		return len(hs) == 1 && hs[0].ExpiresIn > 30*time.Minute
 	})
+	heal()
+	l.net.sever() // the reply is gone for good
+	require.NoError(t, <-renewed)
 }
 
 // TestPruneBesideSlowInsert: a backend is slow between the clock and the row: a lock is
@@ -321,23 +324,23 @@ func TestPruneBesideSlowInsert(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	l, other := w.open(t), w.open(t)
-	const gate = 7412
-	w.exec(t, fmt.Sprintf(`CREATE FUNCTION %[1]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-			IF NEW.owner LIKE 'slow%%' THEN PERFORM pg_advisory_xact_lock(%[3]d); END IF;
+	w.exec(t, fmt.Sprintf(`CREATE TABLE %[1]s ();
+		CREATE FUNCTION %[2]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF NEW.owner LIKE 'slow%%' THEN LOCK TABLE %[1]s IN SHARE MODE; END IF;
 			RETURN NEW;
 		END $$;
-		CREATE TRIGGER slow BEFORE INSERT ON %[2]s FOR EACH ROW EXECUTE FUNCTION %[1]s()`,
-		w.table("_slow"), w.table(""), gate))
+		CREATE TRIGGER slow BEFORE INSERT ON %[3]s FOR EACH ROW EXECUTE FUNCTION %[2]s()`,
+		w.table("_gate"), w.table("_slow"), w.table("")))
 	tx := begin(t, w, pgx.TxOptions{})
-	_, err := tx.Exec(storetest.Bounded(t), "SELECT pg_advisory_xact_lock($1)", gate)
+	_, err := tx.Exec(storetest.Bounded(t), "LOCK TABLE "+w.table("_gate")+" IN EXCLUSIVE MODE")
 	require.NoError(t, err)
 	req := storetest.Request("k")
 	req.Owner = "slow" + req.Owner
-	granted := make(chan error, 1)
+	ctx, granted := storetest.Bounded(t), make(chan error, 1)
 	var slow lock.Grant
 	go func() {
 		var err error
-		slow, err = l.Acquire(storetest.Bounded(t), req)
+		slow, err = l.Acquire(ctx, req)
 		granted <- err
 	}()
 	blocked(t, w)

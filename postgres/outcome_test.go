@@ -326,3 +326,32 @@ func TestCommitFails(t *testing.T) {
 		}
 	}
 }
+
+// TestAnotherToken: a grant is an owner's and a token's. Whoever has one of the two has none.
+func TestAnotherToken(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	ctx := storetest.Bounded(t)
+	for _, shared := range []bool{false, true} {
+		for _, waited := range []bool{false, true} {
+			req := storetest.Request(fmt.Sprint("k", shared, waited))
+			req.Shared = shared
+			g := storetest.Acquire(t, l, req)
+			if waited {
+				storetest.Waits(t, other, storetest.Request(req.Key))
+			}
+			for _, wrong := range []lock.Grant{
+				{Key: g.Key, Owner: g.Owner, Token: g.Token + 1, TTL: time.Hour, Shared: shared},
+				{Key: g.Key, Owner: g.Owner, Token: g.Token - 1, TTL: time.Hour, Shared: shared},
+				{Key: g.Key, Owner: "another", Token: g.Token, TTL: time.Hour, Shared: shared},
+			} {
+				_, err := l.Renew(ctx, wrong)
+				require.ErrorIs(t, err, lock.ErrLost)
+				require.ErrorIs(t, l.Release(ctx, wrong), lock.ErrLost)
+			}
+			storetest.Holds(t, l, g)
+			require.Less(t, storetest.Inspect(t, l, req.Key).Holders[0].ExpiresIn, 2*time.Minute)
+		}
+	}
+}
