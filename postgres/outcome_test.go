@@ -73,6 +73,26 @@ func TestUndoRefusesLateRequest(t *testing.T) {
 	}
 }
 
+// TestUndoWhileHeld: the same while somebody else holds the key, who does not know of it.
+func TestUndoWhileHeld(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	for _, shared := range []bool{false, true} {
+		late := storetest.Request(fmt.Sprint("k", shared))
+		holder := storetest.Request(late.Key)
+		holder.Shared = shared
+		g := storetest.Acquire(t, l, holder)
+		undo(t, other, late)
+		storetest.Holds(t, other, g)
+		storetest.Release(t, l, g)
+		_, err := other.Acquire(storetest.Bounded(t), late)
+		require.ErrorContains(t, err, "has been undone")
+		_, err = l.Renew(storetest.Bounded(t), lock.Grant{Key: late.Key, Owner: late.Owner, Token: g.Token, TTL: time.Minute})
+		require.Equal(t, lock.Expired, storetest.Lost(t, err), "nobody has forced it")
+	}
+}
+
 // TestUndoOfRequestUnderWay: the request waits in the server for the row when its caller
 // gives up, and the undo comes first, since it is sent on another connection and the row's
 // queue is no line. Nothing is left.
