@@ -30,6 +30,9 @@ func TestExpiryDuringTheWait(t *testing.T) {
 				dead, req := storetest.Lasting(storetest.Request("k"), 2*time.Second), storetest.Request("k")
 				dead.Shared, req.Shared = holder, rival
 				storetest.Acquire(t, l, dead)
+				if holder && !rival { // then it does not ask by the plain statement first
+					storetest.Refused(t, other, storetest.Request("k"))
+				}
 				tx := begin(t, w, pgx.TxOptions{})
 				_, err := tx.Exec(storetest.Bounded(t), "SELECT FROM "+w.table("")+" WHERE key = 'k' FOR UPDATE")
 				require.NoError(t, err)
