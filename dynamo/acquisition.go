@@ -200,10 +200,12 @@ func (a *acquisition) composeReader(it *item, m moment, u *update, informed bool
 	token := u.value(num(a.token))
 	u.sets = append(u.sets, u.name(attrToken)+" = "+token, u.name(attrOpen)+" = "+token)
 	u.touch()
-	u.set(readerPrefix+a.req.Owner, &types.AttributeValueMemberM{Value: a.holder(m)})
+	reader := a.holder(m)
+	reader[attrToken] = num(a.token)
+	u.set(readerPrefix+a.req.Owner, &types.AttributeValueMemberM{Value: reader})
 	u.adds = append(u.adds, u.name(attrReaders)+" "+u.value(set(a.req.Owner)))
 	if it != nil && it.writer != nil {
-		u.remove(attrHolder)
+		u.remove(attrHolder, attrFloor)
 	}
 }
 
@@ -211,7 +213,6 @@ func (a *acquisition) composeReader(it *item, m moment, u *update, informed bool
 func (a *acquisition) holder(m moment) map[string]types.AttributeValue {
 	ttl := micros(a.req.TTL)
 	return map[string]types.AttributeValue{
-		attrToken:  num(a.token),
 		attrExpiry: num(m.upper + ttl),
 		attrInfo:   str(info{m.lower, ttl, a.req.Metadata}.String()),
 	}
@@ -228,7 +229,7 @@ func (a *acquisition) withdraw(ctx context.Context, limit time.Duration) (*item,
 	if h := it.of(a.req.Owner); h != nil && h.token == a.token {
 		u := newUpdate()
 		u.as(it)
-		u.removeHolder(*h)
+		u.removeHolder(it, *h)
 		if _, _, err := a.l.write(ctx, a.req.Key, u, limit); err != nil {
 			return nil, err
 		}

@@ -77,7 +77,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 			u := newUpdate()
 			u.as(it)
 			u.set(attrForced, str(owner))
-			u.removeHolder(*h)
+			u.removeHolder(it, *h)
 			_, it, err = l.write(ctx, key, u, maxAttempt)
 			doubt = doubt || err != nil
 		}
@@ -97,9 +97,8 @@ func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 			yield(lock.Record{}, err)
 			return
 		}
-		filter := "(attribute_exists(#holder) OR attribute_exists(#readers))"
-		names := map[string]string{"#holder": attrHolder, "#readers": attrReaders}
-		for page, err := range l.scan(ctx, prefix, filter, names, nil) {
+		filter := "(attribute_exists(" + attrHolder + ") OR attribute_exists(" + attrReaders + "))"
+		for page, err := range l.scan(ctx, prefix, filter, nil) {
 			if err != nil {
 				yield(lock.Record{}, err)
 				return
@@ -129,15 +128,14 @@ func (l *Locker) Sweep(ctx context.Context, prefix string, idle time.Duration) (
 	if err != nil {
 		return 0, err
 	}
-	filter := "#open < :old AND attribute_not_exists(#readers)"
-	names := map[string]string{"#open": attrOpen, "#readers": attrReaders}
+	filter := attrOpen + " < :old AND attribute_not_exists(" + attrReaders + ")"
 	values := map[string]types.AttributeValue{":old": num(max(m.lower-micros(idle), 0))}
-	for page, err := range l.scan(ctx, prefix, filter, names, values) {
+	for page, err := range l.scan(ctx, prefix, filter, values) {
 		if err != nil {
 			return deleted, err
 		}
 		for key := range page.items {
-			gone, err := l.remove(ctx, key, filter, names, values)
+			gone, err := l.remove(ctx, key, filter, values)
 			if err != nil {
 				return deleted, err
 			}
@@ -150,14 +148,13 @@ func (l *Locker) Sweep(ctx context.Context, prefix string, idle time.Duration) (
 }
 
 // remove deletes an item unless it has been used since it was seen.
-func (l *Locker) remove(ctx context.Context, key, condition string,
-	names map[string]string, values map[string]types.AttributeValue,
+func (l *Locker) remove(ctx context.Context, key, condition string, values map[string]types.AttributeValue,
 ) (gone bool, err error) {
 	err = l.repeat(ctx, func(ctx context.Context) error {
 		_, err := l.attempt(ctx, maxAttempt, func(ctx context.Context) (middleware.Metadata, error) {
 			out, err := l.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{
 				TableName: &l.table, Key: l.primary(key), ConditionExpression: &condition,
-				ExpressionAttributeNames: names, ExpressionAttributeValues: values,
+				ExpressionAttributeValues: values,
 			}, once)
 			if err != nil {
 				return middleware.Metadata{}, err
@@ -181,13 +178,13 @@ type page struct {
 }
 
 // scan yields the items of keys that begin with prefix and pass the filter.
-func (l *Locker) scan(ctx context.Context, prefix, filter string,
-	names map[string]string, values map[string]types.AttributeValue,
+func (l *Locker) scan(ctx context.Context, prefix, filter string, values map[string]types.AttributeValue,
 ) iter.Seq2[page, error] {
-	names, values = maps.Clone(names), maps.Clone(values)
+	var names map[string]string
+	values = maps.Clone(values)
 	if begin := validPart(l.prefix + prefix); begin != "" {
 		filter = "begins_with(#key, :prefix) AND " + filter
-		names["#key"] = attrKey
+		names = map[string]string{"#key": attrKey}
 		if values == nil {
 			values = make(map[string]types.AttributeValue)
 		}

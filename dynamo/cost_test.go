@@ -30,20 +30,19 @@ func TestOneWrite(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
 		p := sharedWorld(t).open(t)
-		one := map[string]int{"UpdateItem": 1}
 		p.http.sent()
 		for range 3 {
 			g := storetest.Acquire(t, p, mode(storetest.Request("k")))
-			first := "PutItem"
+			whole := "PutItem"
 			if g.Shared {
-				first = "UpdateItem"
+				whole = "UpdateItem"
 			}
-			require.Equal(t, map[string]int{first: 1}, p.http.sent())
+			require.Equal(t, map[string]int{whole: 1}, p.http.sent())
 			time.Sleep(1100 * time.Millisecond)
 			g = storetest.Renew(t, p, g)
-			require.Equal(t, one, p.http.sent())
+			require.Equal(t, map[string]int{"UpdateItem": 1}, p.http.sent())
 			storetest.Release(t, p, g)
-			require.Equal(t, one, p.http.sent())
+			require.Equal(t, map[string]int{whole: 1}, p.http.sent())
 		}
 	})
 }

@@ -241,11 +241,11 @@ func TestLateRequest(t *testing.T) {
 	})
 }
 
-// lateAfterUndo cancels an Acquire while its write is under way, and undoes it.
-func lateAfterUndo(t *testing.T, p *process, other lock.Locker, req lock.Request) {
+// cancelled cancels an Acquire while its write is under way.
+func cancelled(t *testing.T, p *process, req lock.Request) (deliver func() *http.Response) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	deliver := p.http.late(t)
+	deliver = p.http.late(t)
 	p.http.mu.Lock()
 	keep := p.http.intercept
 	p.http.intercept = func(operation string, r *http.Request) error {
@@ -258,10 +258,40 @@ func lateAfterUndo(t *testing.T, p *process, other lock.Locker, req lock.Request
 	p.http.mu.Unlock()
 	_, err := p.Acquire(ctx, req)
 	require.ErrorIs(t, err, context.Canceled)
+	return deliver
+}
+
+func lateAfterUndo(t *testing.T, p *process, other lock.Locker, req lock.Request) {
+	t.Helper()
+	deliver := cancelled(t, p, req)
 	storetest.Release(t, p, lock.Grant{Key: req.Key, Owner: req.Owner})
 	refusedLate(t, deliver())
 	require.Empty(t, storetest.Inspect(t, other, req.Key).Holders)
 	storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request(req.Key)))
+}
+
+// TestUndoBesideAHolder refuses what comes after that holder's release, though its token is
+// above the holder's, whose process knows the time less well.
+func TestUndoBesideAHolder(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, holder, other := w.open(t), w.start(t), w.open(t)
+		holder.http.shift(always(-2 * time.Second))
+		req := mode(storetest.Request("k"))
+		deliver := cancelled(t, p, req)
+		g := storetest.Acquire(t, holder, storetest.Request("k"))
+		storetest.Release(t, p, lock.Grant{Key: req.Key, Owner: req.Owner})
+		storetest.Holds(t, other, g)
+		g = storetest.Renew(t, holder, g)
+		holder.http.sent()
+		storetest.Release(t, holder, g)
+		require.Equal(t, map[string]int{"PutItem": 1, "UpdateItem": 1}, holder.http.sent())
+		require.Equal(t, g.Token, storetest.Inspect(t, other, "k").Token)
+		refusedLate(t, deliver())
+		require.Empty(t, storetest.Inspect(t, other, "k").Holders)
+		require.Greater(t, storetest.Acquire(t, other, storetest.Request("k")).Token, g.Token)
+	})
 }
 
 func refusedLate(t *testing.T, resp *http.Response) {

@@ -88,38 +88,70 @@ type release struct {
 	g     lock.Grant
 	doubt bool // the outcome of a write is unknown
 	free  bool // nobody else holds the lock
+	asked bool // another Locker may have asked for it
 }
 
 func (r *release) try(ctx context.Context) error {
-	m, err := r.l.now(ctx)
-	if err != nil {
-		return err
+	var it *item
+	for {
+		m, err := r.l.now(ctx)
+		if err != nil {
+			return err
+		}
+		u := r.compose(it, m)
+		_, old, err := r.l.write(ctx, r.g.Key, u, attemptLimit(r.g.TTL))
+		switch {
+		case err != nil:
+			r.doubt = r.doubt || !throttled(err)
+			return err
+		case old == nil:
+			r.tidy(ctx, u.after, m)
+			return nil
+		case r.done(old):
+			r.free = true
+			return nil
+		case !r.floored(old, m):
+			return lost(old, r.g)
+		}
+		it, r.asked = old, true
 	}
+}
+
+// compose makes the write, on condition that the grant is live. An exclusive one leaves
+// nothing but its token as the barrier: blind if there is no floor, or for an item that has
+// one.
+func (r *release) compose(it *item, m moment) *update {
 	u := newUpdate()
 	u.live(r.g, u.holder(r.g), m)
-	u.removeHolder(holder{owner: r.g.Owner, shared: r.g.Shared, token: r.g.Token})
-	if r.g.Shared {
-		u.returns = types.ReturnValueAllNew
-	}
-	_, old, err := r.l.write(ctx, r.g.Key, u, attemptLimit(r.g.TTL))
 	switch {
-	case err != nil:
-		r.doubt = r.doubt || !throttled(err)
-		return err
-	case old == nil:
-		r.tidy(ctx, u.after, m)
-		return nil
-	case r.done(old):
-		r.free = true
-		return nil
+	case r.g.Shared:
+		u.touch()
+		u.removeReader(r.g.Owner)
+		u.returns = types.ReturnValueAllNew
+	case it == nil:
+		u.absent(attrFloor)
+		u.item = map[string]types.AttributeValue{attrOpen: num(r.g.Token)}
+	default:
+		u.compare(attrFloor, "=", num(it.floor))
+		u.removeWriter(it)
 	}
-	return lost(old, r.g)
+	return u
+}
+
+// floored tells whether it is the floor of an item that made the blind write fail.
+func (r *release) floored(it *item, m moment) bool {
+	w := it.writer
+	return w != nil && w.owner == r.g.Owner && w.token == r.g.Token && w.expiry > m.upper && it.floored && !r.g.Shared
 }
 
 // tidy looks at what a reader has left behind, and takes other readers away whose leases
 // are over. New readers cannot see them, and as long as there is always one no writer comes
 // to do it. It is not repeated when it fails: there will be another reader.
 func (r *release) tidy(ctx context.Context, attrs map[string]types.AttributeValue, m moment) {
+	if !r.g.Shared {
+		r.free = true
+		return
+	}
 	it, err := parse(r.g.Key, attrs)
 	if err != nil {
 		return

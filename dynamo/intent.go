@@ -34,7 +34,7 @@ func (a *acquisition) announce(ctx context.Context) {
 	u := newUpdate()
 	u.set(attrIntent, str(intent{m.upper + heartbeat, a.req.Owner}.String()))
 	u.absentOrLess(attrIntent, str(intent{until: m.upper + heartbeat/2}.String()))
-	u.only("attribute_exists(" + u.name(attrReaders) + ")")
+	u.only("attribute_exists(" + attrReaders + ")")
 	_, old, err := a.l.write(ctx, a.req.Key, u, attemptLimit(a.req.TTL))
 	if err == nil && old != nil {
 		a.intended = old.intent.until

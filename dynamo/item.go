@@ -14,16 +14,22 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// The attributes of a lock's item. Times are µs since 1970, by DynamoDB's clock.
+// The attributes of a lock's item. Times are µs since 1970, by DynamoDB's clock. An item
+// that is written has as few as can be, since each costs time. None but the first has a
+// name that is reserved, so that expressions need no placeholders.
 const (
-	attrKey   = "key"   // S: the prefix and the lock's key; the table's partition key
-	attrToken = "token" // N: the highest granted
+	attrKey = "key" // S: the prefix and the lock's key; the table's partition key
+
+	// The highest token granted. It is left out where attrHolder tells it, and where it is
+	// that of attrOpen.
+	attrToken = "minted" // N
 
 	// One of these two refuses what comes late: no grant may have a token up to this one.
 	// There is attrOpen, and it is no less than attrToken, if and only if there is no
-	// exclusive holder; beside one there may be attrFloor.
-	attrOpen  = "open"  // N
-	attrFloor = "floor" // N: see undo
+	// exclusive holder. Beside one there may be attrFloor, which makes its release look at
+	// the item: see undo, and ask, for which it is 0.
+	attrOpen  = "barrier" // N
+	attrFloor = "floor"   // N
 
 	// Of the exclusive holder. The first says that there is one; the others may be left.
 	attrHolder = "holder" // S: token:owner
@@ -46,6 +52,7 @@ type item struct {
 	token   lock.Token
 	open    lock.Token
 	floor   lock.Token
+	floored bool // there is attrFloor
 	writer  *holder
 	readers []holder
 	rev     string
@@ -87,17 +94,16 @@ func parse(key string, attrs map[string]types.AttributeValue) (*item, error) {
 	p := parser{attrs: attrs}
 	it := &item{
 		exists: len(attrs) > 0, rev: p.str(attrRev), forced: p.str(attrForced),
-		token: p.token(attrToken), open: p.token(attrOpen), floor: p.token(attrFloor),
+		token: p.token(attrToken), open: p.token(attrOpen),
+		floor: p.token(attrFloor), floored: p.has(attrFloor),
 	}
 	it.intent = p.intent()
-	if p.has(attrHolder) {
-		w := p.holder()
-		w.token = it.token
-		var ok bool
-		if w.owner, ok = strings.CutPrefix(p.str(attrHolder), w.token.String()+":"); !ok {
-			p.bad = attrHolder
-		}
-		it.writer = &w
+	switch {
+	case p.has(attrHolder):
+		w := p.writer()
+		it.token, it.writer = w.token, &w
+	case !p.has(attrToken):
+		it.token = it.open
 	}
 	if it.exists && p.has(attrOpen) == p.has(attrHolder) {
 		p.bad = attrOpen
@@ -151,21 +157,40 @@ func (p *parser) num(name string) int64 {
 	case nil:
 		return 0
 	case *types.AttributeValueMemberN:
-		if n, err := strconv.ParseInt(v.Value, 10, 64); err == nil && n >= 0 && n < 1<<62 {
-			return n
-		}
+		return p.digits(name, v.Value)
 	}
 	p.bad = name
 	return 0
 }
 
-// token leaves room for those that come after it.
-func (p *parser) token(name string) lock.Token {
-	t := lock.Token(p.num(name))
-	if t > lock.MaxToken-1<<20 {
+// digits reads s, which is in attribute name.
+func (p *parser) digits(name, s string) int64 {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n >= 1<<62 {
+		p.bad = name
+		return 0
+	}
+	return n
+}
+
+func (p *parser) token(name string) lock.Token { return p.limited(name, p.num(name)) }
+
+// limited leaves room for the tokens that come after it.
+func (p *parser) limited(name string, n int64) lock.Token {
+	if n > int64(lock.MaxToken-1<<20) {
 		p.bad = name
 	}
-	return t
+	return lock.Token(n)
+}
+
+func (p *parser) writer() holder {
+	w := p.holder()
+	token, owner, _ := strings.Cut(p.str(attrHolder), ":")
+	w.token, w.owner = p.limited(attrHolder, p.digits(attrHolder, token)), owner
+	if owner == "" {
+		p.bad = attrHolder
+	}
+	return w
 }
 
 // holder reads what writers and readers have alike.

@@ -90,7 +90,7 @@ func TestUnfitTables(t *testing.T) {
 // does not.
 func TestTimeToLive(t *testing.T) {
 	t.Parallel()
-	for attribute, fit := range map[string]bool{"expiry": false, "token": false, "ttl": true} {
+	for attribute, fit := range map[string]bool{"expiry": false, "barrier": false, "ttl": true} {
 		t.Run(attribute, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)

@@ -196,8 +196,7 @@ func TestTokenAheadOfTheTime(t *testing.T) {
 		storetest.Release(t, p, g)
 		it := w.items(t)["k"]
 		ahead := g.Token + lock.Token(time.Hour.Microseconds())
-		it["token"] = &types.AttributeValueMemberN{Value: ahead.String()}
-		it["open"] = it["token"]
+		it["barrier"] = &types.AttributeValueMemberN{Value: ahead.String()}
 		w.put(t, it)
 		for n := range lock.Token(3) {
 			g := storetest.Acquire(t, p, mode(storetest.Request("k")))

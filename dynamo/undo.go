@@ -36,12 +36,12 @@ func composeUndo(it *item, owner string, m moment) *update {
 	case it.writer != nil && h == nil:
 		u.set(attrFloor, num(barrier))
 	case h != nil && !h.shared:
-		u.set(attrOpen, num(barrier))
-		u.remove(attrHolder)
+		u.open(it, barrier)
+		u.remove(attrHolder, attrFloor)
 	default:
-		u.set(attrOpen, num(barrier))
+		u.open(it, barrier)
 		if h != nil {
-			u.removeHolder(*h)
+			u.removeHolder(it, *h)
 		}
 	}
 	if it.intent.owner == owner {

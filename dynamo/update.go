@@ -16,20 +16,18 @@ import (
 )
 
 // update is one conditional write of one item, which is atomic. Its parts are as in the
-// expressions of UpdateItem; names of attributes are replaced, since many are reserved.
+// expressions of UpdateItem.
 type update struct {
 	item                         map[string]types.AttributeValue // if not nil: the whole item, by PutItem
 	conditions                   []string
 	sets, removes, adds, deletes []string
-	names                        map[string]string
-	values                       map[string]types.AttributeValue
+	names                        map[string]string               // nil: none, as DynamoDB wants it
+	values                       map[string]types.AttributeValue // likewise
 	returns                      types.ReturnValue
 	after                        map[string]types.AttributeValue // what returns asked for
 }
 
-func newUpdate() *update {
-	return &update{names: make(map[string]string, 8), values: make(map[string]types.AttributeValue, 8)}
-}
+func newUpdate() *update { return new(update) }
 
 func str(s string) types.AttributeValue { return &types.AttributeValueMemberS{Value: s} }
 
@@ -39,18 +37,25 @@ func num[N ~int64 | ~uint64](n N) types.AttributeValue {
 
 func set(s string) types.AttributeValue { return &types.AttributeValueMemberSS{Value: []string{s}} }
 
-// name stands for an attribute in an expression.
+// name stands for an attribute in an expression. Owners have characters that are not for
+// names there, and one name is reserved.
 func (u *update) name(attr string) string {
-	short := "#" + attr
-	if strings.HasPrefix(attr, readerPrefix) { // owners have characters that are not for names
-		short = "#r" + strconv.Itoa(len(u.names))
+	if attr != attrKey && !strings.HasPrefix(attr, readerPrefix) {
+		return attr
 	}
+	if u.names == nil {
+		u.names = make(map[string]string, 1)
+	}
+	short := "#" + strconv.Itoa(len(u.names))
 	u.names[short] = attr
 	return short
 }
 
 // value stands for v in an expression.
 func (u *update) value(v types.AttributeValue) string {
+	if u.values == nil {
+		u.values = make(map[string]types.AttributeValue, 8)
+	}
 	short := ":" + strconv.Itoa(len(u.values))
 	u.values[short] = v
 	return short
@@ -75,19 +80,27 @@ func (u *update) removeReader(owner string) {
 	u.deletes = append(u.deletes, owner)
 }
 
-// removeWriter ends the exclusive grant. Its token is the barrier then, unless a floor is.
-func (u *update) removeWriter(token lock.Token) {
-	u.sets = append(u.sets, u.name(attrOpen)+" = if_not_exists("+u.name(attrFloor)+", "+u.value(num(token))+")")
-	u.remove(attrHolder)
+// removeWriter ends the exclusive grant, as the item was read. Its token is the barrier
+// then, unless a floor is.
+func (u *update) removeWriter(it *item) {
+	u.open(it, max(it.token, it.floor))
+	u.remove(attrHolder, attrFloor)
 }
 
-// removeHolder ends a grant.
-func (u *update) removeHolder(h holder) {
+// open sets the barrier of an item without an exclusive holder, and keeps the token apart
+// from it.
+func (u *update) open(it *item, barrier lock.Token) {
+	u.set(attrOpen, num(barrier))
+	u.set(attrToken, num(it.token))
+}
+
+// removeHolder ends a grant of it.
+func (u *update) removeHolder(it *item, h holder) {
 	if h.shared {
 		u.touch()
 		u.removeReader(h.owner)
 	} else {
-		u.removeWriter(h.token)
+		u.removeWriter(it)
 	}
 }
 
@@ -125,7 +138,7 @@ func (u *update) as(it *item) {
 	case w != nil:
 		u.compare(attrHolder, "=", identity(w.token, w.owner))
 		u.compare(attrExpiry, "=", num(w.expiry))
-		u.same(attrFloor, it.floor != 0, num(it.floor))
+		u.same(attrFloor, it.floored, num(it.floor))
 	default:
 		u.compare(attrOpen, "=", num(it.open))
 		u.same(attrRev, it.rev != "", str(it.rev))
@@ -179,15 +192,11 @@ func (l *Locker) write(ctx context.Context, key string, u *update, limit time.Du
 
 func (l *Locker) put(ctx context.Context, key string, u *update) (middleware.Metadata, error) {
 	u.item[attrKey] = str(l.prefix + key)
-	values := u.values
-	if len(values) == 0 {
-		values = nil // an empty map is refused
-	}
 	out, err := l.api.PutItem(ctx, &dynamodb.PutItemInput{
 		TableName: &l.table, Item: u.item,
 		ConditionExpression:                 aws.String(strings.Join(u.conditions, " AND ")),
 		ExpressionAttributeNames:            u.names,
-		ExpressionAttributeValues:           values,
+		ExpressionAttributeValues:           u.values,
 		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
 	}, once)
 	if err != nil {
