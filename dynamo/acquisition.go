@@ -63,15 +63,19 @@ func (a *acquisition) try(ctx context.Context, look bool) (g lock.Grant, err err
 // negotiate writes until one write is granted, or an item shows that the lock is held.
 // it may be nil: nothing is known.
 func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Duration) (lock.Grant, error) {
-	if it != nil {
-		if g, ok := a.own(it); ok {
-			return g, nil
-		}
-	}
 	for {
 		m, err := a.l.now(ctx)
 		if err != nil {
 			return lock.Grant{}, err
+		}
+		if h, sent := a.own(it); h != nil {
+			if !sent.behind(m) {
+				return a.grant(h.token, sent), nil
+			}
+			if it, err = a.withdraw(ctx, it, limit); err != nil {
+				return lock.Grant{}, err
+			}
+			continue
 		}
 		if it != nil {
 			if held := a.blocked(it, m); held != nil {
@@ -90,13 +94,13 @@ func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Durati
 			}
 			return lock.Grant{}, err
 		case old != nil:
-			if g, ok := a.own(old); ok {
-				return g, nil
+			if h, _ := a.own(old); h == nil {
+				delete(a.sent, a.token)
 			}
-			delete(a.sent, a.token)
 			it = old
 		case m.off(at.came, at.date):
-			if it, err = a.withdraw(ctx, limit); err != nil {
+			a.doubt, a.sent[a.token] = true, m.tooLow() // until the table has shown that it is gone
+			if it, err = a.l.read(ctx, a.req.Key, true, limit); err != nil {
 				return lock.Grant{}, err
 			}
 		default:
@@ -111,14 +115,20 @@ func (a *acquisition) grant(token lock.Token, m moment) lock.Grant {
 	}
 }
 
-// own finds the grant of a write whose reply was lost. Its Start is from before that write.
-func (a *acquisition) own(it *item) (lock.Grant, bool) {
-	h := it.of(a.req.Owner)
-	if h == nil || h.shared != a.req.Shared {
-		return lock.Grant{}, false
+// own finds the grant of a write whose reply was lost, and when that was sent. it may be nil.
+func (a *acquisition) own(it *item) (h *holder, sent moment) {
+	if it == nil {
+		return nil, sent
 	}
-	m, ok := a.sent[h.token]
-	return a.grant(h.token, m), ok
+	h = it.of(a.req.Owner)
+	if h == nil || h.shared != a.req.Shared {
+		return nil, sent
+	}
+	sent, ok := a.sent[h.token]
+	if !ok {
+		return nil, sent
+	}
+	return h, sent
 }
 
 // blocked says who is in the way, or nil if nobody is.
@@ -218,27 +228,18 @@ func (a *acquisition) holder(m moment) map[string]types.AttributeValue {
 	}
 }
 
-// withdraw takes back the last grant, whose expiry comes too early, and returns what is
-// there then. Until it has done so the outcome counts as unknown.
-func (a *acquisition) withdraw(ctx context.Context, limit time.Duration) (*item, error) {
+// withdraw takes back the grant that it shows, whose expiry comes too early, and returns
+// what is there then.
+func (a *acquisition) withdraw(ctx context.Context, it *item, limit time.Duration) (*item, error) {
 	a.doubt = true
-	it, err := a.l.read(ctx, a.req.Key, true, limit)
-	if err != nil {
-		return nil, err
+	u := newUpdate()
+	u.as(it)
+	u.removeHolder(it, *it.of(a.req.Owner))
+	_, old, err := a.l.write(ctx, a.req.Key, u, limit)
+	if err == nil && old == nil {
+		old, err = a.l.read(ctx, a.req.Key, true, limit)
 	}
-	if h := it.of(a.req.Owner); h != nil && h.token == a.token {
-		u := newUpdate()
-		u.as(it)
-		u.removeHolder(it, *h)
-		if _, _, err := a.l.write(ctx, a.req.Key, u, limit); err != nil {
-			return nil, err
-		}
-		if it, err = a.l.read(ctx, a.req.Key, true, limit); err != nil {
-			return nil, err
-		}
-	}
-	delete(a.sent, a.token)
-	return it, nil
+	return old, err
 }
 
 func micros(d time.Duration) int64 { return int64((d + time.Microsecond - 1) / time.Microsecond) }

@@ -103,9 +103,16 @@ func (c *clock) reliable(t time.Time) bool {
 // off tells whether a response's Date shows that a moment's upper bound was too low, so
 // that what was stamped by it ends before its time.
 func (m moment) off(came, date time.Time) bool {
-	latest := bound{m.local, m.upper}.upperAt(came) + hostSkew.Microseconds()
-	return !date.IsZero() && date.UnixMicro() > latest
+	return !date.IsZero() && m.behind(moment{local: came, lower: date.UnixMicro()})
 }
+
+// behind is off by what is known of the time later.
+func (m moment) behind(later moment) bool {
+	return later.lower > bound{m.local, m.upper}.upperAt(later.local)+hostSkew.Microseconds()
+}
+
+// tooLow is m without its upper bound: what was stamped by it is behind for ever.
+func (m moment) tooLow() moment { return moment{local: m.local} }
 
 // over tells whether an expiry has passed by DynamoDB's clock, whichever host stamped it.
 func (m moment) over(expiry int64) bool { return m.left(expiry) <= 0 }

@@ -24,6 +24,11 @@ func (r *renewal) try(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if it != nil {
+			if done, err := r.settle(it, m); done {
+				return err
+			}
+		}
 		u, expiry := r.compose(it, m)
 		r.sent[expiry] = m
 		at, old, err := r.l.write(ctx, r.g.Key, u, attemptLimit(r.g.TTL))
@@ -31,14 +36,12 @@ func (r *renewal) try(ctx context.Context) error {
 		case err != nil:
 			return err
 		case old == nil && m.off(at.came, at.date):
-			it = nil // its end comes too early: renew again, by the time that the reply has told
+			// Its end comes too early: renew again, by the time that the reply has told.
+			it, r.sent[expiry] = nil, m.tooLow()
 		case old == nil:
 			r.g.Start = m.local
 			return nil
 		default:
-			if done, err := r.settle(old); done {
-				return err
-			}
 			it = old
 		}
 	}
@@ -67,16 +70,16 @@ func (r *renewal) compose(it *item, m moment) (u *update, expiry int64) {
 }
 
 // settle says what a refused renewal comes to, unless another write is to be tried.
-func (r *renewal) settle(it *item) (done bool, err error) {
+func (r *renewal) settle(it *item, m moment) (done bool, err error) {
 	h := it.of(r.g.Owner)
 	if h == nil || h.token != r.g.Token || h.shared != r.g.Shared {
 		return true, lost(it, r.g)
 	}
-	if m, ok := r.sent[h.expiry]; ok {
-		r.g.Start = m.local
+	if sent, ok := r.sent[h.expiry]; ok && !sent.behind(m) {
+		r.g.Start = sent.local
 		return true, nil
 	}
-	if m, ok := r.l.clock.now(); ok && h.expiry <= m.upper {
+	if h.expiry <= m.upper {
 		return true, &lock.LostError{Reason: lock.Expired, Token: r.g.Token}
 	}
 	return false, nil

@@ -1,6 +1,7 @@
 package dynamo_test
 
 import (
+	"io"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -97,6 +98,75 @@ func (w world) stamped(tb testing.TB, g lock.Grant) {
 	expiry, err := strconv.ParseInt(it["expiry"].(*types.AttributeValueMemberN).Value, 10, 64)
 	require.NoError(tb, err)
 	require.GreaterOrEqual(tb, expiry, g.Start.Add(g.TTL).UnixMicro())
+}
+
+// TestTooEarlyAndInterrupted: as above, and what takes the grant back fails at first, or the
+// reply that would have told is lost. What was granted too early is not taken for the grant.
+func TestTooEarlyAndInterrupted(t *testing.T) {
+	t.Parallel()
+	reset := &netError{io.ErrUnexpectedEOF}
+	for name, interrupt := range map[string]func(operation string, writes int) bool{
+		"first reply lost":  func(operation string, writes int) bool { return isWrite(operation) && writes == 1 },
+		"read fails":        func(operation string, writes int) bool { return operation == "GetItem" && writes == 1 },
+		"withdrawal's lost": func(operation string, writes int) bool { return isWrite(operation) && writes == 2 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+				w := sharedWorld(t)
+				p, rival := w.start(t), w.open(t)
+				p.http.shift(always(-time.Hour))
+				storetest.Inspect(t, p, "k")
+				writes, done := 0, false
+				p.http.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
+					if isWrite(operation) {
+						writes++
+					}
+					if !done && interrupt(operation, writes) {
+						done = true
+						_ = resp.Body.Close()
+						return nil, reset
+					}
+					return resp, nil
+				})
+				g := storetest.Acquire(t, p, mode(storetest.Request("k")))
+				require.True(t, done)
+				w.stamped(t, g)
+				storetest.Refused(t, rival, storetest.Request("k"))
+				storetest.Holds(t, rival, g)
+				storetest.Release(t, p, g)
+				require.Empty(t, storetest.Inspect(t, rival, "k").Holders)
+			})
+		})
+	}
+}
+
+// TestRenewedTooLate: a renewal goes through because this process believes in a time that is
+// an hour too early. The lease was over: nobody has taken the lock yet, but anybody may.
+func TestRenewedTooLate(t *testing.T) {
+	t.Parallel()
+	for name, lost := range map[string]bool{"told by the reply": false, "reply lost": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+				w := sharedWorld(t)
+				p := w.start(t)
+				p.http.shift(always(-time.Hour))
+				g := storetest.Acquire(t, p, mode(storetest.Request("k")))
+				writes := 0
+				p.http.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
+					if writes++; !lost || !isWrite(operation) || writes > 1 {
+						return resp, nil
+					}
+					storetest.Inspect(t, p, "other") // tells the time
+					_ = resp.Body.Close()
+					return nil, &netError{io.ErrUnexpectedEOF}
+				})
+				_, err := p.Renew(storetest.Bounded(t), g)
+				require.Equal(t, lock.Expired, storetest.Lost(t, err))
+			})
+		})
+	}
 }
 
 // TestTakeoverByObservation: a dead holder's lease was stamped with a time an hour ahead.
