@@ -26,9 +26,11 @@ type acquisition struct {
 	doubt     bool                  // the outcome of a write is unknown
 	token     lock.Token            // the highest asked for
 	seen      map[string]sighting
-	last      lock.Record // as of the last refusal
-	intended  int64       // until when an intent makes readers hold back, as far as is known
-	announced bool        // an intent of this writer may be there
+	last      lock.Record   // as of the last refusal
+	usual     time.Duration // how long the holder's turn was waited for, as of the last refusal
+	begun     bool          // Request.Waiting was told
+	intended  int64         // until when an intent makes readers hold back, as far as is known
+	announced bool          // an intent of this writer may be there
 }
 
 // sighting is a holder's expiry, and since when it has been seen unchanged. It is kept by
@@ -144,7 +146,10 @@ func (a *acquisition) blocked(it *item, m moment) error {
 	if !live {
 		return nil
 	}
-	a.last = it.record(a.req.Key, m)
+	a.last, a.usual = it.record(a.req.Key, m), 0
+	if it.writer != nil {
+		a.usual = time.Duration(it.writer.info.Waited) * time.Microsecond
+	}
 	return &lock.HeldError{Record: a.last}
 }
 
@@ -224,7 +229,7 @@ func (a *acquisition) holder(m moment) map[string]types.AttributeValue {
 	ttl := micros(a.req.TTL)
 	return map[string]types.AttributeValue{
 		attrExpiry: num(m.upper + ttl),
-		attrInfo:   str(info{m.lower, ttl, a.req.Metadata}.String()),
+		attrInfo:   str(info{m.lower, ttl, a.waited(), a.req.Metadata}.String()),
 	}
 }
 

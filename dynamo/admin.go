@@ -84,7 +84,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 		return err
 	})
 	if err == nil {
-		l.lines.released(key)
+		l.lines.released(key, 0)
 	}
 	return err
 }

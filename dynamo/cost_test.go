@@ -3,6 +3,7 @@ package dynamo_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -231,30 +232,69 @@ func TestLineOfOneLocker(t *testing.T) {
 	}
 }
 
-// TestKeepTurn: waiters of one Locker do not hand a lock on among themselves for ever.
-func TestKeepTurn(t *testing.T) {
+// TestTurns: nobody keeps a lock from others by handing it on within one Locker, or by taking
+// it again and again.
+func TestTurns(t *testing.T) {
 	t.Parallel()
-	w := sharedWorld(t)
-	busy, other := w.open(t), w.open(t)
-	ctx, cancel := context.WithCancel(storetest.Bounded(t))
-	var crowd sync.WaitGroup
-	for range 4 {
-		crowd.Go(func() {
-			for ctx.Err() == nil {
-				req := storetest.Request("k")
-				req.Wait = true
-				g, err := busy.Acquire(ctx, req)
-				if err == nil {
-					time.Sleep(5 * time.Millisecond)
-					_ = busy.Release(storetest.Bounded(t), g)
-				}
+	for name, callers := range map[string]int{"one caller": 1, "a crowd": 4} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			busy, other := w.open(t), w.open(t)
+			ctx, cancel := context.WithCancel(storetest.Bounded(t))
+			var crowd sync.WaitGroup
+			for range callers {
+				crowd.Go(func() { again(ctx, busy, func() { time.Sleep(5 * time.Millisecond) }) })
+			}
+			defer crowd.Wait()
+			defer cancel()
+			storetest.Eventually(t, "the crowd to hold it", func() bool { return len(storetest.Inspect(t, other, "k").Holders) > 0 })
+			for range 3 {
+				storetest.Release(t, other, storetest.Await(t, other, storetest.Request("k")))
 			}
 		})
 	}
+}
+
+// TestNobodyStarves among Lockers of which each would keep the lock.
+func TestNobodyStarves(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	ctx, cancel := context.WithCancel(storetest.Bounded(t))
+	defer cancel()
+	var served [4]atomic.Int32
+	var crowd sync.WaitGroup
 	defer crowd.Wait()
 	defer cancel()
-	storetest.Eventually(t, "the crowd to hold it", func() bool { return len(storetest.Inspect(t, other, "k").Holders) > 0 })
-	for range 2 {
-		storetest.Release(t, other, storetest.Await(t, other, storetest.Request("k")))
+	for i := range served {
+		p := w.open(t)
+		for range 2 {
+			crowd.Go(func() { again(ctx, p, func() { served[i].Add(1) }) })
+		}
+	}
+	for round := range int32(3) {
+		storetest.Eventually(t, "all to be served", func() bool {
+			for i := range served {
+				if served[i].Load() <= round {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
+
+// again waits for "k" and releases it, until ctx ends.
+func again(ctx context.Context, l lock.Locker, held func()) {
+	for ctx.Err() == nil {
+		req := storetest.Request("k")
+		req.Wait = true
+		g, err := l.Acquire(ctx, req)
+		if err != nil {
+			_ = l.Release(context.WithoutCancel(ctx), lock.Grant{Key: req.Key, Owner: req.Owner})
+			continue
+		}
+		held()
+		_ = l.Release(context.WithoutCancel(ctx), g)
 	}
 }

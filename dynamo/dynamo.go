@@ -42,10 +42,16 @@
 // the first of a key looks at the table, for all of them; a release by the same Locker wakes
 // it at once. It reads, at half a read unit, after pauses that grow from 0.1 s to between
 // 0.1 s and 1 s (see [WithPoll]) and end with the holder's lease: about one read unit a
-// second, and no write unit as long as the lock is held. The lines of several Lockers have
-// no order among them, and a Locker whose waiters have handed a lock on for a second lets
-// others have their chance. A writer who finds readers makes new ones hold back until those
-// there have left, at one write unit for two and a half seconds.
+// second, and no write unit as long as one holds the lock. A writer who finds readers makes
+// new ones hold back until those there have left, at one write unit for two and a half
+// seconds.
+//
+// The lines of several Lockers have no order among them, but take turns. A Locker may hand a
+// lock on among its own waiters, or take it again and again, until another has asked for it
+// or had it in between. Then it keeps it for turns of 0.2 s, and leaves it to the others after
+// each. To ask is a write, of who sees that the lock was handed on past it, and the release
+// that is asked takes two. Who has waited for longer than others looks more often, at up to
+// three read units a second while it sees the lock handed on.
 //
 // # Cost
 //
@@ -227,8 +233,12 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	}
 	r := &release{l: l, g: g}
 	err := l.repeat(ctx, r.try)
-	if r.free {
-		l.lines.released(g.Key)
+	switch {
+	case !r.free:
+	case g.Shared:
+		l.lines.released(g.Key, 0)
+	case !l.lines.yield(g.Key, r.asked, l.restOf()):
+		l.lines.released(g.Key, g.Token)
 	}
 	return err
 }

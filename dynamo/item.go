@@ -74,7 +74,8 @@ type holder struct {
 // info is what the holder wrote when it was granted the lock.
 type info struct {
 	Granted  int64             `json:"granted"`
-	Lease    int64             `json:"lease"` // in µs
+	Lease    int64             `json:"lease"`            // in µs
+	Waited   int64             `json:"waited,omitempty"` // in µs, for its turn, which began with this grant or before
 	Metadata map[string]string `json:"metadata,omitempty"`
 }
 

@@ -22,7 +22,7 @@ func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
 		return err
 	})
 	if err == nil {
-		l.lines.released(g.Key)
+		l.lines.released(g.Key, 0)
 	}
 	return err
 }

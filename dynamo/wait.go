@@ -10,28 +10,25 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// keepTurn is how long the waiters of one Locker hand a lock on among themselves at once.
-// Then the first of them polls like those of others, who would never find the lock free
-// otherwise.
-const keepTurn = time.Second
-
 // lines has the waiters of this Locker, key by key in order of arrival. The first of a key
-// looks at the table for all of them. The lines of several Lockers have no order.
+// looks at the table for all of them.
 type lines struct {
-	mu sync.Mutex // guards of, and the lines in it
-	of map[string]*line
+	mu    sync.Mutex // guards the rest, and the lines in it
+	of    map[string]*line
+	turns map[string]turn
 }
 
 type line struct {
 	places []*place
 	last   lock.Record // what the first has seen last
-	turn   time.Time   // when the lock began to be handed on within this Locker
+	since  time.Time   // when it began, or had the lock last
+	passed bool        // the lock was handed on past it since then
 }
 
 // place is one waiter's.
 type place struct {
-	first chan struct{} // closed when it is the first
-	wake  chan struct{} // a hint: the lock was released here
+	first chan struct{}   // closed when it is the first
+	wake  chan lock.Token // a hint: that grant was released here; 0: some grant was
 }
 
 // enter returns a place at the end of key's line, and what is known of the lock.
@@ -43,10 +40,10 @@ func (ls *lines) enter(key string) (p *place, last lock.Record) {
 	}
 	ln := ls.of[key]
 	if ln == nil {
-		ln = &line{last: lock.Record{Key: key}}
+		ln = &line{last: lock.Record{Key: key}, since: time.Now()}
 		ls.of[key] = ln
 	}
-	p = &place{first: make(chan struct{}), wake: make(chan struct{}, 1)}
+	p = &place{first: make(chan struct{}), wake: make(chan lock.Token, 1)}
 	ln.places = append(ln.places, p)
 	if len(ln.places) == 1 {
 		close(p.first)
@@ -59,6 +56,10 @@ func (ls *lines) leave(key string, p *place, granted bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	ln := ls.of[key]
+	if granted {
+		ls.begin(key, ln)
+		ln.last, ln.since, ln.passed = lock.Record{Key: key}, time.Now(), false
+	}
 	for i, q := range ln.places {
 		if q != p {
 			continue
@@ -72,18 +73,20 @@ func (ls *lines) leave(key string, p *place, granted bool) {
 			close(ln.places[0].first)
 		}
 	}
-	if granted {
-		ln.last = lock.Record{Key: key}
-	}
 }
 
-// saw notes what the first has seen.
-func (ls *lines) saw(key string, rec lock.Record) {
+// saw notes what the first has seen. It tells whether the lock was handed on past this line
+// since the look before, and how long the line has waited for its turn.
+func (ls *lines) saw(key string, rec lock.Record) (passed bool, waited time.Duration) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if ln := ls.of[key]; ln != nil {
-		ln.last = rec
+	ln := ls.of[key]
+	passed = ln.last.Token != 0 && ln.last.Token != rec.Token
+	if passed {
+		ls.broken(key, ln)
 	}
+	ln.last, ln.passed = rec, ln.passed || passed
+	return passed, time.Since(ln.since)
 }
 
 // known is what has been seen last of a key that is waited for.
@@ -93,27 +96,21 @@ func (ls *lines) known(key string) lock.Record {
 	return ls.of[key].last
 }
 
-// released hints that a lock was released here. The first who waits for it looks at once,
-// unless this Locker has had it for long enough.
-func (ls *lines) released(key string) {
+// released hints that a lock was released here. The first who waits for it looks at once.
+// token is that of an exclusive grant, or 0.
+func (ls *lines) released(key string, token lock.Token) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	ln := ls.of[key]
 	if ln == nil {
 		return
 	}
-	now := time.Now()
-	if ln.turn.IsZero() {
-		ln.turn = now
-	}
-	if now.Sub(ln.turn) > keepTurn {
-		ln.turn = time.Time{}
-		return
-	}
+	wake := ln.places[0].wake
 	select {
-	case ln.places[0].wake <- struct{}{}:
+	case <-wake: // an older hint
 	default:
 	}
+	wake <- token
 }
 
 // wait stands in this Locker's line, and then polls until the lock is granted, or ctx or
@@ -122,80 +119,112 @@ func (ls *lines) released(key string) {
 func (a *acquisition) wait(ctx context.Context) (g lock.Grant, err error) {
 	p, known := a.l.lines.enter(a.req.Key)
 	defer func() { a.l.lines.leave(a.req.Key, p, err == nil) }()
-	begun := false
 	select {
 	case <-p.first:
 	default:
-		begun = true
 		a.begin(known)
 		select {
 		case <-p.first:
 		case <-ctx.Done():
-			return g, &lock.HeldError{Record: a.l.lines.known(a.req.Key), Err: ctx.Err()}
+			return g, a.ended(ctx)
 		case <-a.l.done:
 			return g, lock.ErrClosed
 		}
 	}
-	return a.poll(ctx, p, begun)
+	return a.poll(ctx, p)
 }
 
+// begin tells once that the wait has begun.
 func (a *acquisition) begin(rec lock.Record) {
-	if a.req.Waiting != nil {
+	if !a.begun && a.req.Waiting != nil {
 		a.req.Waiting(rec)
 	}
+	a.begun = true
 }
 
 // poll looks again and again. Each look verifies by a write of its own, for which Start is
 // taken, so a hint is only that.
-func (a *acquisition) poll(ctx context.Context, p *place, begun bool) (lock.Grant, error) {
-	look := begun
+func (a *acquisition) poll(ctx context.Context, p *place) (lock.Grant, error) {
+	look := a.begun
 	for n := 0; ; n++ {
+		if err := a.rest(ctx, p); err != nil {
+			return lock.Grant{}, err
+		}
 		g, err := a.try(ctx, look)
 		switch {
 		case ctx.Err() != nil && err != nil:
-			return g, a.ended(ctx, begun)
+			return g, a.ended(ctx)
 		case err == nil || !errors.Is(err, lock.ErrHeld):
 			return g, err
 		}
-		a.l.lines.saw(a.req.Key, a.last)
-		if !begun {
-			begun = true
-			a.begin(a.last)
+		var ahead time.Duration
+		n, ahead = a.missed(ctx, n)
+		woken, err := a.idle(ctx, p, a.pause(n, ahead))
+		if err != nil {
+			return g, err
 		}
-		a.announce(ctx)
-		look = true
-		t := time.NewTimer(a.pause(n))
+		if look = !woken; woken {
+			n = -1
+		}
+	}
+}
+
+// missed notes who holds the lock, and asks for what this waiter may ask for. It returns how
+// much the next pause is to have grown; and how long it is at least if others, who have
+// waited for longer, come first.
+func (a *acquisition) missed(ctx context.Context, n int) (grown int, ahead time.Duration) {
+	passed, waited := a.l.lines.saw(a.req.Key, a.last)
+	a.begin(a.last)
+	a.announce(ctx)
+	switch {
+	case !passed:
+		return n, 0
+	case a.usual > 0: // who holds it knows that others wait
+		return 0, min(a.usual*3/4-waited, a.l.maxPoll)
+	case waited > keepTurn:
+		a.ask(ctx)
+	}
+	return max(0, 2-int(2*waited/a.l.maxPoll)), 0
+}
+
+// idle pauses, unless a hint or the end of ctx or of the Locker comes first.
+func (a *acquisition) idle(ctx context.Context, p *place, d time.Duration) (woken bool, err error) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for {
 		select {
 		case <-t.C:
-		case <-p.wake:
-			look, n = false, -1
+			return false, nil
+		case token := <-p.wake:
+			if token == 0 || token >= a.last.Token { // else another has had the lock since
+				return true, nil
+			}
 		case <-ctx.Done():
-			t.Stop()
-			return g, a.ended(ctx, begun)
+			return false, a.ended(ctx)
 		case <-a.l.done:
-			t.Stop()
-			return g, lock.ErrClosed
+			return false, lock.ErrClosed
 		}
-		t.Stop()
 	}
 }
 
 // ended is the error of a wait that ctx ended: ErrHeld too if the lock was seen held.
-func (a *acquisition) ended(ctx context.Context, begun bool) error {
-	if !begun {
+func (a *acquisition) ended(ctx context.Context) error {
+	if !a.begun {
 		return ctx.Err()
 	}
 	return &lock.HeldError{Record: a.l.lines.known(a.req.Key), Err: ctx.Err()}
 }
 
-// pause grows from minPoll to maxPoll, with jitter, but ends when a holder's lease does.
-func (a *acquisition) pause(n int) time.Duration {
+// pause grows from minPoll to maxPoll, with jitter, and is no less than least; but it ends
+// when a holder's lease does.
+func (a *acquisition) pause(n int, least time.Duration) time.Duration {
 	l := a.l
 	jitter := min(l.minPoll<<min(n, 16), l.maxPoll-l.minPoll)
 	pause := l.minPoll
 	if jitter > 0 {
 		pause += rand.N(jitter)
 	}
+	pause = max(pause, least)
 	for _, h := range a.last.Holders {
 		if end := max(h.ExpiresIn, 0) + time.Millisecond; end < pause {
 			pause = end + rand.N(l.minPoll)

@@ -6,37 +6,51 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
 )
 
-// TestTurns: releases wake the first in line, but after keepTurn one does not, so that
-// waiters of others have their chance.
-func TestTurns(t *testing.T) {
+// TestLine: releases wake the first, and who is next becomes it.
+func TestLine(t *testing.T) {
+	var ls lines
+	p, _ := ls.enter("k")
+	second, _ := ls.enter("k")
+	ls.released("other", 1)
+	require.Empty(t, p.wake)
+	for range 2 {
+		ls.released("k", 1)
+		ls.released("k", 2)
+		require.Equal(t, lock.Token(2), <-p.wake, "the last hint is enough")
+		require.Empty(t, p.wake)
+	}
+	require.Empty(t, second.wake)
+	ls.leave("k", p, true)
+	<-second.first
+	ls.leave("k", second, true)
+	require.Empty(t, ls.of)
+}
+
+// TestPassedOver: a line knows that the lock was handed on past it, but not if it had the
+// lock itself meanwhile; and how long it has waited since.
+func TestPassedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ls lines
 		p, _ := ls.enter("k")
-		second, _ := ls.enter("k")
-		ls.released("other")
-		woken := func() bool {
-			ls.released("k")
-			select {
-			case <-p.wake:
-				return true
-			default:
-				return false
-			}
+		_, _ = ls.enter("k")
+		saw := func(token lock.Token) bool {
+			passed, _ := ls.saw("k", lock.Record{Key: "k", Token: token})
+			return passed
 		}
-		for range 2 {
-			for range 10 {
-				require.True(t, woken())
-				time.Sleep(keepTurn / 10)
-			}
-			time.Sleep(time.Millisecond)
-			require.False(t, woken(), "it is the others' turn")
-		}
-		require.Empty(t, second.wake)
+		require.False(t, saw(1))
+		require.False(t, saw(1))
+		require.True(t, saw(2))
+		require.False(t, saw(2))
+		time.Sleep(time.Second)
+		_, waited := ls.saw("k", lock.Record{Key: "k", Token: 2})
+		require.Equal(t, time.Second, waited)
 		ls.leave("k", p, true)
-		<-second.first
-		ls.leave("k", second, true)
-		require.Empty(t, ls.of)
+		require.False(t, saw(4))
+		_, waited = ls.saw("k", lock.Record{Key: "k", Token: 4})
+		require.Zero(t, waited)
 	})
 }
