@@ -26,12 +26,12 @@
 //
 // # What breaks it
 //
-// Hosts of DynamoDB whose clocks differ by more than 100 ms, or jump. A global table with
-// eventual consistency, used in more than one region: each region would grant on its own.
-// DynamoDB's TTL on an attribute of the locks, or a program that writes their items: give
-// locks a table of their own. DAX, which does not pass DynamoDB's time on. The first call of
-// a Locker looks at the table's key and TTL, unless it lacks the right to, and refuses what
-// is unfit with [ErrUnfit].
+// Hosts of DynamoDB whose clocks differ by more than 100 ms, or jump; a proxy on the way that
+// keeps the Date of replies. A global table with eventual consistency, used in more than one
+// region: each region would grant on its own. DynamoDB's TTL on an attribute of the locks, or
+// a program that writes their items: give locks a table of their own. DAX, which does not pass
+// DynamoDB's time on. The first call of a Locker looks at the table's key and TTL, unless it
+// lacks the right to, and refuses what is unfit with [ErrUnfit].
 //
 // A holder that was paused may write after it has lost its lock: guard what it writes, by
 // [Fence] if that is in DynamoDB.
