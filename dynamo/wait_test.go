@@ -54,3 +54,17 @@ func TestPassedOver(t *testing.T) {
 		require.Zero(t, waited)
 	})
 }
+
+// TestStaleHint: a hint of a release is no news if another has had the lock since.
+func TestStaleHint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &acquisition{l: &Locker{done: make(chan struct{})}, last: lock.Record{Token: 5}}
+		for token, news := range map[lock.Token]bool{0: true, 4: false, 5: true, 6: true} {
+			p := &place{wake: make(chan lock.Token, 1)}
+			p.wake <- token
+			woken, err := a.idle(t.Context(), p, time.Second)
+			require.NoError(t, err)
+			require.Equal(t, news, woken, token)
+		}
+	})
+}
