@@ -71,7 +71,7 @@ func (a *acquisition) send(ctx context.Context) (lock.Grant, *refusal, error) {
 
 // mayBeFree tells whether take is worth a try.
 func (a *acquisition) mayBeFree() bool {
-	return !a.req.Shared && !a.refused && !a.l.contended.has(a.req.Key)
+	return !a.req.Shared && !a.refused && !a.l.contended.Has(a.req.Key)
 }
 
 // look is send for one who stands in line already. As long as somebody alive is in front,
@@ -88,7 +88,7 @@ func (a *acquisition) look(ctx context.Context, woken bool) (lock.Grant, *refusa
 	if reply != behind {
 		return a.send(ctx)
 	}
-	a.l.contended.add(a.req.Key)
+	a.l.contended.Add(a.req.Key)
 	return lock.Grant{}, &refusal{record: a.last.record, recheck: a.beat, ahead: a.last.ahead}, nil
 }
 
@@ -117,7 +117,7 @@ func (a *acquisition) ask(ctx context.Context, sql string, args ...any) (string,
 
 func (a *acquisition) grant(token lock.Token, start time.Time) lock.Grant {
 	if a.doubtful {
-		a.l.doubts.add(a.req.Owner)
+		a.l.doubts.Add(a.req.Owner)
 	}
 	return lock.Grant{
 		Key: a.req.Key, Owner: a.req.Owner, Token: token, Shared: a.req.Shared,
@@ -139,7 +139,7 @@ func (a *acquisition) decode(reply string) (*refusal, error) {
 	if r.Undone {
 		return nil, errUndone
 	}
-	a.l.contended.add(a.req.Key)
+	a.l.contended.Add(a.req.Key)
 	a.refused = true
 	no := &refusal{record: lock.Record{Key: a.req.Key}, recheck: micros(r.Recheck), ahead: int(r.Ahead)}
 	no.record.Holders, no.record.Waiters = holders(r.Holders), waiters(r.Line)

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // Inspect implements [lock.Locker]. It writes nothing, so a Locker on a standby can do it.
@@ -99,7 +100,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := l.check(ctx, lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
 	}
-	reply, unsure, err := l.db.text(ctx, l.sql.force, []byte(key), owner, undoLife)
+	reply, unsure, err := l.db.text(ctx, l.sql.force, []byte(key), owner, storekit.UndoLife)
 	if err != nil {
 		return err
 	}

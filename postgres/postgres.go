@@ -49,8 +49,6 @@ package postgres
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
@@ -61,6 +59,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 var (
@@ -76,8 +75,12 @@ type Locker struct {
 	process string // this Locker's name, part of its channel
 	err     error  // of an option; returned by every call
 
-	contended *contended
-	doubts    doubts
+	// contended has the keys that were found held or waited for a moment ago. They go to the
+	// functions that stand in line and hand over at once, instead of by way of the plain
+	// statements, which are for keys that are free. A wrong guess costs a round trip, and
+	// nothing else.
+	contended *storekit.Recent
+	doubts    storekit.Doubts
 	gates     gates
 	registry  *registry
 	listener  *listener
@@ -88,7 +91,7 @@ type Locker struct {
 // every call returns; so is [ErrSchema] until [Migrate] has run. pool stays the caller's to
 // close. Lockers with the same schema and table in the same database share their locks.
 func New(pool *pgxpool.Pool, opts ...Option) *Locker {
-	l := &Locker{process: processName(), contended: newContended(), registry: newRegistry()}
+	l := &Locker{process: storekit.ProcessName(), contended: storekit.NewRecent(contendedFor), registry: newRegistry()}
 	l.settings, l.err = newSettings(opts)
 	if l.err == nil && pool == nil {
 		l.err = fmt.Errorf("%w: postgres: pool is nil", lock.ErrInvalid)
@@ -98,14 +101,12 @@ func New(pool *pgxpool.Pool, opts ...Option) *Locker {
 	return l
 }
 
+// contendedFor is how long a key counts as contended: longer than from one look of a waiter
+// to the next, so that a key which somebody waits for here stays so.
+const contendedFor = 2 * time.Second
+
 // channelPrefix is what channels begin with; schema.sql has it too.
 const channelPrefix = "lock_"
-
-func processName() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails: it would end the program
-	return base64.RawURLEncoding.EncodeToString(b[:])
-}
 
 // listenConfig is how to connect in order to listen: as the pool does now, unless told.
 func (l *Locker) listenConfig(ctx context.Context) (*pgx.ConnConfig, error) {
@@ -228,19 +229,20 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if g.Token == 0 {
 		return l.undo(ctx, g)
 	}
-	if err := l.end(ctx, g); err != nil {
-		return err
+	err := l.end(ctx, g)
+	if (err == nil || errors.Is(err, lock.ErrLost)) && l.doubts.Take(g.Owner) {
+		if undone := l.undo(ctx, g); undone != nil {
+			l.doubts.Add(g.Owner) // for the next try
+			return undone
+		}
 	}
-	if l.doubts.take(g.Owner) {
-		return l.undo(ctx, g)
-	}
-	return nil
+	return err
 }
 
 // end ends a grant, an exclusive one by the plain statement unless somebody may wait.
 func (l *Locker) end(ctx context.Context, g lock.Grant) error {
 	var doubt bool
-	if !g.Shared && !l.contended.has(g.Key) {
+	if !g.Shared && !l.contended.Has(g.Key) {
 		dropped, unsure, err := l.db.exec(ctx, l.sql.drop, []byte(g.Key), g.Owner, int64(g.Token))
 		if err != nil || dropped {
 			return err
@@ -257,13 +259,8 @@ func (l *Locker) end(ctx context.Context, g lock.Grant) error {
 	return lost(reply, g)
 }
 
-// undoLife is how long a mark refuses the late requests of an owner: longer than a
-// request may linger in the buffers of a connection whose client has given it up. A mark of
-// a forced release tells as long why the grant ended.
-const undoLife = 2 * time.Minute
-
 func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
-	_, _, err := l.db.text(ctx, l.sql.undo, []byte(g.Key), g.Owner, undoLife)
+	_, _, err := l.db.text(ctx, l.sql.undo, []byte(g.Key), g.Owner, storekit.UndoLife)
 	return err
 }
 

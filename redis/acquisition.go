@@ -62,7 +62,7 @@ func (a *acquisition) lineUp(detail bool) {
 
 // send asks once. Exactly one of the three results is set.
 func (a *acquisition) send(ctx context.Context) (lock.Grant, *refusal, error) {
-	if !a.req.Shared && !a.inLine && !a.l.contended.has(a.req.Key) {
+	if !a.req.Shared && !a.inLine && !a.l.contended.Has(a.req.Key) {
 		g, err := a.take(ctx)
 		if err != nil || g.Token != 0 {
 			return g, nil, err
@@ -90,7 +90,7 @@ func (a *acquisition) send(ctx context.Context) (lock.Grant, *refusal, error) {
 
 func (a *acquisition) grant(token lock.Token, start time.Time) lock.Grant {
 	if a.doubtful {
-		a.l.doubts.add(a.req.Owner)
+		a.l.doubts.Add(a.req.Owner)
 	}
 	return lock.Grant{
 		Key: a.req.Key, Owner: a.req.Owner, Token: token, Shared: a.req.Shared,
@@ -120,7 +120,7 @@ func (a *acquisition) refused(r []any) (*refusal, error) {
 	if len(r) < 7 || r[0] != "held" {
 		return nil, fmt.Errorf("lock: redis: unexpected reply %v", r)
 	}
-	a.l.contended.add(a.req.Key)
+	a.l.contended.Add(a.req.Key)
 	recheck, _ := r[1].(int64)
 	now, _ := parseMicros(text(r[2]))
 	no := &refusal{

@@ -19,3 +19,6 @@ func Preload(ctx context.Context, rdb goredis.UniversalClient) error {
 	}
 	return nil
 }
+
+// Doubt makes l take owner for one whose first request may still be on its way.
+func (l *Locker) Doubt(owner string) { l.doubts.Add(owner) }

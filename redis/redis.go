@@ -33,8 +33,6 @@ package redis
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -43,6 +41,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 var (
@@ -58,9 +57,12 @@ type Locker struct {
 	process    string // this Locker's name, part of its channel
 	err        error  // of an option; returned by every call
 
-	runner     *runner
-	contended  *contended
-	doubts     doubts
+	runner *runner
+	// contended has the keys that were found held or waited for a moment ago. They go to the
+	// scripts that stand in line and hand over at once, instead of by way of the short ones,
+	// which are for keys that are free. A wrong guess costs a round trip, and nothing else.
+	contended  *storekit.Recent
+	doubts     storekit.Doubts
 	subscriber *subscriber
 	closed     atomic.Bool
 }
@@ -94,7 +96,7 @@ func WithCounterTTL(d time.Duration) Option {
 // change when one is down, so that two may hold a lock) or a bad option is an error that
 // every call returns. rdb stays the caller's to close.
 func New(rdb goredis.UniversalClient, opts ...Option) *Locker {
-	l := &Locker{rdb: rdb, prefix: "lock:", counterTTL: 24 * time.Hour, process: processName(), contended: newContended()}
+	l := &Locker{rdb: rdb, prefix: "lock:", counterTTL: 24 * time.Hour, process: storekit.ProcessName(), contended: storekit.NewRecent(contendedFor)}
 	l.err = l.setUp(opts)
 	l.subscriber = newSubscriber(rdb, l.channels()+l.process)
 	return l
@@ -114,11 +116,8 @@ func (l *Locker) setUp(opts []Option) error {
 	return err
 }
 
-func processName() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails: it would end the program
-	return base64.RawURLEncoding.EncodeToString(b[:])
-}
+// contendedFor is how long a key counts as contended.
+const contendedFor = time.Second
 
 // channels is what the channels of all processes begin with.
 func (l *Locker) channels() string { return l.prefix + "wake:" }
@@ -222,13 +221,14 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if g.Token == 0 {
 		return l.undo(ctx, g)
 	}
-	if err := l.end(ctx, g); err != nil {
-		return err
+	err := l.end(ctx, g)
+	if (err == nil || errors.Is(err, lock.ErrLost)) && l.doubts.Take(g.Owner) {
+		if undone := l.undo(ctx, g); undone != nil {
+			l.doubts.Add(g.Owner) // for the next try
+			return undone
+		}
 	}
-	if l.doubts.take(g.Owner) {
-		return l.undo(ctx, g)
-	}
-	return nil
+	return err
 }
 
 // end ends a grant, an exclusive one by the short script unless somebody waits.
@@ -240,7 +240,7 @@ func (l *Locker) end(ctx context.Context, g lock.Grant) error {
 	if g.Shared {
 		reply, sent, err = l.runner.run(ctx, releaseSharedScript, k.all(), g.Token.String()+":", l.channels(), g.Owner)
 	} else {
-		if !l.contended.has(g.Key) {
+		if !l.contended.Has(g.Key) {
 			reply, sent, err = l.runner.run(ctx, dropScript, []string{k.record()}, identity(g))
 		}
 		if err == nil && (reply == nil || reply == int64(3)) {
@@ -256,13 +256,9 @@ func (l *Locker) end(ctx context.Context, g lock.Grant) error {
 	return lost(reply, g)
 }
 
-// undoLife is how long a mark refuses the late requests of an owner: longer than a
-// request may linger in the buffers of a connection whose client has given it up.
-const undoLife = 2 * time.Minute
-
 func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
 	_, _, err := l.runner.run(ctx, undoScript, l.keys(g.Key).all(),
-		g.Owner, undoLife.Milliseconds(), l.channels(), l.counterTTL.Milliseconds())
+		g.Owner, storekit.UndoLife.Milliseconds(), l.channels(), l.counterTTL.Milliseconds())
 	return err
 }
 

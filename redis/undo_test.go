@@ -3,12 +3,15 @@ package redis_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/redis"
 )
 
 func undo(tb testing.TB, l lock.Locker, req lock.Request) {
@@ -162,4 +165,58 @@ func TestUndoOfLostReply(t *testing.T) {
 		require.Empty(t, inspect(t, other, key).Holders)
 		acquire(t, other, request(key))
 	})
+}
+
+// refusing is a hook that has the server refuse one command to come.
+type refusing struct{ after atomic.Int32 } // so many others; negative: none
+
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+func (r refusal) RedisError()   {}
+
+func (r *refusing) DialHook(next goredis.DialHook) goredis.DialHook { return next }
+
+func (r *refusing) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
+	return func(ctx context.Context, cmd goredis.Cmder) error {
+		if r.after.Add(-1) == -1 {
+			cmd.SetErr(refusal("ERR refused by the test"))
+			return cmd.Err()
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (r *refusing) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []goredis.Cmder) error {
+		if r.after.Add(-int32(len(cmds))) == -1 {
+			cmds[len(cmds)-1].SetErr(refusal("ERR refused by the test"))
+			return cmds[len(cmds)-1].Err()
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// TestReleaseAgainAfterFailedUndo: a release has ended the grant, and failed to leave the mark
+// that refuses the owner's late first request. Called again it leaves it.
+func TestReleaseAgainAfterFailedUndo(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	preload(t, w.server)
+	hook := new(refusing)
+	hook.after.Store(-1)
+	rdb := goredis.NewClient(&goredis.Options{Addr: w.server.Addr()})
+	t.Cleanup(func() { _ = rdb.Close() })
+	rdb.AddHook(hook)
+	l := redis.New(rdb, redis.WithPrefix(w.prefix))
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	req := request("k")
+	g := acquire(t, l, req)
+	l.Doubt(g.Owner)
+	hook.after.Store(1)
+	require.ErrorContains(t, l.Release(bounded(t), g), "refused by the test")
+	require.Empty(t, inspect(t, l, "k").Holders)
+	require.ErrorIs(t, l.Release(bounded(t), g), lock.ErrLost)
+	_, err := w.open(t).Acquire(bounded(t), req)
+	require.ErrorContains(t, err, "has been undone")
 }

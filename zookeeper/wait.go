@@ -199,7 +199,7 @@ func (a *attempt) verify(ctx context.Context) (start time.Time, err error) {
 // refused takes a's node out of the line, and says who has the lock.
 func (a *attempt) refused(ctx context.Context, line []node) error {
 	l, c := a.l, a.c
-	l.busy.add(c.key)
+	l.busy.Add(c.key)
 	gone := make(chan error, 1)
 	go func() { gone <- l.remove(ctx, c) }()
 	rec, err := l.inFront(ctx, c.key, before(line, c.node), true)

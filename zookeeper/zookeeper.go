@@ -73,6 +73,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 var (
@@ -90,9 +91,12 @@ type Locker struct {
 	tick    time.Duration // the server's
 	err     error         // of an option; returned by every call
 
-	lane     *lane
-	parents  parents
-	busy     *busy
+	lane    *lane
+	parents parents
+	// busy has the keys that a try found held a moment ago. The next try looks at the line
+	// before it stands in it: that costs reads instead of writes if the key is held still. A
+	// wrong guess costs a round trip, and nothing else.
+	busy     *storekit.Recent
 	keeper   keeper
 	begin    sync.Once // starts what watches the session
 	done     context.Context
@@ -159,7 +163,7 @@ func New(conn *zk.Conn, opts ...Option) *Locker {
 	l := &Locker{conn: conn, root: "/lock", acl: zk.WorldACL(zk.PermAll), tick: 2 * time.Second}
 	l.err = l.setUp(opts)
 	l.lane = &lane{conn: conn}
-	l.busy = newBusy()
+	l.busy = storekit.NewRecent(busyFor)
 	l.keeper.l = l
 	l.prepare()
 	l.done, l.shutDown = context.WithCancel(context.Background())
@@ -208,6 +212,9 @@ func checkRoot(path string) error {
 	return nil
 }
 
+// busyFor is how long a key counts as busy.
+const busyFor = time.Second
+
 const minTTL = 10 * time.Millisecond
 
 // MaxTTL is the longest TTL that is granted: two thirds of the session timeout, less a tick.
@@ -236,7 +243,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 		return lock.Grant{}, err
 	}
 	l.begin.Do(func() { go l.watchSession() })
-	if !req.Wait && l.busy.has(req.Key) {
+	if !req.Wait && l.busy.Has(req.Key) {
 		rec, err := l.glance(ctx, req)
 		switch {
 		case err != nil && !isTransient(err):
