@@ -24,7 +24,7 @@ func TestTTLIsNoShorter(t *testing.T) {
 			req.Shared = shared
 			g := storetest.Acquire(t, a, req)
 			var next lock.Grant
-			for err := error(lock.ErrHeld); err != nil; {
+			for err := lock.ErrHeld; err != nil; {
 				next, err = b.Acquire(storetest.Bounded(t), storetest.Request("k"))
 			}
 			require.GreaterOrEqual(t, time.Since(g.Start), ttl)

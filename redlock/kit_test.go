@@ -215,7 +215,7 @@ func (t *trap) deliver(tb testing.TB) {
 	gone := w.lost
 	w.net.mu.Unlock()
 	if gone {
-		require.NoError(tb, w.Conn.SetDeadline(time.Time{}))
+		require.NoError(tb, w.SetDeadline(time.Time{}))
 	}
 	_, err := w.Conn.Write(t.bytes)
 	require.NoError(tb, err)
