@@ -18,18 +18,21 @@ func TestTTLIsNoShorter(t *testing.T) {
 	w := sharedWorld(t)
 	a, b := w.ready(t), w.ready(t)
 	const ttl = 10 * time.Millisecond
+	ctx := storetest.Bounded(t)
 	for _, shared := range []bool{false, true} {
-		for range 50 {
+		for granted := 0; granted < 50; {
 			req := storetest.Lasting(storetest.Request("k"), ttl)
 			req.Shared = shared
-			g, err := a.Acquire(storetest.Bounded(t), req)
-			if err != nil {
-				require.ErrorContains(t, err, "took longer to answer") // on a busy machine
+			g, err := a.Acquire(ctx, req)
+			if err != nil { // it took longer than the TTL, or the last release is not everywhere yet
+				require.NoError(t, ctx.Err())
 				continue
 			}
+			granted++
 			var next lock.Grant
 			for err = lock.ErrHeld; err != nil; {
-				next, err = b.Acquire(storetest.Bounded(t), storetest.Request("k"))
+				require.NoError(t, ctx.Err())
+				next, err = b.Acquire(ctx, storetest.Request("k"))
 			}
 			require.GreaterOrEqual(t, time.Since(g.Start), ttl)
 			storetest.Release(t, b, next)
