@@ -2,8 +2,10 @@ package etcd
 
 import (
 	"context"
+	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
@@ -26,7 +28,10 @@ type acquisition struct {
 	told       bool  // req.Waiting has been called
 	seen       lock.Record
 
-	rev   int64  // create revision of the own key: the place in line, and the token; 0: none
+	rev   int64            // create revision of the own key: the place in line, and the token; 0: none
+	mod   int64            // its mod revision, as last seen
+	under clientv3.LeaseID // its lease then
+
 	lease *lease // under which the own key waits
 	full  *lease // under which it is to be held
 	pred  string // the entry that is waited for; "": not known
@@ -76,19 +81,25 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, err erro
 	if a.req.Wait {
 		a.lease = a.l.leases.alive(a.heartbeat)
 	}
-	start := time.Now()
-	beat := a.l.leases.begin(a.full, a.full.eighth(start))
-	out, err := a.l.lane.send(ctx, a.transaction())
+	var start time.Time
+	var beat *flight
+	var out outcome
+	err = again(ctx, a.heartbeat, func(ctx context.Context, _ int) (err error) {
+		start = time.Now()
+		beat = a.l.leases.begin(a.full, a.full.eighth(start))
+		out, err = a.l.lane.send(ctx, a.transaction())
+		a.unsure(err)
+		return err
+	})
 	switch {
 	case err != nil:
-		a.unsure(err)
 		a.l.leases.suspect(err, a.full, a.lease)
 		return g, false, err
 	case out.ok:
-		a.rev = out.rev
+		a.placed(out.rev, a.full)
 		return a.granted(ctx, a.full, start, a.rev, beat)
 	case !a.req.Wait:
-		return a.refused(ctx, out, start, beat)
+		return a.refused(ctx, out)
 	case a.lease == nil:
 		a.observe(out.ops[1])
 		if a.lease, err = a.l.leases.get(ctx, a.heartbeat); err != nil {
@@ -96,9 +107,32 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, err erro
 		}
 		return a.take(ctx)
 	}
-	a.linedUp(out)
+	if err := a.linedUp(out); err != nil {
+		return g, false, err
+	}
 	a.keep()
 	return g, false, nil
+}
+
+// placed remembers the own key, new at rev.
+func (a *acquisition) placed(rev int64, le *lease) { a.rev, a.mod, a.under = rev, rev, le.id }
+
+// seeOwn remembers the own key as it was read.
+func (a *acquisition) seeOwn(kv *mvccpb.KeyValue) {
+	a.rev, a.mod, a.under = kv.CreateRevision, kv.ModRevision, clientv3.LeaseID(kv.Lease)
+}
+
+// found is the own key, which was there already: an earlier sending of the same request has
+// come through. Whom it waits for is not known then. If it is not the own one after all, the
+// name is not to be used.
+func (a *acquisition) found(kv *mvccpb.KeyValue) error {
+	if e, ok := entryOf(a.l.prefix, kv); !ok || e.owner != a.req.Owner {
+		a.l.slots.doubt(a.slot)
+		return fmt.Errorf("%w: %q", errNotOurs, kv.Key)
+	}
+	a.seeOwn(kv)
+	a.pred = ""
+	return nil
 }
 
 // transaction is the one that decides.
@@ -115,7 +149,7 @@ func (a *acquisition) transaction() *part {
 		p.or = a.lineUp()
 		p.patient = a.lease != nil && a.l.line.waits(a.base)
 	} else {
-		p.or = []clientv3.Op{oldest(a.base, tryRecord)}
+		p.or = []clientv3.Op{oldest(a.base, tryRecord), clientv3.OpGet(a.name)}
 	}
 	return p
 }
@@ -138,7 +172,7 @@ func (a *acquisition) lineUp() []clientv3.Op {
 	}
 	return append(ops, clientv3.OpTxn([]clientv3.Cmp{a.is(0)},
 		[]clientv3.Op{clientv3.OpPut(a.name, a.value(false), clientv3.WithLease(a.lease.id))},
-		[]clientv3.Op{clientv3.OpGet(a.name, clientv3.WithKeysOnly())}))
+		[]clientv3.Op{clientv3.OpGet(a.name)}))
 }
 
 // nearest reads the newest of the entries in the way that are older than the own one.
@@ -161,35 +195,38 @@ func (a *acquisition) detail() int64 {
 	return 1
 }
 
-// refused is a try's. The own key may be among the entries, when the client library has sent
-// the transaction twice.
-func (a *acquisition) refused(ctx context.Context, out outcome, start time.Time, beat *flight) (lock.Grant, bool, error) {
-	entries := entriesOf(a.l.prefix, out.ops[0].GetResponseRange().Kvs)
-	for _, e := range entries[:holders(entries)] {
-		if e.owner == a.req.Owner && e.shared == a.req.Shared {
-			a.rev = e.kv.CreateRevision
-			return a.granted(ctx, a.full, start, e.kv.ModRevision, beat)
+// refused is a try's. If the own key is there all the same, it holds the lock by an earlier
+// sending, maybe under another etcd lease.
+func (a *acquisition) refused(ctx context.Context, out outcome) (lock.Grant, bool, error) {
+	if kvs := out.ops[1].GetResponseRange().Kvs; len(kvs) > 0 {
+		if err := a.found(kvs[0]); err != nil {
+			return lock.Grant{}, false, err
+		}
+		if g, ok, err := a.claim(ctx); ok || err != nil {
+			return g, ok, err
 		}
 	}
+	entries := entriesOf(a.l.prefix, out.ops[0].GetResponseRange().Kvs)
 	a.l.gone(a.slot, a.req.TTL)
 	return lock.Grant{}, false, &lock.HeldError{Record: recordOf(a.req.Key, entries, time.Now())}
 }
 
-// linedUp reads what lineUp brought. A key that was there already is from an earlier sending
-// of the same request; whom it waits for is not known then.
-func (a *acquisition) linedUp(out outcome) {
+// linedUp reads what lineUp brought.
+func (a *acquisition) linedUp(out outcome) error {
 	a.observe(out.ops[1])
 	place := out.ops[2].GetResponseTxn()
 	if !place.Succeeded {
-		if kvs := place.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
-			a.rev, a.pred = kvs[0].CreateRevision, ""
+		for _, kv := range place.Responses[0].GetResponseRange().Kvs {
+			return a.found(kv)
 		}
-		return
+		return nil
 	}
-	a.rev, a.at, a.pred = out.rev, out.rev, ""
+	a.placed(out.rev, a.lease)
+	a.at, a.pred = out.rev, ""
 	if kvs := out.ops[0].GetResponseRange().Kvs; len(kvs) > 0 {
 		a.pred = string(kvs[0].Key)
 	}
+	return nil
 }
 
 // granted is the grant whose last put was at revision mod, by a request sent after start. It
@@ -216,9 +253,9 @@ func (a *acquisition) granted(ctx context.Context, le *lease, start time.Time, m
 	return g, true, nil
 }
 
-// unsure remembers that a request may take effect although it brought err.
+// unsure remembers that a request may take effect although it brought an error.
 func (a *acquisition) unsure(err error) {
-	if !definite(err) && !neverSent(err) {
+	if err != nil && !definite(err) && !neverSent(err) {
 		a.l.slots.doubt(a.slot)
 	}
 }

@@ -47,11 +47,15 @@ func (l *Locker) timeToLive(ctx context.Context, id int64) time.Duration {
 
 func (l *Locker) entries(ctx context.Context, key string) ([]entry, error) {
 	base := l.base(key)
-	resp, err := l.cli.Get(ctx, base, clientv3.WithRange(rangeEnd(base)))
-	if err != nil {
-		return nil, err
-	}
-	return entriesOf(l.prefix, resp.Kvs), nil
+	var entries []entry
+	err := again(ctx, requestTimeout, func(ctx context.Context, _ int) error {
+		resp, err := l.cli.Get(ctx, base, clientv3.WithRange(rangeEnd(base)))
+		if err == nil {
+			entries = entriesOf(l.prefix, resp.Kvs)
+		}
+		return err
+	})
+	return entries, err
 }
 
 // ForceRelease implements [lock.Admin]. The holder's process is told at once.

@@ -16,6 +16,31 @@ import (
 // requestTimeout bounds what the Locker sends on its own account.
 const requestTimeout = 5 * time.Second
 
+// limit is how long the nth sending of a request is waited for that can be sent again. It
+// doubles, for a cluster that is but slow.
+func limit(ttl time.Duration, n int) time.Duration {
+	return max(min(ttl, requestTimeout)/4, minTTL/2) << min(n, 2)
+}
+
+// again has f send a request, and once more when it is not answered in time: a member that is
+// stopped keeps its connections open, and the next sending may go to another. The earlier ones
+// may take effect all the same, at any time.
+func again(ctx context.Context, ttl time.Duration, f func(ctx context.Context, n int) error) error {
+	begun := time.Now()
+	for n := 0; ; n++ {
+		attempt, cancel := context.WithTimeout(ctx, limit(ttl, n))
+		err := f(attempt, n)
+		late := err != nil && attempt.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case !late:
+			return err
+		case time.Since(begun) > patience:
+			return errUnanswered
+		}
+	}
+}
+
 // fail is err as a method returns it: with that of ctx in it once ctx has ended.
 func (l *Locker) fail(ctx context.Context, err error) error {
 	switch {
@@ -38,19 +63,30 @@ func (l *Locker) fail(ctx context.Context, err error) error {
 func isGone(err error) bool { return errors.Is(err, rpctypes.ErrLeaseNotFound) }
 
 // definite reports that the server has refused a request, which had no effect.
-func definite(err error) bool { return !transient(err) && !errors.Is(err, errUnanswered) }
+func definite(err error) bool {
+	switch codeOf(err) {
+	case codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.OutOfRange,
+		codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented:
+		return true
+	}
+	return false
+}
+
+func codeOf(err error) codes.Code {
+	var server rpctypes.EtcdError
+	if errors.As(err, &server) {
+		return server.Code()
+	}
+	if s, ok := status.FromError(err); ok {
+		return s.Code()
+	}
+	return codes.Unknown
+}
 
 // transient reports whether asking again may help: during an election, a restart, an
 // overload, or while there is no connection.
 func transient(err error) bool {
-	code := codes.Unknown
-	var server rpctypes.EtcdError
-	if errors.As(err, &server) {
-		code = server.Code()
-	} else if s, ok := status.FromError(err); ok {
-		code = s.Code()
-	}
-	switch code {
+	switch codeOf(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.ResourceExhausted, codes.Internal:
 		return true
 	}
@@ -59,6 +95,9 @@ func transient(err error) bool {
 
 // errClientClosed is told before the client is asked, which would try for seconds.
 var errClientClosed = errors.New("lock: etcd: the client is closed")
+
+// errNotOurs is told when the name of a new entry is in use, which it cannot be but by a fault.
+var errNotOurs = errors.New("an entry of another owner has the name")
 
 // errUnanswered ends a request of the Locker's own. It is no context's error: no deadline of
 // the caller's has passed.

@@ -222,7 +222,10 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		g, err = l.extend(ctx, h, g)
 		l.holds.renewed(h, g, err)
 	} else {
-		g, err = l.adopt(ctx, &hold{slot: x, name: name}, g)
+		err = again(ctx, g.TTL, func(ctx context.Context, _ int) (err error) {
+			g, err = l.adopt(ctx, &hold{slot: x, name: name}, g)
+			return err
+		})
 	}
 	if err != nil {
 		return lock.Grant{}, l.fail(ctx, err)
@@ -261,7 +264,7 @@ func (l *Locker) confirm(ctx context.Context, h *hold, g lock.Grant) (lock.Grant
 	}
 	if err := beat.wait(ctx, l.ctx); err != nil {
 		if isGone(err) {
-			err = &lock.LostError{Reason: lock.Expired, Token: g.Token}
+			err = &lock.LostError{Reason: lock.Expired, Token: g.Token, Err: err}
 		}
 		return g, err
 	}
@@ -271,7 +274,8 @@ func (l *Locker) confirm(ctx context.Context, h *hold, g lock.Grant) (lock.Grant
 
 // adopt renews a grant that this Locker does not know, or that another has renewed meanwhile,
 // by putting its key under a lease of its own. The other will not delete the key then: it
-// looks at the mod revision.
+// looks at the mod revision. So does this put, which may take effect late: it must not take
+// the key from a newer lease to an older one.
 func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, error) {
 	if g.TTL > l.maxTTL {
 		return g, fmt.Errorf("%w: TTL %v: above the longest, %v: see etcd.WithMaxTTL", lock.ErrInvalid, g.TTL, l.maxTTL)
@@ -280,26 +284,32 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 	if err != nil {
 		return g, err
 	}
-	start := time.Now()
-	beat := l.leases.begin(le, start)
-	resp, err := l.cli.Txn(ctx).
-		If(clientv3.Compare(clientv3.CreateRevision(h.name), "=", int64(g.Token))).
-		Then(clientv3.OpPut(h.name, "", clientv3.WithIgnoreValue(), clientv3.WithLease(le.id))).
-		Else(l.firstOf(g.Key)).Commit()
-	if err != nil {
-		l.leases.suspect(err, le)
-		return g, err
+	for seen := int64(-1); ; { // no key has that one
+		start := time.Now()
+		beat := l.leases.begin(le, start)
+		resp, err := l.cli.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(h.name), "=", seen)).
+			Then(clientv3.OpPut(h.name, "", clientv3.WithIgnoreValue(), clientv3.WithLease(le.id))).
+			Else(clientv3.OpGet(h.name, clientv3.WithKeysOnly()), l.firstOf(g.Key)).Commit()
+		if err != nil {
+			l.leases.suspect(err, le)
+			return g, err
+		}
+		if resp.Succeeded {
+			if err := beat.wait(ctx, l.ctx); err != nil {
+				return g, err
+			}
+			g.TTL, g.Start = le.ttl, start
+			h.g, h.base, h.mod, h.lease = g, l.base(g.Key), resp.Header.Revision, le
+			l.holds.add(h)
+			return g, nil
+		}
+		kvs := resp.Responses[0].GetResponseRange().Kvs
+		if len(kvs) == 0 || kvs[0].CreateRevision != int64(g.Token) {
+			return g, lost(g, resp.Responses[1].GetResponseRange())
+		}
+		seen = kvs[0].ModRevision
 	}
-	if !resp.Succeeded {
-		return g, lost(g, resp.Responses[0].GetResponseRange())
-	}
-	if err := beat.wait(ctx, l.ctx); err != nil {
-		return g, err
-	}
-	g.TTL, g.Start = le.ttl, start
-	h.g, h.base, h.mod, h.lease = g, l.base(g.Key), resp.Header.Revision, le
-	l.holds.add(h)
-	return g, nil
 }
 
 // check is what every call but Acquire does first.

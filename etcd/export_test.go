@@ -20,6 +20,14 @@ func Stable(l *Locker) error {
 	return nil
 }
 
+// ForgetLeases has a new etcd lease asked for when one is needed, as if the last had not been
+// confirmed for long.
+func (l *Locker) ForgetLeases() {
+	l.leases.mu.Lock()
+	defer l.leases.mu.Unlock()
+	clear(l.leases.current)
+}
+
 // AppearLate lets the key appear that an Acquire of req asked for, as if its request had been
 // under way all the time. The first call must come before req is undone.
 func (l *Locker) AppearLate(tb testing.TB, req lock.Request) {
@@ -35,4 +43,11 @@ func (l *Locker) AppearLate(tb testing.TB, req lock.Request) {
 	if _, err = l.cli.Put(ctx, name, v, clientv3.WithLease(le.id)); err != nil {
 		tb.Fatal(err)
 	}
+}
+
+// Gathered is how many transactions wait to be sent together.
+func (l *Locker) Gathered() int {
+	l.lane.mu.Lock()
+	defer l.lane.mu.Unlock()
+	return len(l.lane.queue)
 }

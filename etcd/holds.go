@@ -47,8 +47,8 @@ type hold struct {
 
 func (hs *holds) add(h *hold) {
 	h.l = hs.l
+	var leave func()
 	hs.mu.Lock()
-	defer hs.mu.Unlock()
 	h.due = h.g.Start.Add(h.g.TTL)
 	if h.lost == nil {
 		h.watched = true
@@ -59,11 +59,13 @@ func (hs *holds) add(h *hold) {
 		hs.byName = make(map[string]*hold)
 	}
 	if old := hs.byName[h.name]; old != nil {
-		hs.remove(old)
+		leave = hs.remove(old)
 	}
 	hs.byName[h.name] = h
 	heap.Push(&hs.queue, h)
 	hs.arm()
+	hs.mu.Unlock()
+	call(leave)
 }
 
 // remove forgets h and returns what ends its watch, to be called without the mutex; it may
@@ -122,7 +124,7 @@ func (hs *holds) renewed(h *hold, g lock.Grant, err error) {
 	}
 	hs.mu.Unlock()
 	call(leave)
-	if lost {
+	if lost && !isGone(err) {
 		hs.l.gone(h.slot, h.g.TTL)
 	}
 }
@@ -172,19 +174,25 @@ func (hs *holds) forget(name string) {
 
 // gone has the loss of h told, whose key is not there any more.
 func (hs *holds) gone(h *hold) {
+	hs.lose(h)
+	hs.l.gone(h.slot, h.g.TTL)
+}
+
+func (hs *holds) lose(h *hold) {
 	why := h.reason(time.Now())
 	hs.mu.Lock()
 	lost := h.lost
 	leave := hs.remove(h)
 	hs.mu.Unlock()
 	call(leave)
-	hs.l.gone(h.slot, h.g.TTL)
 	if lost != nil {
 		lost(why)
 	}
 }
 
-// leaseGone has the loss of all grants under le told.
+// leaseGone has the loss of all grants under le told. That their keys are gone as well is looked
+// after: a leader that is new to its office may not know of a young lease, and another Locker
+// may have taken a key into its care.
 func (hs *holds) leaseGone(le *lease) {
 	var gone []*hold
 	hs.mu.Lock()
@@ -195,8 +203,9 @@ func (hs *holds) leaseGone(le *lease) {
 	}
 	hs.mu.Unlock()
 	for _, h := range gone {
-		hs.gone(h)
+		hs.lose(h)
 	}
+	hs.l.spawn(func() { hs.expire(gone) })
 }
 
 // reason is why h is lost when its key is not there any more: its lease has expired, or

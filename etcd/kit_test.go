@@ -43,6 +43,7 @@ type process struct {
 	server *testserver.Server
 	prefix string
 	deaf   *deafWatcher
+	kv     *faultyKV
 
 	cluster *testserver.EtcdCluster // nil: it has one server
 }
@@ -63,8 +64,8 @@ func openOn(tb testing.TB, prefix string, addrs []string, opts ...etcd.Option) *
 	tb.Helper()
 	cli, err := connect(addrs...)
 	require.NoError(tb, err)
-	p := &process{cli: cli, prefix: prefix, deaf: &deafWatcher{Watcher: cli.Watcher}}
-	cli.Watcher = p.deaf
+	p := &process{cli: cli, prefix: prefix, deaf: &deafWatcher{Watcher: cli.Watcher}, kv: &faultyKV{KV: cli.KV}}
+	cli.Watcher, cli.KV = p.deaf, p.kv
 	p.Locker = etcd.New(cli, append([]etcd.Option{etcd.WithPrefix(prefix)}, opts...)...)
 	tb.Cleanup(func() {
 		require.NoError(tb, p.Close())
@@ -73,11 +74,39 @@ func openOn(tb testing.TB, prefix string, addrs []string, opts ...etcd.Option) *
 	return p
 }
 
-// deafWatcher is a client's watcher that can be made to miss all events.
+// deafWatcher is a client's watcher that can be made to miss all events, or to be behind.
 type deafWatcher struct {
 	clientv3.Watcher
-	mu   sync.Mutex // guards deaf
-	deaf bool
+	mu     sync.Mutex // guards the rest
+	deaf   bool
+	behind chan struct{} // if not nil, events wait until it is closed
+}
+
+// delay has events wait until heal.
+func (w *deafWatcher) delay() (heal func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.behind = make(chan struct{})
+	return sync.OnceFunc(func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		close(w.behind)
+		w.behind = nil
+	})
+}
+
+// late waits until events are not behind.
+func (w *deafWatcher) late(ctx context.Context) {
+	w.mu.Lock()
+	behind := w.behind
+	w.mu.Unlock()
+	if behind == nil {
+		return
+	}
+	select {
+	case <-behind:
+	case <-ctx.Done():
+	}
 }
 
 func (w *deafWatcher) set(deaf bool) {
@@ -101,6 +130,7 @@ func (w *deafWatcher) Watch(ctx context.Context, key string, opts ...clientv3.Op
 			if w.isDeaf() {
 				continue
 			}
+			w.late(ctx)
 			select {
 			case out <- resp:
 			case <-ctx.Done():

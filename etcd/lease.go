@@ -78,16 +78,17 @@ func (le *lease) eighth(start time.Time) time.Time { return start.Add(-le.ttl / 
 // while. An unanswered request is sent again, maybe to another member: what may have come of
 // it is a lease without keys, which ends by itself.
 func (ls *leases) get(ctx context.Context, ttl time.Duration) (*lease, error) {
-	for {
-		le, err := ls.ask(ctx, seconds(ttl))
+	for n := 0; ; n++ {
+		le, err := ls.ask(ctx, seconds(ttl), n)
 		if !errors.Is(err, errUnanswered) || ctx.Err() != nil {
 			return le, err
 		}
 	}
 }
 
-// ask returns a usable lease or waits for a request for one, its own or another's.
-func (ls *leases) ask(ctx context.Context, s int64) (*lease, error) {
+// ask returns a usable lease or waits for a request for one, its own or another's. It is the
+// nth time.
+func (ls *leases) ask(ctx context.Context, s int64, n int) (*lease, error) {
 	ls.mu.Lock()
 	if le := ls.usable(s); le != nil {
 		ls.mu.Unlock()
@@ -100,7 +101,7 @@ func (ls *leases) ask(ctx context.Context, s int64) (*lease, error) {
 		}
 		g = &granting{flight: flight{done: make(chan struct{})}}
 		ls.granting[s] = g
-		if !ls.l.spawn(func() { ls.grant(s, g) }) {
+		if !ls.l.spawn(func() { ls.grant(s, g, n) }) {
 			g.err = lock.ErrClosed
 			close(g.done)
 		}
@@ -129,8 +130,8 @@ func (ls *leases) usable(s int64) *lease {
 	return le
 }
 
-func (ls *leases) grant(s int64, g *granting) {
-	ctx, cancel := context.WithTimeout(ls.l.ctx, requestTimeout)
+func (ls *leases) grant(s int64, g *granting, n int) {
+	ctx, cancel := context.WithTimeout(ls.l.ctx, limit(time.Duration(s)*time.Second, n))
 	defer cancel()
 	start := time.Now()
 	resp, err := ls.l.cli.Grant(ctx, s)

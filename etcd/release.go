@@ -25,15 +25,13 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 		return l.fail(ctx, err)
 	}
 	h := l.holds.leaving(name, g.Token)
-	var next *place
-	if h != nil && !g.Shared { // other readers may hold it too
-		next = l.line.behind(name, int64(g.Token))
-	}
-	if next != nil {
-		err = l.handOver(ctx, g, name, next)
-	} else {
-		err = l.end(ctx, g, name)
-	}
+	err = again(ctx, g.TTL, func(ctx context.Context, n int) error {
+		err := l.give(ctx, g, name, h)
+		if n > 0 && h != nil && errors.Is(err, lock.ErrLost) {
+			return nil // it was there, so the earlier sending has come through
+		}
+		return err
+	})
 	if h != nil {
 		l.holds.left(h, err)
 	}
@@ -41,6 +39,16 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 		l.gone(x, g.TTL)
 	}
 	return l.fail(ctx, err)
+}
+
+// give ends g, and lets the next in line have the lock if that is one of this Locker's.
+func (l *Locker) give(ctx context.Context, g lock.Grant, name string, h *hold) error {
+	if h != nil && !g.Shared { // other readers may hold it too
+		if next := l.line.behind(name, int64(g.Token)); next != nil {
+			return l.handOver(ctx, g, name, next)
+		}
+	}
+	return l.end(ctx, g, name)
 }
 
 // find returns the name of g's key, and its slot if it is one of this Locker's. The token tells
@@ -96,7 +104,7 @@ func (l *Locker) end(ctx context.Context, g lock.Grant, name string) error {
 // older than its own, and entries are created at the end of the line only. If next is gone,
 // g ends all the same. If the reply is lost, next looks by itself.
 func (l *Locker) handOver(ctx context.Context, g lock.Grant, name string, next *place) error {
-	h := handover{start: time.Now(), lease: next.lease}
+	h := handover{rev: next.rev, start: time.Now(), lease: next.lease}
 	defer func() {
 		next.deliver(h)
 		runtime.Gosched() // the next holder goes first: those behind it wait for its release
@@ -130,15 +138,18 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, name string, next *
 }
 
 // undo deletes whatever g.Owner has of g.Key. What an Acquire with an unknown outcome may
-// bring about later is swept.
+// bring about later is swept, and so is what the undo does not reach: its etcd lease, which
+// others keep alive, would not end it.
 func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
 	if x := l.slots.of(g.Key, g.Owner); x != nil {
 		l.holds.forget(x.name)
-		rev, err := l.drop(ctx, x.name)
-		if err == nil {
+		rev, err := l.drop(ctx, x)
+		if err != nil {
+			l.slots.doubt(x)
+		} else if rev > 0 {
 			l.watches.gone(x.base, x.name, rev)
-			l.gone(x, undoTTL)
 		}
+		l.gone(x, undoTTL)
 		return err
 	}
 	entries, err := l.entries(ctx, g.Key)
@@ -153,13 +164,35 @@ func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
 	return err
 }
 
-// drop deletes the key of a slot that is taken.
-func (l *Locker) drop(ctx context.Context, name string) (rev int64, err error) {
-	resp, err := l.cli.Delete(ctx, name)
-	if err != nil {
-		return 0, err
+// drop deletes the key of x, and returns the revision of that, or 0 if there was none. The name
+// may be another's by the time that a late request arrives, so it deletes no key but the one
+// that it has seen to be of x's owner.
+func (l *Locker) drop(ctx context.Context, x *slot) (rev int64, err error) {
+	for seen := int64(0); ; {
+		var resp *clientv3.TxnResponse
+		err := again(ctx, undoTTL, func(ctx context.Context, _ int) (err error) {
+			resp, err = l.cli.Txn(ctx).
+				If(clientv3.Compare(clientv3.CreateRevision(x.name), "=", seen)).
+				Then(clientv3.OpDelete(x.name)).
+				Else(clientv3.OpGet(x.name)).Commit()
+			return err
+		})
+		switch {
+		case err != nil:
+			return 0, err
+		case resp.Succeeded && seen == 0:
+			return 0, nil
+		case resp.Succeeded:
+			return resp.Header.Revision, nil
+		}
+		seen = 0
+		for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
+			if e, ok := entryOf(l.prefix, kv); !ok || e.owner != x.owner {
+				return 0, nil
+			}
+			seen = kv.CreateRevision
+		}
 	}
-	return resp.Header.Revision, nil
 }
 
 const (
@@ -170,25 +203,26 @@ const (
 	undoTTL = 5 * time.Second
 )
 
-// gone takes x back, whose key is gone. If a late request may yet create it, its name is not
-// used again, and is swept.
+// gone takes x back, whose key is gone. If a late request may yet create it, its name is swept
+// before it is used again.
 func (l *Locker) gone(x *slot, ttl time.Duration) {
 	if x != nil && l.slots.free(x) {
-		l.sweep(x.name, max(ttl, minTTL), sweepFirst, time.Now().Add(sweepLife))
+		l.sweep(x, max(ttl, minTTL), sweepFirst, time.Now().Add(sweepLife))
 	}
 }
 
-// sweep deletes name again and again: the pauses grow to a TTL, so that a late grant lives no
-// longer than that. If this process dies, its etcd lease ends the grant.
-func (l *Locker) sweep(name string, ttl, pause time.Duration, until time.Time) {
+// sweep deletes x's key again and again: the pauses grow to a TTL, so that a late grant lives
+// no longer than that. If this process dies, its etcd lease ends the grant.
+func (l *Locker) sweep(x *slot, ttl, pause time.Duration, until time.Time) {
 	time.AfterFunc(pause, func() {
 		l.spawn(func() {
 			ctx, cancel := context.WithTimeout(l.ctx, requestTimeout)
 			defer cancel()
-			if _, err := l.drop(ctx, name); err == nil && time.Now().After(until) {
+			if _, err := l.drop(ctx, x); err == nil && time.Now().After(until) {
+				l.slots.swept(x)
 				return
 			}
-			l.sweep(name, ttl, min(2*pause, ttl), until)
+			l.sweep(x, ttl, min(2*pause, ttl), until)
 		})
 	})
 }

@@ -25,7 +25,7 @@ type slot struct {
 	group      string // base and mode
 	number     int
 	key, owner string
-	doubtful   bool // a late request may yet create the key: the name is not used again
+	doubtful   bool // a late request may yet create the key: the name is swept before it is used again
 }
 
 // take returns a slot for owner.
@@ -79,12 +79,22 @@ func (s *slots) free(x *slot) (doubtful bool) {
 		return false
 	}
 	delete(s.owners, x.owner)
-	if x.doubtful {
-		return true
+	if !x.doubtful {
+		s.giveBack(x)
 	}
+	return x.doubtful
+}
+
+// swept takes a name back that was doubtful.
+func (s *slots) swept(x *slot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.giveBack(x)
+}
+
+func (s *slots) giveBack(x *slot) {
 	delete(s.taken[x.group], x.number)
 	if len(s.taken[x.group]) == 0 {
 		delete(s.taken, x.group)
 	}
-	return false
 }

@@ -2,8 +2,6 @@ package etcd
 
 import (
 	"context"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -18,98 +16,6 @@ const (
 	patience   = 30 * time.Second
 	retryPause = 100 * time.Millisecond
 )
-
-// place is what others in this Locker know of one who waits behind a certain entry. It does
-// not change, but for its channels.
-type place struct {
-	a       *acquisition
-	name    string
-	rev     int64
-	lease   *lease        // for the grant
-	wakeup  chan struct{} // a hint
-	granted chan handover // what came of a handover
-	taken   atomic.Bool   // a handover is under way: hints are of its own making
-}
-
-// handover is what came of a release that was to grant as well, sent after start.
-type handover struct {
-	ok    bool
-	mod   int64
-	start time.Time
-	lease *lease
-}
-
-// deliver never blocks: a waiter that has gone on meanwhile looks by itself.
-func (p *place) deliver(h handover) {
-	select {
-	case p.granted <- h:
-	default:
-		p.look()
-	}
-}
-
-func (p *place) value() string { return p.a.value(true) }
-
-func (p *place) look() {
-	select {
-	case p.wakeup <- struct{}{}:
-	default:
-	}
-}
-
-// line knows who waits in this Locker for an exclusive entry as the next in line.
-type line struct {
-	mu    sync.Mutex // guards the rest
-	next  map[string]*place
-	count map[string]int // of those who wait, by base
-}
-
-// waits reports whether anybody waits for the lock.
-func (n *line) waits(base string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.count[base] > 0
-}
-
-// add makes p known. An exclusive one is next after the entry that it waits for; of shared
-// ones there may be many, and they look for themselves.
-func (n *line) add(pred string, p *place) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.next == nil {
-		n.next, n.count = make(map[string]*place), make(map[string]int)
-	}
-	n.count[p.a.base]++
-	if !p.a.req.Shared {
-		n.next[pred] = p
-	}
-}
-
-func (n *line) remove(pred string, p *place) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.count[p.a.base]--; n.count[p.a.base] == 0 {
-		delete(n.count, p.a.base)
-	}
-	if n.next[pred] == p {
-		delete(n.next, pred)
-	}
-}
-
-// behind returns who is next after the entry called name and created at rev, once.
-func (n *line) behind(name string, rev int64) *place {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	p := n.next[name]
-	if p != nil && p.rev < rev {
-		return nil // it waits for an older entry of that name, which is gone
-	}
-	if p != nil {
-		p.taken.Store(true)
-		delete(n.next, name)
-	}
-	return p
-}
 
 // wait acquires, standing in line if it must, until ctx or the Locker ends. The place in line
 // is the caller's to undo.
@@ -234,7 +140,7 @@ func (w *waiter) sleep(ctx context.Context) (g lock.Grant, ok bool, err error) {
 	for {
 		select {
 		case h := <-w.p.granted:
-			if h.ok {
+			if h.ok && h.rev == w.rev { // else that entry is gone, and there is a new one
 				return w.granted(ctx, h.lease, h.start, h.mod, landed)
 			}
 			w.todo = w.woken()
@@ -281,8 +187,9 @@ func (a *acquisition) woken() next {
 func (a *acquisition) register(old *place) (p *place, leave func()) {
 	p = &place{a: a, name: a.name, rev: a.rev, lease: a.full, wakeup: old.wakeup, granted: old.granted}
 	tell := func(bool) { p.look() }
-	leavePred := a.l.watches.join(a.base, a.pred, a.at+1, tell)
-	leaveOwn := a.l.watches.join(a.base, a.name, a.at+1, tell)
+	// From that revision on, not the next: a release may have shared the transaction.
+	leavePred := a.l.watches.join(a.base, a.pred, a.at, tell)
+	leaveOwn := a.l.watches.join(a.base, a.name, a.at, tell)
 	pred := a.pred
 	a.l.line.add(pred, p)
 	return p, func() {
@@ -314,9 +221,13 @@ func (a *acquisition) keep() {
 // check reads whether own entry and predecessor are there. It takes no write, since every
 // waiter does it all the time.
 func (a *acquisition) check(ctx context.Context) error {
-	resp, err := a.l.cli.Txn(ctx).Then(
-		clientv3.OpGet(a.name, clientv3.WithKeysOnly()),
-		clientv3.OpGet(a.pred, clientv3.WithKeysOnly())).Commit()
+	var resp *clientv3.TxnResponse
+	err := again(ctx, a.heartbeat, func(ctx context.Context, _ int) (err error) {
+		resp, err = a.l.cli.Txn(ctx).Then(
+			clientv3.OpGet(a.name, clientv3.WithKeysOnly()),
+			clientv3.OpGet(a.pred, clientv3.WithKeysOnly())).Commit()
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -331,27 +242,22 @@ func (a *acquisition) check(ctx context.Context) error {
 
 // claim takes the lock if the own entry is there and none in the way is older: by a
 // linearizable transaction, since a wait proves nothing. It puts the entry under the lease of
-// the full TTL. If the entry is gone, the place in line is lost.
+// the full TTL, unless somebody has put it since it was seen: a claim that takes effect late
+// must not take it from a newer lease to an older one. If the entry is gone, the place in line
+// is lost.
 func (a *acquisition) claim(ctx context.Context) (g lock.Grant, ok bool, err error) {
 	if a.full, err = a.l.leases.get(ctx, a.req.TTL); err != nil {
 		return g, false, err
 	}
-	start := time.Now()
-	beat := a.l.leases.begin(a.full, a.full.eighth(start))
-	take := clientv3.OpPut(a.name, a.value(true), clientv3.WithLease(a.full.id))
-	if a.lease == a.full {
-		take = clientv3.OpGet(a.name, clientv3.WithKeysOnly())
-	}
-	mine := a.is(a.rev)
-	first := clientv3.Compare(clientv3.CreateRevision(a.rivals), ">", a.rev-1).WithRange(rangeEnd(a.rivals))
-	why := []clientv3.Op{clientv3.OpGet(a.name, clientv3.WithKeysOnly()), a.nearest(), oldest(a.base, a.detail())}
-	t := a.l.cli.Txn(ctx).If(mine, first).Then(take)
-	if a.req.Shared { // no rival at all has no revision to compare
-		t = t.Else(clientv3.OpTxn([]clientv3.Cmp{mine, a.none()}, []clientv3.Op{take}, why))
-	} else {
-		t = t.Else(why...)
-	}
-	resp, err := t.Commit()
+	var start time.Time
+	var beat *flight
+	var resp *clientv3.TxnResponse
+	err = again(ctx, a.heartbeat, func(ctx context.Context, _ int) (err error) {
+		start = time.Now()
+		beat = a.l.leases.begin(a.full, a.full.eighth(start))
+		resp, err = a.claiming(ctx).Commit()
+		return err
+	})
 	if err != nil {
 		a.l.leases.suspect(err, a.full)
 		return g, false, err
@@ -365,11 +271,26 @@ func (a *acquisition) claim(ctx context.Context) (g lock.Grant, ok bool, err err
 		a.still(ops, resp.Header.Revision)
 		return g, false, nil
 	}
-	mod := resp.Header.Revision
-	if kvs := ops[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
-		mod = kvs[0].ModRevision
+	if a.under != a.full.id {
+		a.mod, a.under = resp.Header.Revision, a.full.id
 	}
-	return a.granted(ctx, a.full, start, mod, beat)
+	return a.granted(ctx, a.full, start, a.mod, beat)
+}
+
+// claiming is claim's transaction. Else it reads why not.
+func (a *acquisition) claiming(ctx context.Context) clientv3.Txn {
+	take := clientv3.OpPut(a.name, a.value(true), clientv3.WithLease(a.full.id))
+	if a.under == a.full.id {
+		take = clientv3.OpGet(a.name, clientv3.WithKeysOnly())
+	}
+	mine := clientv3.Compare(clientv3.ModRevision(a.name), "=", a.mod)
+	first := clientv3.Compare(clientv3.CreateRevision(a.rivals), ">", a.rev-1).WithRange(rangeEnd(a.rivals))
+	why := []clientv3.Op{clientv3.OpGet(a.name, clientv3.WithKeysOnly()), a.nearest(), oldest(a.base, a.detail())}
+	t := a.l.cli.Txn(ctx).If(mine, first).Then(take)
+	if a.req.Shared { // no rival at all has no revision to compare
+		return t.Else(clientv3.OpTxn([]clientv3.Cmp{mine, a.none()}, []clientv3.Op{take}, why))
+	}
+	return t.Else(why...)
 }
 
 // still reads why a claim was refused.
@@ -381,6 +302,8 @@ func (a *acquisition) still(ops []*pb.ResponseOp, rev int64) {
 	}
 	if kvs := ops[0].GetResponseRange().Kvs; len(kvs) == 0 || kvs[0].CreateRevision != a.rev {
 		a.rev = 0
+	} else {
+		a.seeOwn(kvs[0])
 	}
 }
 

@@ -38,9 +38,11 @@ type watch struct {
 	order   []string         // of the names in deleted, oldest first
 }
 
-// listener wants to know of one deletion: tell is called once with gone, and maybe before
+// listener wants to know of one deletion, at revision from or later: before that the name was
+// another entry's, and a stream may be behind. tell is called once with gone, and maybe before
 // that without, when it must look for itself. It must not block.
 type listener struct {
+	from int64
 	tell func(gone bool)
 }
 
@@ -56,7 +58,7 @@ func (ws *watches) join(base, name string, from int64, tell func(gone bool)) (le
 		w.idle.Stop()
 		w.idle = nil
 	}
-	x := &listener{tell}
+	x := &listener{from, tell}
 	if w.listeners[name] == nil {
 		w.listeners[name] = make(map[*listener]struct{}, 1)
 	}
@@ -126,7 +128,7 @@ func (w *watch) see(name string, rev int64) (told []*listener) {
 	if _, again := w.deleted[name]; !again {
 		w.order = append(w.order, name)
 	}
-	w.deleted[name] = rev
+	w.deleted[name] = max(w.deleted[name], rev)
 	if len(w.order) > memory {
 		first := w.order[0]
 		w.order = w.order[1:]
@@ -134,7 +136,9 @@ func (w *watch) see(name string, rev int64) (told []*listener) {
 		delete(w.deleted, first)
 	}
 	for x := range w.listeners[name] {
-		told = append(told, x)
+		if rev >= x.from {
+			told = append(told, x)
+		}
 	}
 	return told
 }

@@ -1,0 +1,266 @@
+package etcd_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+)
+
+// reached waits until the test has come to where it wants to be.
+func reached(t *testing.T, hit <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-hit:
+	case <-time.After(storetest.Patience):
+		require.FailNow(t, "no such transaction is sent")
+	}
+}
+
+// TestNewsOfAnEarlierEntry: a watch that is behind brings the deletion of an entry whose name is
+// in use again. The new grant is not lost by that.
+func TestNewsOfAnEarlierEntry(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	lost := make(chan lock.LostReason, 2)
+	req := func() lock.Request {
+		req := storetest.Request("k")
+		req.Lost = func(r lock.LostReason) { lost <- r }
+		return req
+	}
+	watched := func() { time.Sleep(5 * etcd.WatchDelay) }
+	g := storetest.Acquire(t, l, req())
+	name := keyOf(t, cli, l.prefix, g.Owner).Key
+	watched()
+	heal := l.deaf.delay()
+	storetest.Release(t, l, g)
+	g = storetest.Acquire(t, l, req())
+	require.Equal(t, name, keyOf(t, cli, l.prefix, g.Owner).Key)
+	watched()
+	heal()
+	watched()
+	require.Empty(t, lost)
+	storetest.Holds(t, other, storetest.Renew(t, l, g))
+
+	require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", g.Owner)) // that news it must get
+	require.Equal(t, lock.Forced, told(t, lost))
+}
+
+// TestPlaceUnderAnotherLease: the reply to one who lined up gets lost, and meanwhile there is a
+// new etcd lease. The grant is to be under that one, which is kept alive.
+func TestPlaceUnderAnotherLease(t *testing.T) {
+	t.Parallel()
+	for _, ttl := range []time.Duration{3 * time.Second, time.Minute} { // waits under the same lease, or not
+		l, other, cli := pair(t)
+		g := storetest.Acquire(t, other, storetest.Request("k"))
+		storetest.Release(t, l, storetest.Acquire(t, l, storetest.Lasting(storetest.Request("warm"), ttl)))
+		sent := l.kv.once(fate{mute: true}, func(t txn) bool { l.ForgetLeases(); return puts(t) })
+		w := storetest.Waits(t, l, storetest.Lasting(storetest.Request("k"), ttl))
+		reached(t, sent)
+		storetest.Release(t, other, g)
+		g = w.Granted(t)
+		require.Equal(t, revisionOf(t, cli, l.prefix, g.Owner), int64(g.Token))
+		again := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("beside"), ttl))
+		require.Equal(t, leaseOf(t, cli, l.prefix, again.Owner), leaseOf(t, cli, l.prefix, g.Owner))
+	}
+}
+
+// TestGrantUnderAnotherLease: the same for one who need not wait, and finds that it holds the
+// lock.
+func TestGrantUnderAnotherLease(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		l, _, cli := pair(t)
+		if shared {
+			for range 20 { // more than a refused try is told of
+				storetest.Acquire(t, l, storetest.Shared(storetest.Request("k")))
+			}
+		}
+		sent := l.kv.once(fate{mute: true, silent: true}, puts)
+		req := storetest.Request("k")
+		req.Shared = shared
+		g := make(chan lock.Grant, 1)
+		go func() { g <- storetest.Acquire(t, l, req) }()
+		reached(t, sent)
+		l.ForgetLeases()
+		again := storetest.Acquire(t, l, storetest.Request("beside"))
+		granted := <-g
+		require.Equal(t, revisionOf(t, cli, l.prefix, req.Owner), int64(granted.Token))
+		require.Equal(t, leaseOf(t, cli, l.prefix, again.Owner), leaseOf(t, cli, l.prefix, req.Owner))
+	}
+}
+
+// TestLateClaim: a claim that was given up takes effect after the next, which was granted the
+// lock under a newer lease. It must not take the entry back to the older, which ends.
+func TestLateClaim(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	sent := l.kv.once(fate{late: true}, puts)
+	storetest.Release(t, other, g)
+	reached(t, sent)
+	l.ForgetLeases()
+	g = w.Granted(t)
+	before := keyOf(t, cli, l.prefix, g.Owner)
+	l.kv.deliver(t)
+	require.Equal(t, before, keyOf(t, cli, l.prefix, g.Owner))
+}
+
+// TestLateAdoption: likewise for a renewal by another process than that which acquired.
+func TestLateAdoption(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	l.kv.once(fate{late: true}, func(t txn) bool { return puts(t) })
+	_, err := l.Renew(storetest.Bounded(t), g)
+	require.ErrorIs(t, err, errCut)
+	l.ForgetLeases()
+	g = storetest.Renew(t, l, g)
+	before := keyOf(t, cli, l.prefix, g.Owner)
+	l.kv.deliver(t)
+	require.Equal(t, before, keyOf(t, cli, l.prefix, g.Owner))
+}
+
+// TestLateUndo: an undo arrives when the name of its entry is another's.
+func TestLateUndo(t *testing.T) {
+	t.Parallel()
+	for name, again := range map[string]int{"look": 0, "delete": 1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, other, cli := pair(t)
+			g := storetest.Acquire(t, l, storetest.Request("k"))
+			entry := keyOf(t, cli, l.prefix, g.Owner).Key
+			gate, n := make(chan struct{}), 0
+			slow := l.kv.once(fate{gate: gate}, func(t txn) bool { n++; return n > again })
+			undone := make(chan error, 1)
+			undo := lock.Grant{Key: "k", Owner: g.Owner}
+			go func() { undone <- l.Release(storetest.Bounded(t), undo) }()
+			reached(t, slow)
+			storetest.Release(t, l, undo)
+			g = storetest.Acquire(t, l, storetest.Request("k"))
+			require.Equal(t, entry, keyOf(t, cli, l.prefix, g.Owner).Key)
+			close(gate)
+			require.NoError(t, <-undone)
+			storetest.Holds(t, other, g)
+		})
+	}
+}
+
+// TestUndoFails: who gave up, and whose undo did not arrive, is not in the way for as long as
+// others in the process keep their etcd lease alive.
+func TestUndoFails(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	storetest.Acquire(t, other, storetest.Request("beside"))
+	storetest.Waits(t, l, storetest.Request("beside"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	w.Cancel()
+	w.End(t)
+	l.kv.once(fate{late: true}, deletes)
+	require.Error(t, l.Release(storetest.Bounded(t), lock.Grant{Key: "k", Owner: w.Owner}))
+	storetest.Eventually(t, "the place in line to be left", func() bool {
+		return len(storetest.Inspect(t, other, "k").Waiters) == 0
+	})
+	storetest.Holds(t, other, g)
+}
+
+// TestStaleHandover: a handover was for an entry that is gone by the time that its waiter hears
+// of it, which is in line again, behind somebody who holds the lock.
+func TestStaleHandover(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	gate := make(chan struct{})
+	looks := l.kv.once(fate{gate: gate}, reads)
+	reached(t, looks)
+	storetest.Release(t, l, g)
+	require.Equal(t, w.Owner, storetest.Inspect(t, other, "k").Holders[0].Owner)
+	require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", w.Owner))
+	g = storetest.Acquire(t, other, storetest.Request("k"))
+	close(gate)
+	storetest.Eventually(t, "it to line up again", func() bool {
+		return len(storetest.Inspect(t, other, "k").Waiters) == 1
+	})
+	select {
+	case <-w.Done:
+		require.FailNow(t, "two hold it", "%v, %v", w.Grant, w.Err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	storetest.Release(t, other, g)
+	require.Greater(t, w.Granted(t).Token, g.Token)
+}
+
+// TestReleaseBesideEntry: a release shares its transaction with one who lines up behind it.
+// That one learns of it, though it looks no more by itself.
+func TestReleaseBesideEntry(t *testing.T) {
+	t.Parallel()
+	l, _, _ := pair(t)
+	for i := range 10 {
+		key := fmt.Sprint("k", i)
+		g := storetest.Acquire(t, l, storetest.Request(key))
+		gate, end := make(chan struct{}), make(chan struct{})
+		inLane := l.kv.once(fate{gate: gate}, puts)
+		go func() { storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("busy"))); close(end) }()
+		reached(t, inLane)
+		l.kv.set(nil)
+		w := make(chan lock.Grant, 1)
+		req := storetest.Request(key)
+		req.Wait = true
+		go func() { w <- storetest.Acquire(t, l, req) }()
+		storetest.Eventually(t, "both to share a transaction", func() bool { return l.Gathered() == 1 })
+		l.kv.set(func(t txn) fate {
+			if reads(t) {
+				return fate{gate: make(chan struct{})}
+			}
+			return fate{}
+		})
+		storetest.Release(t, l, g)
+		select {
+		case g := <-w:
+			l.kv.set(nil)
+			storetest.Release(t, l, g)
+		case <-time.After(storetest.Patience):
+			require.FailNow(t, "it waits for an entry that is gone")
+		}
+		close(gate)
+		<-end
+	}
+}
+
+// TestNameInUse: the name of a new entry is another's, by whatever fault. That one's place in
+// line is not taken for one's own.
+func TestNameInUse(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	kv := keyOf(t, cli, l.prefix, g.Owner)
+	storetest.Release(t, l, g)
+	g = storetest.Acquire(t, other, storetest.Request("k"))
+	foreign := string(keyOf(t, cli, l.prefix, g.Owner).Value)
+	_, err := cli.Txn(storetest.Bounded(t)).Then(
+		clientv3.OpDelete(string(keyOf(t, cli, l.prefix, g.Owner).Key)),
+		clientv3.OpPut(string(kv.Key), foreign)).Commit()
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	req := storetest.Request("k")
+	req.Wait = true
+	got, err := l.Acquire(ctx, req)
+	require.Error(t, err, "%v", got)
+	storetest.Release(t, l, lock.Grant{Key: "k", Owner: req.Owner})
+	require.Equal(t, foreign, string(keyOf(t, cli, l.prefix, g.Owner).Value))
+	w := storetest.Waits(t, l, storetest.Request("k")) // the next has another name
+	_, err = cli.Delete(storetest.Bounded(t), string(kv.Key))
+	require.NoError(t, err)
+	storetest.Release(t, l, w.Granted(t))
+}
