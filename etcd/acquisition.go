@@ -84,7 +84,7 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, err erro
 	var start time.Time
 	var beat *flight
 	var out outcome
-	err = again(ctx, a.heartbeat, func(ctx context.Context, _ int) (err error) {
+	err = a.l.again(ctx, a.heartbeat, func(ctx context.Context, _ int) (err error) {
 		start = time.Now()
 		beat = a.l.leases.begin(a.full, a.full.eighth(start))
 		out, err = a.l.lane.send(ctx, a.transaction())
@@ -234,16 +234,20 @@ func (a *acquisition) linedUp(out outcome) error {
 // the keepalive that was sent beside the request.
 func (a *acquisition) granted(ctx context.Context, le *lease, start time.Time, mod int64, beat *flight) (lock.Grant, bool, error) {
 	ttl := a.l.leases.remaining(le, start)
-	if ttl < le.ttl*3/4 {
+	for n := 0; ttl < le.ttl*3/4; n++ {
 		err := beat.wait(ctx, a.l.ctx)
 		ttl = a.l.leases.remaining(le, start)
 		if isGone(err) { // and the key with it
 			a.rev = 0
 			return lock.Grant{}, false, err
 		}
-		if err != nil && ttl < le.ttl/2 {
+		if err == nil || ttl >= le.ttl/2 {
+			break
+		}
+		if !transient(err) || n == breaks || ctx.Err() != nil {
 			return lock.Grant{}, false, err
 		}
+		beat = a.l.leases.begin(le, le.eighth(start))
 	}
 	g := lock.Grant{
 		Key: a.req.Key, Owner: a.req.Owner, Token: lock.Token(a.rev), Shared: a.req.Shared,

@@ -48,7 +48,7 @@ func (l *Locker) timeToLive(ctx context.Context, id int64) time.Duration {
 func (l *Locker) entries(ctx context.Context, key string) ([]entry, error) {
 	base := l.base(key)
 	var entries []entry
-	err := again(ctx, requestTimeout, func(ctx context.Context, _ int) error {
+	err := l.again(ctx, requestTimeout, func(ctx context.Context, _ int) error {
 		resp, err := l.cli.Get(ctx, base, clientv3.WithRange(rangeEnd(base)))
 		if err == nil {
 			entries = entriesOf(l.prefix, resp.Kvs)

@@ -16,26 +16,38 @@ import (
 // requestTimeout bounds what the Locker sends on its own account.
 const requestTimeout = 5 * time.Second
 
-// limit is how long the nth sending of a request is waited for that can be sent again. It
-// doubles, for a cluster that is but slow.
+// breaks is how many broken connections one call gets over.
+const breaks = 2
+
+// isBroken reports that a connection is, or that the member at its end has no leader.
+func isBroken(err error) bool { return codeOf(err) == codes.Unavailable }
+
+// limit is how long the nth sending of a request is waited for that can be sent again. After
+// three, of which one should have met a member that answers, it doubles twice, for a cluster
+// that is but slow.
 func limit(ttl time.Duration, n int) time.Duration {
-	return max(min(ttl, requestTimeout)/4, minTTL/2) << min(n, 2)
+	return max(min(ttl, requestTimeout)/4, minTTL/2) << min(max(n-2, 0), 2)
 }
 
 // again has f send a request, and once more when it is not answered in time: a member that is
 // stopped keeps its connections open, and the next sending may go to another. The earlier ones
-// may take effect all the same, at any time.
-func again(ctx context.Context, ttl time.Duration, f func(ctx context.Context, n int) error) error {
-	begun := time.Now()
+// may take effect all the same, at any time. Likewise, but not often, when a connection breaks:
+// if all have, the caller is to know soon. It gives up after a while, or when l is closed.
+func (l *Locker) again(ctx context.Context, ttl time.Duration, f func(ctx context.Context, n int) error) error {
+	begun, broken := time.Now(), 0
 	for n := 0; ; n++ {
-		attempt, cancel := context.WithTimeout(ctx, limit(ttl, n))
+		attempt, cancel := context.WithTimeout(ctx, limit(ttl, n-broken))
 		err := f(attempt, n)
-		late := err != nil && attempt.Err() != nil && ctx.Err() == nil
+		late := err != nil && attempt.Err() != nil
 		cancel()
 		switch {
+		case err == nil || ctx.Err() != nil:
+			return err
+		case !late && isBroken(err) && broken < breaks && l.ctx.Err() == nil:
+			broken++
 		case !late:
 			return err
-		case time.Since(begun) > patience:
+		case time.Since(begun) > patience, l.ctx.Err() != nil:
 			return errUnanswered
 		}
 	}

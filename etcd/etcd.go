@@ -1,6 +1,9 @@
 // Package etcd keeps locks in etcd 3.6 or newer, a single member or a cluster.
 //
-//	cli, err := clientv3.New(clientv3.Config{Endpoints: endpoints})
+//	cli, err := clientv3.New(clientv3.Config{
+//		Endpoints:         endpoints,
+//		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
+//	})
 //	…
 //	client := lock.New(etcd.New(cli))
 //
@@ -31,7 +34,22 @@
 // A wake-up that is lost costs a recheck: at least every third of the heartbeat of min(TTL,
 // 5 s). When a grant is released whose successor waits in the same process, one transaction
 // does both. A wait goes on through errors of the cluster, such as those of an election, for
-// 30 s.
+// 30 s. A place in line, or a grant, whose undo did not arrive is swept by its Locker.
+//
+// # A member that stops
+//
+// A member that is frozen, or cut off without a word, keeps its connections open, and what is
+// sent to it is not answered. The Locker sends all that it needs for an acquire, a renewal, a
+// wait or a release again after a quarter of the TTL, which is 0.5 s at least and 1.25 s at most
+// for that, while ctx lives and for 30 s: the client asks its members in turn, so another gets
+// it. One request in so many as there are members takes that much longer, until the client gives
+// the connection up. That it does only if its Config says so:
+//
+//	DialKeepAliveTime:    5 * time.Second, // after which a silent connection is tried
+//	DialKeepAliveTimeout: 3 * time.Second, // after which it is given up
+//
+// Set both. Without them watches on that member keep silent too: a forced release is told at the
+// next renewal only, and a wake-up costs a recheck.
 //
 // # Cost
 //
@@ -119,8 +137,7 @@ func WithMaxTTL(d time.Duration) Option {
 
 // New returns a Locker on cli, doing no I/O. A nil client or a bad option is an error that
 // every call returns. cli stays the caller's to close. Give it DialKeepAliveTime and
-// DialKeepAliveTimeout: without them a request to a member that has stopped to answer, but
-// has not closed its connection, hangs until its ctx ends. Renewals go to another by themselves.
+// DialKeepAliveTimeout, of a few seconds: see "A member that stops" above.
 func New(cli *clientv3.Client, opts ...Option) *Locker {
 	l := &Locker{cli: cli, prefix: "lock/", maxTTL: time.Minute}
 	l.err = l.setUp(opts)
@@ -222,7 +239,7 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		g, err = l.extend(ctx, h, g)
 		l.holds.renewed(h, g, err)
 	} else {
-		err = again(ctx, g.TTL, func(ctx context.Context, _ int) (err error) {
+		err = l.again(ctx, g.TTL, func(ctx context.Context, _ int) (err error) {
 			g, err = l.adopt(ctx, &hold{slot: x, name: name}, g)
 			return err
 		})

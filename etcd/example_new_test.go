@@ -10,7 +10,7 @@ import (
 
 // A Locker makes a Client, with which all the rest is done.
 func ExampleNew() {
-	cli := dial() // clientv3.New(clientv3.Config{Endpoints: …, DialKeepAliveTime: …})
+	cli := dial() // clientv3.New with Endpoints, DialKeepAliveTime and DialKeepAliveTimeout
 	defer cli.Close()
 	locker := etcd.New(cli)
 	defer locker.Close()

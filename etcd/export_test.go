@@ -13,6 +13,9 @@ import (
 // WatchDelay is how old a grant is when its key begins to be watched.
 const WatchDelay = watchDelay
 
+// Breaks is how many broken connections one call gets over.
+const Breaks = breaks
+
 // Stable leaves changes of leader out of ExpirySlack, where there are none: the suite holds
 // the store to what is left.
 func Stable(l *Locker) error {

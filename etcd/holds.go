@@ -124,7 +124,10 @@ func (hs *holds) renewed(h *hold, g lock.Grant, err error) {
 	}
 	hs.mu.Unlock()
 	call(leave)
-	if lost && !isGone(err) {
+	switch {
+	case lost && isGone(err): // with the key, as a rule: see leaseGone
+		hs.l.spawn(func() { hs.expire([]*hold{h}) })
+	case lost:
 		hs.l.gone(h.slot, h.g.TTL)
 	}
 }

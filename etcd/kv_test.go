@@ -31,6 +31,7 @@ type fate struct {
 	mute   bool            // it is sent, and its reply is lost
 	silent bool            // the error of both comes when ctx ends, and not at once
 	gate   <-chan struct{} // it is sent when this is closed
+	back   <-chan struct{} // its reply arrives when this is closed
 }
 
 var errCut = status.Error(codes.Unavailable, "cut by the test")
@@ -89,6 +90,28 @@ func (kv *faultyKV) decide(t txn) fate {
 // Txn begins a transaction.
 func (kv *faultyKV) Txn(ctx context.Context) clientv3.Txn { return &faultyTxn{kv: kv, ctx: ctx} }
 
+// wait waits for gate, if there is one, or for the end of ctx.
+func wait(ctx context.Context, gate <-chan struct{}) {
+	if gate == nil {
+		return
+	}
+	select {
+	case <-gate:
+	case <-ctx.Done():
+	}
+}
+
+// Get is a transaction as well.
+func (kv *faultyKV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	resp, err := kv.Txn(ctx).Then(clientv3.OpGet(key, opts...)).Commit()
+	if err != nil {
+		return nil, err
+	}
+	get := resp.Responses[0].GetResponseRange()
+	get.Header = resp.Header
+	return (*clientv3.GetResponse)(get), nil
+}
+
 // Delete is a transaction as well.
 func (kv *faultyKV) Delete(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
 	resp, err := kv.Txn(ctx).Then(clientv3.OpDelete(key, opts...)).Commit()
@@ -122,12 +145,8 @@ func (t *faultyTxn) Commit() (*clientv3.TxnResponse, error) {
 	what.read(t.then)
 	what.read(t.orElse)
 	f := t.kv.decide(what)
-	if f.gate != nil {
-		select {
-		case <-f.gate:
-		case <-t.ctx.Done():
-			return nil, t.ctx.Err()
-		}
+	if wait(t.ctx, f.gate); t.ctx.Err() != nil {
+		return nil, t.ctx.Err()
 	}
 	switch {
 	case f.late:
@@ -139,7 +158,9 @@ func (t *faultyTxn) Commit() (*clientv3.TxnResponse, error) {
 			return nil, err
 		}
 	default:
-		return t.send(t.ctx)
+		resp, err := t.send(t.ctx)
+		wait(t.ctx, f.back)
+		return resp, err
 	}
 	if f.silent {
 		<-t.ctx.Done()

@@ -31,6 +31,7 @@ type lease struct {
 	// the lease lives until confirmed + ttl, at least.
 	confirmed time.Time
 	dead      bool
+	silent    int     // keepalives in a row that were not answered in time
 	flight    *flight // a keepalive under way
 	next      *flight // and one to be sent after it, for those who came later
 }
@@ -78,9 +79,14 @@ func (le *lease) eighth(start time.Time) time.Time { return start.Add(-le.ttl / 
 // while. An unanswered request is sent again, maybe to another member: what may have come of
 // it is a lease without keys, which ends by itself.
 func (ls *leases) get(ctx context.Context, ttl time.Duration) (*lease, error) {
-	for n := 0; ; n++ {
-		le, err := ls.ask(ctx, seconds(ttl), n)
-		if !errors.Is(err, errUnanswered) || ctx.Err() != nil {
+	for n, broken := 0, 0; ; n++ {
+		le, err := ls.ask(ctx, seconds(ttl), n-broken)
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return le, err
+		case isBroken(err) && broken < breaks:
+			broken++
+		case !errors.Is(err, errUnanswered):
 			return le, err
 		}
 	}
@@ -211,11 +217,16 @@ func (ls *leases) beat(le *lease) {
 		ls.mu.Lock()
 		f := le.flight
 		f.start = time.Now()
+		silent := le.silent
 		ls.mu.Unlock()
-		err := ls.keepAlive(le)
+		err := ls.keepAlive(le, silent)
 		ls.mu.Lock()
 		if err == nil {
 			le.confirmed = f.start
+		}
+		le.silent++
+		if !errors.Is(err, errUnanswered) {
+			le.silent = 0
 		}
 		le.dead = le.dead || isGone(err)
 		le.flight, le.next = le.next, nil
@@ -231,8 +242,8 @@ func (ls *leases) beat(le *lease) {
 
 // keepAlive sends one keepalive. The client's KeepAliveOnce would send again without a pause
 // while there is no connection. The limit lets the next one go to another member.
-func (ls *leases) keepAlive(le *lease) error {
-	ctx, cancel := context.WithTimeout(ls.l.ctx, max(min(le.ttl/4, requestTimeout), minTTL/2))
+func (ls *leases) keepAlive(le *lease, silent int) error {
+	ctx, cancel := context.WithTimeout(ls.l.ctx, min(limit(le.ttl, silent), max(le.ttl, minTTL)/2))
 	defer cancel()
 	stream, err := pb.NewLeaseClient(ls.l.cli.ActiveConnection()).LeaseKeepAlive(ctx)
 	if err == nil {

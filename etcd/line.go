@@ -84,14 +84,12 @@ func (n *line) remove(pred string, p *place) {
 	}
 }
 
-// behind returns who is next after the entry called name and created at rev, once.
-func (n *line) behind(name string, rev int64) *place {
+// behind returns who is next after the entry called name, once. Who waits for an older entry of
+// that name has no entry any more, which a handover finds.
+func (n *line) behind(name string) *place {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p := n.next[name]
-	if p != nil && p.rev < rev {
-		return nil // it waits for an older entry of that name, which is gone
-	}
 	if p != nil {
 		p.taken.Store(true)
 		delete(n.next, name)

@@ -25,7 +25,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 		return l.fail(ctx, err)
 	}
 	h := l.holds.leaving(name, g.Token)
-	err = again(ctx, g.TTL, func(ctx context.Context, n int) error {
+	err = l.again(ctx, g.TTL, func(ctx context.Context, n int) error {
 		err := l.give(ctx, g, name, h)
 		if n > 0 && h != nil && errors.Is(err, lock.ErrLost) {
 			return nil // it was there, so the earlier sending has come through
@@ -44,7 +44,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 // give ends g, and lets the next in line have the lock if that is one of this Locker's.
 func (l *Locker) give(ctx context.Context, g lock.Grant, name string, h *hold) error {
 	if h != nil && !g.Shared { // other readers may hold it too
-		if next := l.line.behind(name, int64(g.Token)); next != nil {
+		if next := l.line.behind(name); next != nil {
 			return l.handOver(ctx, g, name, next)
 		}
 	}
@@ -170,7 +170,7 @@ func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
 func (l *Locker) drop(ctx context.Context, x *slot) (rev int64, err error) {
 	for seen := int64(0); ; {
 		var resp *clientv3.TxnResponse
-		err := again(ctx, undoTTL, func(ctx context.Context, _ int) (err error) {
+		err := l.again(ctx, undoTTL, func(ctx context.Context, _ int) (err error) {
 			resp, err = l.cli.Txn(ctx).
 				If(clientv3.Compare(clientv3.CreateRevision(x.name), "=", seen)).
 				Then(clientv3.OpDelete(x.name)).

@@ -222,7 +222,7 @@ func (a *acquisition) keep() {
 // waiter does it all the time.
 func (a *acquisition) check(ctx context.Context) error {
 	var resp *clientv3.TxnResponse
-	err := again(ctx, a.heartbeat, func(ctx context.Context, _ int) (err error) {
+	err := a.l.again(ctx, a.heartbeat, func(ctx context.Context, _ int) (err error) {
 		resp, err = a.l.cli.Txn(ctx).Then(
 			clientv3.OpGet(a.name, clientv3.WithKeysOnly()),
 			clientv3.OpGet(a.pred, clientv3.WithKeysOnly())).Commit()
@@ -252,7 +252,7 @@ func (a *acquisition) claim(ctx context.Context) (g lock.Grant, ok bool, err err
 	var start time.Time
 	var beat *flight
 	var resp *clientv3.TxnResponse
-	err = again(ctx, a.heartbeat, func(ctx context.Context, _ int) (err error) {
+	err = a.l.again(ctx, a.heartbeat, func(ctx context.Context, _ int) (err error) {
 		start = time.Now()
 		beat = a.l.leases.begin(a.full, a.full.eighth(start))
 		resp, err = a.claiming(ctx).Commit()

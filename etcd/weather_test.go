@@ -45,7 +45,7 @@ func (bs *beliefs) hold(b *belief, g lock.Grant) {
 		return
 	}
 	for x := range bs.live {
-		if x != b && now.Before(x.until()) && !(x.g.Shared && g.Shared) {
+		if x != b && now.Before(x.until()) && (!x.g.Shared || !g.Shared) {
 			bs.errs = append(bs.errs, fmt.Errorf("%+v (renewed: %v) beside %+v", g, renewed, x.g))
 		}
 	}
@@ -105,7 +105,7 @@ func (u *user) turn() {
 		u.bs.hold(b, g)
 		u.work(b)
 	case req.Wait || !errors.Is(err, lock.ErrHeld) || errors.Is(err, context.DeadlineExceeded):
-		u.bounded(func(ctx context.Context) error {
+		_ = u.bounded(func(ctx context.Context) error {
 			return u.l.Release(ctx, lock.Grant{Key: req.Key, Owner: req.Owner})
 		})
 	}

@@ -1,0 +1,186 @@
+package etcd_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+)
+
+// keepBusy has a request of l under way, so that those which come soon gather, until done.
+func keepBusy(t *testing.T, l *process) (done func()) {
+	t.Helper()
+	gate, over := make(chan struct{}), make(chan struct{})
+	hit := l.kv.once(fate{gate: gate}, puts)
+	go func() {
+		defer close(over)
+		storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("busy")))
+	}()
+	reached(t, hit)
+	l.kv.set(nil)
+	return func() { close(gate); <-over }
+}
+
+// TestEntriesApart: who lines up at the same moment does not get the same revision, which is
+// the token.
+func TestEntriesApart(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	done := keepBusy(t, l)
+	var ws []*storetest.Waiting
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards ws
+	for range 8 {
+		wg.Go(func() {
+			w := storetest.Waits(t, l, storetest.Request("k"))
+			mu.Lock()
+			defer mu.Unlock()
+			ws = append(ws, w)
+		})
+	}
+	wg.Wait()
+	done()
+	revs := make(map[int64]bool)
+	for _, w := range ws {
+		revs[revisionOf(t, cli, l.prefix, w.Owner)] = true
+	}
+	require.Len(t, revs, len(ws))
+	storetest.Holds(t, l, g)
+}
+
+// TestOneOfManyIsRefused: the server refuses a transaction for the sake of one part. The others
+// have nothing to do with that.
+func TestOneOfManyIsRefused(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	const ttl = 20 * time.Second
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	ended := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("ended"), ttl))
+	revoke(t, cli, l.prefix, ended.Owner)
+	done := keepBusy(t, l)
+	fresh := make(chan lock.Grant, 1)
+	go func() { fresh <- storetest.Acquire(t, l, storetest.Lasting(storetest.Request("fresh"), ttl)) }()
+	storetest.Eventually(t, "both to share a transaction", func() bool { return l.Gathered() == 1 })
+	storetest.Release(t, l, g)
+	storetest.Holds(t, other, <-fresh)
+	done()
+}
+
+// TestLateTogether: a request that is sent with others' is given up, and takes effect after its
+// undo. It is swept.
+func TestLateTogether(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("warm")))
+	done := keepBusy(t, l)
+	sent := l.kv.once(fate{late: true, silent: true}, puts)
+	ctx, cancel := context.WithCancel(context.Background())
+	req, failed := storetest.Request("k"), make(chan error, 1)
+	go func() { _, err := l.Acquire(ctx, req); failed <- err }()
+	reached(t, sent)
+	cancel()
+	require.ErrorIs(t, <-failed, context.Canceled)
+	storetest.Release(t, l, lock.Grant{Key: "k", Owner: req.Owner})
+	l.kv.deliver(t)
+	require.Equal(t, req.Owner, storetest.Refused(t, other, storetest.Request("k")).Holders[0].Owner)
+	storetest.Eventually(t, "the late grant to be swept", func() bool {
+		return len(storetest.Inspect(t, other, "k").Holders) == 0
+	})
+	done()
+}
+
+// TestHandoverToNobody: the entry of the next in line is gone, and it does not know. A handover
+// must not make a new one: there is somebody in front of that.
+func TestHandoverToNobody(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	behind := storetest.Waits(t, other, storetest.Request("k"))
+	l.deaf.set(true)
+	_, err := cli.Delete(storetest.Bounded(t), string(keyOf(t, cli, l.prefix, w.Owner).Key))
+	require.NoError(t, err)
+	storetest.Release(t, l, g)
+	next := behind.Granted(t)
+	storetest.Holds(t, l, next)
+	storetest.Release(t, other, next)
+	require.Greater(t, w.Granted(t).Token, next.Token)
+}
+
+// TestRenewalAtTheEnd: the answer to a renewal comes when the grant would be over without it.
+// What the answer promises is still there.
+func TestRenewalAtTheEnd(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	const ttl = 3 * time.Second
+	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), ttl))
+	end := g.Start.Add(g.TTL)
+	time.Sleep(time.Until(end) - 300*time.Millisecond)
+	back := make(chan struct{})
+	l.kv.once(fate{back: back}, reads)
+	time.AfterFunc(time.Until(end)+100*time.Millisecond, func() { close(back) })
+	g, err := l.Renew(storetest.Bounded(t), g)
+	require.NoError(t, err)
+	require.True(t, g.Start.Before(end), "too slow a machine")
+	storetest.Holds(t, other, g)
+	storetest.Release(t, l, g)
+}
+
+// TestLeaseLivesFromItsRequest: a grant under an etcd lease whose grant, or whose keepalive,
+// was answered late does not promise what the server does not know of.
+func TestLeaseLivesFromItsRequest(t *testing.T) {
+	t.Parallel()
+	server := testserver.Etcd(t)
+	l, cli := open(t, server, testserver.Prefix()), plain(t, server.Addr())
+	const ttl = 41 * time.Second
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("warm")))
+	count := func() int {
+		resp, err := cli.Leases(storetest.Bounded(t))
+		require.NoError(t, err)
+		n := 0
+		for _, le := range resp.Leases {
+			if left, err := cli.TimeToLive(storetest.Bounded(t), le.ID); err == nil && left.GrantedTTL == int64(ttl.Seconds()) {
+				n++
+			}
+		}
+		return n
+	}
+	acquire := func(key string) lock.Grant {
+		return storetest.Acquire(t, l, storetest.Lasting(storetest.Request(key), ttl))
+	}
+
+	heal := l.proxy.HoldReplies()
+	first := make(chan lock.Grant, 1)
+	go func() { first <- acquire("a") }()
+	storetest.Eventually(t, "the etcd lease", func() bool { return count() == 1 })
+	granted := time.Now()
+	time.Sleep(300 * time.Millisecond)
+	heal()
+	g := <-first
+	require.False(t, g.Start.Add(g.TTL).After(granted.Add(ttl)))
+
+	id := leaseOf(t, cli, l.prefix, g.Owner)
+	left := func() int64 {
+		resp, err := cli.TimeToLive(storetest.Bounded(t), id)
+		require.NoError(t, err)
+		return resp.TTL
+	}
+	storetest.Eventually(t, "the lease to grow older", func() bool { return left() < int64(ttl.Seconds())-2 })
+	heal = l.proxy.HoldReplies()
+	renewed := make(chan lock.Grant, 1)
+	go func() { renewed <- storetest.Renew(t, l, g) }()
+	storetest.Eventually(t, "the keepalive", func() bool { return left() >= int64(ttl.Seconds())-1 })
+	confirmed := time.Now()
+	time.Sleep(300 * time.Millisecond)
+	heal()
+	<-renewed
+	g = acquire("b")
+	require.False(t, g.Start.Add(g.TTL).After(confirmed.Add(ttl)))
+}
