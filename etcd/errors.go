@@ -53,6 +53,52 @@ func (l *Locker) again(ctx context.Context, ttl time.Duration, f func(ctx contex
 	}
 }
 
+// insist has f send a request, and a copy of it every time that it has not been answered for a
+// while: the client asks its members in turn, so a copy does not meet one that is frozen. None is
+// given up before another is answered, so a cluster that is but slow loses nothing. At once, but
+// not often, it sends a copy when a connection breaks.
+func insist[T any](ctx context.Context, every time.Duration, f func(context.Context) (T, error)) (v T, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		v   T
+		err error
+	}
+	answers, pending := make(chan answer), 0
+	send := func() {
+		pending++
+		go func() {
+			v, err := f(ctx)
+			select {
+			case answers <- answer{v, err}:
+			case <-ctx.Done():
+			}
+		}()
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	send()
+	for broken := 0; ; {
+		select {
+		case a := <-answers:
+			pending--
+			switch {
+			case !isBroken(a.err):
+				return a.v, a.err
+			case broken < breaks:
+				broken++
+				send()
+			case pending == 0:
+				return a.v, a.err
+			}
+		case <-tick.C:
+			send()
+		case <-ctx.Done():
+			return v, ctx.Err()
+		}
+	}
+}
+
 // fail is err as a method returns it: with that of ctx in it once ctx has ended.
 func (l *Locker) fail(ctx context.Context, err error) error {
 	switch {

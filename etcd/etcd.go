@@ -2,7 +2,7 @@
 //
 //	cli, err := clientv3.New(clientv3.Config{
 //		Endpoints:         endpoints,
-//		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
+//		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
 //	})
 //	…
 //	client := lock.New(etcd.New(cli))
@@ -39,17 +39,19 @@
 // # A member that stops
 //
 // A member that is frozen, or cut off without a word, keeps its connections open, and what is
-// sent to it is not answered. The Locker sends all that it needs for an acquire, a renewal, a
-// wait or a release again after a quarter of the TTL, which is 0.5 s at least and 1.25 s at most
-// for that, while ctx lives and for 30 s: the client asks its members in turn, so another gets
-// it. One request in so many as there are members takes that much longer, until the client gives
-// the connection up. That it does only if its Config says so:
+// sent to it is not answered. The Locker sends all that it needs for an acquire, a wait or a
+// release again after a quarter of the TTL, which is 0.5 s at least and 1.25 s at most for that,
+// while ctx lives and for 30 s: the client asks its members in turn, so another gets it. A
+// renewal, which is not to be late, sends a copy after a sixteenth of the TTL, 1.25 s at most,
+// and takes the first answer. One request in so many as there are members takes that much
+// longer, until the client gives the connection up. That it does only if its Config says so:
 //
-//	DialKeepAliveTime:    5 * time.Second, // after which a silent connection is tried
-//	DialKeepAliveTimeout: 3 * time.Second, // after which it is given up
+//	DialKeepAliveTime:    10 * time.Second, // after which a silent connection is tried
+//	DialKeepAliveTimeout: 3 * time.Second,  // after which it is given up
 //
-// Set both. Without them watches on that member keep silent too: a forced release is told at the
-// next renewal only, and a wake-up costs a recheck.
+// Set both. gRPC makes 10 s of a shorter DialKeepAliveTime. Until the connection is given up
+// watches on that member keep silent too: a forced release is told at the next renewal only, and
+// a wake-up costs a recheck.
 //
 // # Cost
 //
@@ -71,6 +73,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -137,7 +140,7 @@ func WithMaxTTL(d time.Duration) Option {
 
 // New returns a Locker on cli, doing no I/O. A nil client or a bad option is an error that
 // every call returns. cli stays the caller's to close. Give it DialKeepAliveTime and
-// DialKeepAliveTimeout, of a few seconds: see "A member that stops" above.
+// DialKeepAliveTimeout, 10 s and a few: see "A member that stops" above.
 func New(cli *clientv3.Client, opts ...Option) *Locker {
 	l := &Locker{cli: cli, prefix: "lock/", maxTTL: time.Minute}
 	l.err = l.setUp(opts)
@@ -250,15 +253,15 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	return g, nil
 }
 
-// extend renews h. What is not answered for a sixth of the TTL is sent again, while ctx lives:
-// another member may answer.
+// extend renews h. What is not answered for a sixth of the TTL, nor are its copies, is sent anew
+// while ctx lives.
 func (l *Locker) extend(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, error) {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, h.lease.ttl/6)
 		r, err := l.confirm(attempt, h, g)
-		again := err != nil && attempt.Err() != nil && ctx.Err() == nil
+		late := err != nil && (attempt.Err() != nil || errors.Is(err, errUnanswered))
 		cancel()
-		if !again {
+		if !late || ctx.Err() != nil || l.ctx.Err() != nil {
 			return r, err
 		}
 	}
@@ -269,7 +272,9 @@ func (l *Locker) extend(ctx context.Context, h *hold, g lock.Grant) (lock.Grant,
 func (l *Locker) confirm(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, error) {
 	start := time.Now()
 	beat := l.leases.begin(h.lease, start)
-	resp, err := l.cli.Get(ctx, h.name, clientv3.WithKeysOnly())
+	resp, err := insist(ctx, h.lease.impatience(), func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return l.cli.Get(ctx, h.name, clientv3.WithKeysOnly())
+	})
 	if err != nil {
 		return g, err
 	}

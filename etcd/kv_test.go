@@ -58,6 +58,21 @@ func (kv *faultyKV) once(f fate, like func(txn) bool) (hit <-chan struct{}) {
 	return c
 }
 
+// every has f befall all transactions that are like, and returns what is closed at the first:
+// for what is sent again if it is not answered.
+func (kv *faultyKV) every(f fate, like func(txn) bool) (hit <-chan struct{}) {
+	c := make(chan struct{})
+	tell := sync.OnceFunc(func() { close(c) })
+	kv.set(func(t txn) fate {
+		if !like(t) {
+			return fate{}
+		}
+		tell()
+		return f
+	})
+	return c
+}
+
 // deliver sends what is late.
 func (kv *faultyKV) deliver(tb testing.TB) {
 	tb.Helper()

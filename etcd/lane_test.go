@@ -119,12 +119,12 @@ func TestHandoverToNobody(t *testing.T) {
 func TestRenewalAtTheEnd(t *testing.T) {
 	t.Parallel()
 	l, other, _ := pair(t)
-	const ttl = 3 * time.Second
+	const ttl = 9 * time.Second // a renewal is tried for a sixth
 	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), ttl))
 	end := g.Start.Add(g.TTL)
-	time.Sleep(time.Until(end) - 300*time.Millisecond)
+	time.Sleep(time.Until(end) - 1200*time.Millisecond)
 	back := make(chan struct{})
-	l.kv.once(fate{back: back}, reads)
+	l.kv.every(fate{back: back}, reads)
 	time.AfterFunc(time.Until(end)+100*time.Millisecond, func() { close(back) })
 	g, err := l.Renew(storetest.Bounded(t), g)
 	require.NoError(t, err)

@@ -192,7 +192,7 @@ func TestStaleHandover(t *testing.T) {
 	g := storetest.Acquire(t, l, storetest.Request("k"))
 	w := storetest.Waits(t, l, storetest.Request("k"))
 	gate := make(chan struct{})
-	looks := l.kv.once(fate{gate: gate}, reads)
+	looks := l.kv.every(fate{gate: gate}, reads)
 	reached(t, looks)
 	storetest.Release(t, l, g)
 	require.Equal(t, w.Owner, storetest.Inspect(t, other, "k").Holders[0].Owner)

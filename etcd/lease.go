@@ -31,7 +31,6 @@ type lease struct {
 	// the lease lives until confirmed + ttl, at least.
 	confirmed time.Time
 	dead      bool
-	silent    int     // keepalives in a row that were not answered in time
 	flight    *flight // a keepalive under way
 	next      *flight // and one to be sent after it, for those who came later
 }
@@ -74,6 +73,11 @@ func (f *flight) wait(ctx, closed context.Context) error {
 
 // eighth is the moment after which a keepalive need not be sent for a grant at start.
 func (le *lease) eighth(start time.Time) time.Time { return start.Add(-le.ttl / 8) }
+
+// impatience is how long a part of a renewal goes unanswered before a copy is sent: a renewal
+// is tried for a sixth of the TTL, in which the third copy meets a member that answers even if
+// others' requests have come in between.
+func (le *lease) impatience() time.Duration { return min(le.ttl/4, requestTimeout) / 4 }
 
 // get returns the lease for a TTL, a new one if there is none that is known to live on for a
 // while. An unanswered request is sent again, maybe to another member: what may have come of
@@ -217,16 +221,11 @@ func (ls *leases) beat(le *lease) {
 		ls.mu.Lock()
 		f := le.flight
 		f.start = time.Now()
-		silent := le.silent
 		ls.mu.Unlock()
-		err := ls.keepAlive(le, silent)
+		err := ls.keepAlive(le)
 		ls.mu.Lock()
 		if err == nil {
 			le.confirmed = f.start
-		}
-		le.silent++
-		if !errors.Is(err, errUnanswered) {
-			le.silent = 0
 		}
 		le.dead = le.dead || isGone(err)
 		le.flight, le.next = le.next, nil
@@ -240,11 +239,23 @@ func (ls *leases) beat(le *lease) {
 	}
 }
 
-// keepAlive sends one keepalive. The client's KeepAliveOnce would send again without a pause
-// while there is no connection. The limit lets the next one go to another member.
-func (ls *leases) keepAlive(le *lease, silent int) error {
-	ctx, cancel := context.WithTimeout(ls.l.ctx, min(limit(le.ttl, silent), max(le.ttl, minTTL)/2))
+// keepAlive sends a keepalive, and copies of it while it is not answered: whichever is, the lease
+// lives from before the first.
+func (ls *leases) keepAlive(le *lease) error {
+	ctx, cancel := context.WithTimeout(ls.l.ctx, max(min(le.ttl/4, requestTimeout), minTTL/2))
 	defer cancel()
+	_, err := insist(ctx, le.impatience(), func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, ls.keepAliveOnce(ctx, le)
+	})
+	if err != nil && ctx.Err() != nil {
+		return errors.Join(errUnanswered, err)
+	}
+	return err
+}
+
+// keepAliveOnce sends one keepalive. The client's would send again without a pause while there
+// is no connection.
+func (ls *leases) keepAliveOnce(ctx context.Context, le *lease) error {
 	stream, err := pb.NewLeaseClient(ls.l.cli.ActiveConnection()).LeaseKeepAlive(ctx)
 	if err == nil {
 		err = stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(le.id)})
@@ -253,11 +264,8 @@ func (ls *leases) keepAlive(le *lease, silent int) error {
 	if err == nil {
 		resp, err = stream.Recv()
 	}
-	switch {
-	case err == nil && resp.TTL <= 0:
+	if err == nil && resp.TTL <= 0 {
 		return rpctypes.ErrLeaseNotFound
-	case err != nil && ctx.Err() != nil:
-		return errors.Join(errUnanswered, err)
 	}
 	return err
 }
