@@ -139,10 +139,12 @@ func TestHandOverByTooFew(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	w.ready(t)
+	w.age(t)
 	p := w.reaching(t, []int{0, 1, 2})
 	g := storetest.Acquire(t, p, storetest.Request("k"))
 	waiting := storetest.Waits(t, p, storetest.Request("k"))
 	w.block(t, 2, "k")
+	p.AdvanceClocks(redlock.Lead)
 	_ = p.Release(storetest.Bounded(t), g)
 	for range 20 {
 		_, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
@@ -163,10 +165,12 @@ func TestHandOverBeyondReach(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	p := w.ready(t)
+	w.age(t)
 	g := storetest.Acquire(t, p, storetest.Request("k"))
 	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 })
 	waiting := storetest.Waits(t, p, storetest.Request("k"))
 	p.nets[4].sever()
+	p.AdvanceClocks(redlock.Lead)
 	storetest.Release(t, p, g)
 	h := waiting.Granted(t)
 	storetest.Eventually(t, "a release to be owed", func() bool { return p.Owes(4) })
@@ -199,6 +203,18 @@ func TestLateRenewal(t *testing.T) {
 				require.False(t, w.has(t, 4, "k", g.Owner))
 			}
 		})
+	}
+}
+
+// age has the nodes vote since long ago, so that a good guess of a token is taken: in their
+// first two seconds none is, and no hand-over is in one round trip.
+func (w world) age(tb testing.TB) {
+	tb.Helper()
+	for i := range w.servers {
+		ctx, node := storetest.Bounded(tb), w.prefix+"node"
+		was := w.plain[i].Get(ctx, node).Val()
+		require.Greater(tb, len(was), 13)
+		require.NoError(tb, w.plain[i].Set(ctx, node, "0000000000001"+was[13:], 0).Err())
 	}
 }
 
