@@ -1,0 +1,212 @@
+package dynamo_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+)
+
+// first calls f before the first request of which it is true, and fails it with f's error.
+func (h *hooks) first(which func(operation string) bool, f func() error) {
+	done := false
+	h.set(func(operation string) (*http.Response, error) {
+		if done || !which(operation) {
+			return nil, nil
+		}
+		done = true
+		return nil, f()
+	}, nil)
+}
+
+// nth is true of the nth write.
+func nth(n int) func(string) bool {
+	return func(operation string) bool {
+		if isWrite(operation) {
+			n--
+		}
+		return n == 0 && isWrite(operation)
+	}
+}
+
+func named(name string) func(string) bool {
+	return func(operation string) bool { return operation == name }
+}
+
+// TestTakenBeforeTheWithdrawal: a grant was stamped too early, and a rival has taken the lock
+// over when it is to be taken back.
+func TestTakenBeforeTheWithdrawal(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, rival := w.start(t), w.open(t)
+		p.http.shift(always(-time.Hour))
+		storetest.Inspect(t, p, "k")
+		var g lock.Grant
+		p.http.first(nth(2), func() error {
+			g = storetest.Acquire(t, rival, storetest.Request("k"))
+			return nil
+		})
+		storetest.Refused(t, p, mode(storetest.Request("k")))
+		storetest.Holds(t, rival, g)
+	})
+}
+
+// TestLateTakeover: the write that takes over from a dead holder comes after its own undo.
+func TestLateTakeover(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, dead := w.open(t), w.open(t)
+		g := storetest.Acquire(t, dead, storetest.Lasting(storetest.Request("k"), 500*time.Millisecond))
+		time.Sleep(time.Until(g.Start.Add(g.TTL + p.Capabilities().ExpirySlack))) // it has expired by then, for all who look
+		ctx, cancel := context.WithCancel(context.Background())
+		req := mode(storetest.Request("k"))
+		second := nth(2)
+		deliver := p.http.late(t)
+		p.http.mu.Lock()
+		keep := p.http.intercept
+		p.http.intercept = func(operation string, r *http.Request) error {
+			if !second(operation) {
+				return nil
+			}
+			cancel()
+			return keep(operation, r)
+		}
+		p.http.mu.Unlock()
+		_, err := p.Acquire(ctx, req)
+		require.ErrorIs(t, err, context.Canceled)
+		storetest.Release(t, p, lock.Grant{Key: "k", Owner: req.Owner})
+		refusedLate(t, deliver())
+		require.Empty(t, storetest.Inspect(t, dead, "k").Holders)
+	})
+}
+
+// TestUndoBesideADeadHolder: who takes over keeps to the floor, though its process knows the
+// time less well than the one whose request comes late.
+func TestUndoBesideADeadHolder(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p, dead, next := w.open(t), w.start(t), w.start(t)
+	for _, l := range []*process{dead, next} {
+		l.http.shift(always(-2 * time.Second))
+	}
+	req := storetest.Request("k")
+	deliver := cancelled(t, p, req)
+	storetest.Acquire(t, dead, storetest.Lasting(storetest.Request("k"), 100*time.Millisecond))
+	storetest.Release(t, p, lock.Grant{Key: "k", Owner: req.Owner})
+	storetest.Release(t, next, storetest.Await(t, next, storetest.Request("k")))
+	refusedLate(t, deliver())
+}
+
+// TestReleaseOfWhatIsLost: the first try fails, and by the second another has the lock.
+func TestReleaseOfWhatIsLost(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, rival := w.open(t), w.open(t)
+		g := storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("k"), 500*time.Millisecond)))
+		p.http.first(isWrite, func() error {
+			storetest.Await(t, rival, storetest.Request("k"))
+			return &netError{errors.New("connection reset by peer")}
+		})
+		require.Equal(t, lock.Taken, storetest.Lost(t, p.Release(storetest.Bounded(t), g)))
+	})
+}
+
+// TestSweepRace: an item is used between the scan that finds it idle and the delete.
+func TestSweepRace(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, later := w.open(t), w.start(t)
+		storetest.Release(t, p, storetest.Acquire(t, p, storetest.Request("k")))
+		later.http.shift(always(2 * time.Hour))
+		storetest.Inspect(t, later, "k")
+		var g lock.Grant
+		later.http.first(named("DeleteItem"), func() error {
+			g = storetest.Acquire(t, p, mode(storetest.Request("k")))
+			return nil
+		})
+		n, err := later.Sweep(storetest.Bounded(t), "", time.Hour)
+		require.NoError(t, err)
+		require.Zero(t, n)
+		storetest.Holds(t, p, g)
+	})
+}
+
+// TestForceRace: the holder leaves and another comes between the look and the write.
+func TestForceRace(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, admin := w.open(t), w.open(t)
+		g := storetest.Acquire(t, p, mode(storetest.Request("k")))
+		var next lock.Grant
+		admin.http.first(isWrite, func() error {
+			storetest.Release(t, p, g)
+			next = storetest.Acquire(t, p, mode(storetest.Request("k")))
+			return nil
+		})
+		require.ErrorIs(t, admin.ForceRelease(storetest.Bounded(t), "k", g.Owner), lock.ErrLost)
+		storetest.Holds(t, p, next)
+	})
+}
+
+// TestAsk: a waiter that sees the lock handed on past it asks for it once, beside a holder
+// only. The release that is asked takes two writes, and leaves the lock to the waiter.
+func TestAsk(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	busy, other := w.open(t), w.open(t)
+	g := storetest.Acquire(t, busy, storetest.Request("k"))
+	handOn := func() {
+		storetest.Release(t, busy, g)
+		g = storetest.Acquire(t, busy, storetest.Request("k"))
+	}
+	asked := make(chan struct{})
+	asks := 0
+	other.http.set(func(operation string) (*http.Response, error) {
+		switch {
+		case operation == "GetItem" && asks < 2:
+			handOn() // as it does all the time; now without a gap
+		case operation == "UpdateItem":
+			if asks++; asks == 1 {
+				w.deleteAll(t) // this one comes too late: there is no holder any more
+			}
+		}
+		return nil, nil
+	}, func(operation string, resp *http.Response) (*http.Response, error) {
+		switch {
+		case operation == "UpdateItem" && asks == 1:
+			require.Equal(t, http.StatusBadRequest, resp.StatusCode)
+			require.Empty(t, w.items(t))
+			g = storetest.Acquire(t, busy, storetest.Request("k"))
+		case operation == "UpdateItem" && asks == 2:
+			require.Equal(t, http.StatusOK, resp.StatusCode)
+			close(asked)
+		}
+		return resp, nil
+	})
+	waits := storetest.Waits(t, other, storetest.Request("k"))
+	select {
+	case <-asked:
+	case <-time.After(storetest.Patience):
+		require.FailNow(t, "it does not ask")
+	}
+	storetest.Holds(t, busy, g)
+	busy.http.sent()
+	storetest.Release(t, busy, g)
+	require.Equal(t, map[string]int{"PutItem": 1, "UpdateItem": 1}, busy.http.sent())
+	again := storetest.Waits(t, busy, storetest.Request("k"))
+	next := waits.Granted(t)
+	require.Greater(t, next.Token, g.Token)
+	storetest.Release(t, other, next)
+	storetest.Release(t, busy, again.Granted(t))
+}
