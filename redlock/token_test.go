@@ -174,3 +174,22 @@ func TestTokensOfAllNew(t *testing.T) {
 	w.forget(t)
 	require.Greater(t, storetest.Acquire(t, b, storetest.Request("k")).Token, g.Token)
 }
+
+// TestTokenBelowTheCounter: the guess is a good one, and yet below a token that was granted
+// by a worse one a moment ago.
+func TestTokenBelowTheCounter(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	a, b := w.ready(t), w.ready(t)
+	w.age(t)
+	a.AdvanceClocks(redlock.Window - redlock.Lead - 20*time.Millisecond)
+	last := lock.Token(0)
+	for range 5 {
+		for _, p := range []*process{a, b} {
+			g := storetest.Acquire(t, p, storetest.Request("k"))
+			require.Greater(t, g.Token, last)
+			last = g.Token
+			storetest.Release(t, p, g)
+		}
+	}
+}
