@@ -67,7 +67,7 @@ func others(cli *clientv3.Client, db *dynamodb.Client, conn *zk.Conn, a, b, c, d
 	_ = postgres.New(pool)      // a *pgxpool.Pool; once before: postgres.Migrate(ctx, pool)
 	_ = dynamo.New(db, "locks") // a *dynamodb.Client; once before: dynamo.CreateTable(ctx, db, "locks")
 	_ = redlock.New([]goredis.UniversalClient{a, b, c, d, e})
-	_ = zookeeper.New(conn, zookeeper.WithSessionTimeout(10*time.Second)) // a *zk.Conn, of that timeout
+	_ = zookeeper.New(conn, zookeeper.WithSessionTimeout(10*time.Second)) // a *zk.Conn of that timeout; see zookeeper.Dialer
 }
 
 func do() error {
