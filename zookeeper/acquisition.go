@@ -86,8 +86,11 @@ func (a *attempt) join(ctx context.Context) (start time.Time, first bool, err er
 			}
 		case errors.Is(err, zk.ErrNoNode):
 			l.parents.forget(c.key) // its container was empty for too long
-		case errors.Is(err, zk.ErrSessionExpired), errors.Is(err, zk.ErrNoServer) && a.req.Wait:
+		case isTransient(err):
 			if err := a.t.pause(ctx, l.done, err); err != nil {
+				return start, false, err
+			}
+			if a.t.noServer > 1 && !a.req.Wait { // the first may have been said before any was asked
 				return start, false, err
 			}
 		default:

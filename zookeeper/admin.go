@@ -20,11 +20,13 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err := l.ready(ctx); err != nil {
 		return lock.Record{}, err
 	}
-	err := l.sync(ctx)
 	var rec lock.Record
-	if err == nil {
-		rec, err = l.inspect(ctx, key)
-	}
+	err := again(ctx, l.done, func() (err error) {
+		if err = l.sync(ctx); err == nil {
+			rec, err = l.inspect(ctx, key)
+		}
+		return err
+	})
 	return rec, wrap(err)
 }
 
@@ -63,7 +65,11 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := l.check(ctx, lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
 	}
-	line, err := l.current(ctx, key)
+	var line []node
+	err := again(ctx, l.done, func() (err error) {
+		line, err = l.current(ctx, key)
+		return err
+	})
 	if err != nil {
 		return wrap(err)
 	}
@@ -80,17 +86,11 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
 		err := l.ready(ctx)
-		if err == nil {
-			err = l.sync(ctx)
-		}
 		var names []string
 		if err == nil {
-			names, err = call(ctx, func() ([]string, error) {
-				names, _, err := l.conn.Children(l.root)
-				return names, err
-			})
+			names, err = l.names(ctx)
 		}
-		if err != nil && !errors.Is(err, zk.ErrNoNode) {
+		if err != nil {
 			yield(lock.Record{}, wrap(err))
 			return
 		}
@@ -99,7 +99,11 @@ func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 			if !ok || !strings.HasPrefix(key, prefix) {
 				continue
 			}
-			rec, err := l.inspect(ctx, key)
+			var rec lock.Record
+			err := again(ctx, l.done, func() (err error) {
+				rec, err = l.inspect(ctx, key)
+				return err
+			})
 			if err == nil && len(rec.Holders)+len(rec.Waiters) == 0 {
 				continue
 			}
@@ -108,4 +112,21 @@ func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 			}
 		}
 	}
+}
+
+// names are those of all containers.
+func (l *Locker) names(ctx context.Context) (names []string, err error) {
+	err = again(ctx, l.done, func() (err error) {
+		if err = l.sync(ctx); err == nil {
+			names, err = call(ctx, func() ([]string, error) {
+				names, _, err := l.conn.Children(l.root)
+				return names, err
+			})
+		}
+		return err
+	})
+	if errors.Is(err, zk.ErrNoNode) {
+		return nil, nil
+	}
+	return names, err
 }

@@ -55,9 +55,9 @@ func wrap(err error) error {
 
 // tries counts failures in a row.
 type tries struct {
-	n, broken int
-	since     time.Time
-	limit     time.Duration // if it is longer than patience
+	n, broken, noServer int
+	since               time.Time
+	limit               time.Duration // if it is longer than patience
 }
 
 const (
@@ -74,11 +74,13 @@ func (t *tries) failed(err error) {
 	if t.n++; t.n == 1 {
 		t.since = time.Now()
 	}
-	if errors.Is(err, zk.ErrConnectionClosed) {
-		t.broken++
-	} else {
-		t.broken = 0
+	inRow := func(n *int, of error) {
+		if *n++; !errors.Is(err, of) {
+			*n = 0
+		}
 	}
+	inRow(&t.broken, zk.ErrConnectionClosed)
+	inRow(&t.noServer, zk.ErrNoServer)
 }
 
 // over counts one more failure, and reports whether to give up.
@@ -131,6 +133,19 @@ func call[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	case <-ctx.Done():
 		var zero T
 		return zero, ctx.Err()
+	}
+}
+
+// again reads, once more where the connection broke, as reads may be.
+func again(ctx, done context.Context, read func() error) error {
+	for t := (tries{}); ; {
+		err := read()
+		if !isTransient(err) {
+			return err
+		}
+		if err := t.pause(ctx, done, err); err != nil {
+			return err
+		}
 	}
 }
 

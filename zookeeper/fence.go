@@ -94,18 +94,14 @@ func (f *Fence) Get(ctx context.Context, resource string, token lock.Token, path
 	return data, stat, wrap(err)
 }
 
-// read reads, again where the connection broke, as reads may be.
-func (f *Fence) read(ctx context.Context, get func(*Locker) ([]byte, *zk.Stat, error)) ([]byte, *zk.Stat, error) {
+// read reads by means of a Locker.
+func (f *Fence) read(ctx context.Context, get func(*Locker) ([]byte, *zk.Stat, error)) (data []byte, stat *zk.Stat, err error) {
 	l := &Locker{conn: f.conn, root: f.root}
-	for t := (tries{}); ; {
-		data, stat, err := get(l)
-		if !isTransient(err) {
-			return data, stat, err
-		}
-		if err := t.pause(ctx, context.Background(), err); err != nil {
-			return nil, nil, err
-		}
-	}
+	err = again(ctx, context.Background(), func() (err error) {
+		data, stat, err = get(l)
+		return err
+	})
+	return data, stat, err
 }
 
 func (f *Fence) check(ctx context.Context, resource string, token lock.Token) error {

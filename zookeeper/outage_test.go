@@ -177,3 +177,11 @@ func TestHandOverToMany(t *testing.T) {
 		require.NoError(t, <-errs)
 	}
 }
+
+// TestBrokenConnections: zk.Conn refuses all that is asked while it has gone through its
+// servers, which with one of them is after each broken connection.
+func TestBrokenConnections(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).lasting().open(t)
+	storetest.BrokenConnections(t, p, p.proxy.Break)
+}

@@ -132,7 +132,7 @@ func (l *Locker) howLost(c grip) lock.LostReason {
 // releaseOther releases a grant that is none of this Locker's claims: of another process,
 // or one that is over.
 func (l *Locker) releaseOther(ctx context.Context, g lock.Grant) error {
-	n, _, err := l.locate(ctx, g)
+	n, err := l.locate(ctx, g)
 	if err != nil {
 		return err
 	}
@@ -162,10 +162,18 @@ func (l *Locker) delete(ctx context.Context, g lock.Grant, path string) error {
 
 // locate returns the node of a grant that is none of our claims. If it is not there the
 // error is ErrLost.
-func (l *Locker) locate(ctx context.Context, g lock.Grant) (node, *zk.Stat, error) {
+func (l *Locker) locate(ctx context.Context, g lock.Grant) (n node, err error) {
+	err = again(ctx, l.done, func() (err error) {
+		n, err = l.locateOnce(ctx, g)
+		return err
+	})
+	return n, err
+}
+
+func (l *Locker) locateOnce(ctx context.Context, g lock.Grant) (node, error) {
 	line, err := l.current(ctx, g.Key)
 	if err != nil {
-		return node{}, nil, err
+		return node{}, err
 	}
 	for _, n := range line {
 		if n.owner != g.Owner {
@@ -173,10 +181,10 @@ func (l *Locker) locate(ctx context.Context, g lock.Grant) (node, *zk.Stat, erro
 		}
 		_, stat, err := l.get(ctx, l.path(g.Key, n.name))
 		if err == nil && lock.Token(stat.Czxid) == g.Token {
-			return n, stat, nil
+			return n, nil
 		}
 		if err != nil && !errors.Is(err, zk.ErrNoNode) {
-			return node{}, nil, err
+			return node{}, err
 		}
 	}
 	lost := &lock.LostError{Token: g.Token}
@@ -186,7 +194,7 @@ func (l *Locker) locate(ctx context.Context, g lock.Grant) (node, *zk.Stat, erro
 	case !g.Start.IsZero() && time.Since(g.Start) >= g.TTL:
 		lost.Reason = lock.Expired
 	}
-	return node{}, nil, lost
+	return node{}, lost
 }
 
 // errOther is for a renewal by a Locker that cannot vouch for the holder's session.
@@ -194,7 +202,7 @@ var errOther = errors.New("the grant is of another session: only the Locker that
 
 // notMine is the error of a renewal of what is none of this Locker's claims.
 func (l *Locker) notMine(ctx context.Context, g lock.Grant) error {
-	if _, _, err := l.locate(ctx, g); err != nil {
+	if _, err := l.locate(ctx, g); err != nil {
 		return err
 	}
 	return errors.Join(lock.ErrUnsupported, errOther)

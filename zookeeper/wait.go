@@ -202,7 +202,11 @@ func (a *attempt) refused(ctx context.Context, line []node) error {
 	l.busy.Add(c.key)
 	gone := make(chan error, 1)
 	go func() { gone <- l.remove(ctx, c) }()
-	rec, err := l.inFront(ctx, c.key, before(line, c.node), true)
+	var rec lock.Record
+	err := again(ctx, l.done, func() (err error) {
+		rec, err = l.inFront(ctx, c.key, before(line, c.node), true)
+		return err
+	})
 	if gone := <-gone; gone != nil {
 		err = gone
 	}

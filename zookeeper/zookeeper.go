@@ -54,8 +54,11 @@
 // Waiters stand in line in the order of arrival, and each watches the one in front of it
 // only. Within one Locker a release hands over in its own round trip; among several the
 // next waiter gets the event, looks at the line and verifies its node by a write. A lost
-// event costs a look at each third of min(TTL, 5 s). Where there is no server a wait ends with
-// zk.ErrNoServer after a session timeout, or 15 s if that is longer.
+// event costs a look at each third of min(TTL, 5 s).
+//
+// Every call outlives broken connections. Where there is no server it ends with
+// zk.ErrNoServer: a wait after a session timeout, or 15 s if that is longer, a try when the
+// client has found none twice, and any other call after 15 s.
 //
 // An uncontended acquire is one write, and so are a release and a renewal; a key that this
 // Locker has not used lately costs one more, for its container. Concurrent calls of a
@@ -287,7 +290,7 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 				return lock.Grant{}, &lock.LostError{Reason: lock.Expired, Token: g.Token}
 			}
 			return g, nil
-		case err == nil, isUnknown(err), errors.Is(err, zk.ErrSessionExpired):
+		case err == nil, isTransient(err):
 			if l.conn.SessionID() != c.session {
 				l.end(c.claim)
 				return lock.Grant{}, &lock.LostError{Reason: lock.Expired, Token: g.Token}
