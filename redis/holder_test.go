@@ -79,3 +79,10 @@ func TestKilledHolderWaiter(t *testing.T) {
 	require.GreaterOrEqual(t, took, left-10*time.Millisecond, "before the dead holder's TTL was over")
 	require.LessOrEqual(t, n, 1+int(took/time.Second), "requests in %v", took)
 }
+
+// TestBrokenConnections: no call fails since a connection did.
+func TestBrokenConnections(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).open(t)
+	storetest.BrokenConnections(t, p, p.net.drop)
+}
