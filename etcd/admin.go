@@ -73,13 +73,19 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 		}
 		// Who holds it does so until its key is deleted, so this one read is enough.
 		name := string(e.kv.Key)
-		resp, err := l.cli.Txn(ctx).
-			If(clientv3.Compare(clientv3.CreateRevision(name), "=", e.kv.CreateRevision)).
-			Then(clientv3.OpDelete(name)).Commit()
+		deleted, doubtful := false, false
+		err := l.again(ctx, requestTimeout, func(ctx context.Context, n int) error {
+			resp, err := l.cli.Txn(ctx).
+				If(clientv3.Compare(clientv3.CreateRevision(name), "=", e.kv.CreateRevision)).
+				Then(clientv3.OpDelete(name)).Commit()
+			doubtful = n > 0
+			deleted = err == nil && resp.Succeeded
+			return err
+		})
 		if err != nil {
 			return l.fail(ctx, err)
 		}
-		if resp.Succeeded {
+		if deleted || doubtful { // it is gone, as an earlier sending may have seen to
 			return nil
 		}
 	}
@@ -88,6 +94,14 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 
 // listPage is how many entries List reads at once.
 const listPage = 1000
+
+func (l *Locker) page(ctx context.Context, from, end string) (resp *clientv3.GetResponse, err error) {
+	err = l.again(ctx, requestTimeout, func(ctx context.Context, _ int) error {
+		resp, err = l.cli.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(listPage))
+		return err
+	})
+	return resp, err
+}
 
 // List implements [lock.Admin]. It reads page by page, so a lock whose entries are on two
 // pages may be seen at two moments.
@@ -110,7 +124,7 @@ func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 			return yield(rec, nil)
 		}
 		for more := true; more; {
-			resp, err := l.cli.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(listPage))
+			resp, err := l.page(ctx, from, end)
 			if err != nil {
 				yield(lock.Record{}, l.fail(ctx, err))
 				return

@@ -241,3 +241,11 @@ func TestWeather(t *testing.T) {
 		return len(resp.Kvs) == 0
 	})
 }
+
+// TestBrokenConnections: no call fails since a connection did.
+func TestBrokenConnections(t *testing.T) {
+	t.Parallel()
+	server := testserver.SharedEtcd(t)
+	p := open(t, server, testserver.Prefix())
+	storetest.BrokenConnections(t, p, p.proxy.Break)
+}
