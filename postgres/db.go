@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -109,6 +111,8 @@ func (d *db) repeat(ctx context.Context, send func(conn) error) (unsure bool, er
 		case interrupted(err) && broken < maxSends:
 			broken++
 			unsure = true
+		case unmade(err) && broken < maxSends:
+			broken++
 		default:
 			return unsure, wrap(err)
 		}
@@ -195,6 +199,14 @@ func interrupted(err error) bool {
 	var dial *pgconn.ConnectError
 	s := state(err)
 	return s == "57P01" || s == "57P02" || s == "" && !errors.As(err, &dial) && !poolClosed(err)
+}
+
+// unmade tells whether a connection broke while it was being made, before a statement was
+// sent. A server that is not there refuses it instead.
+func unmade(err error) bool {
+	var dial *pgconn.ConnectError
+	return errors.As(err, &dial) && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
 }
 
 // poolClosed knows the error by its text: the variable is in a package that pgx does not

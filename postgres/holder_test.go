@@ -67,3 +67,10 @@ func TestStoppedHolder(t *testing.T) {
 	require.NoError(t, err)
 	storetest.StoppedHolder(t, w.open(t), resource(w.admin, w.schema), 2*time.Second, w.url(), w.schema)
 }
+
+// TestBrokenConnections: no call fails since a connection did.
+func TestBrokenConnections(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).open(t)
+	storetest.BrokenConnections(t, p, p.net.sever)
+}
