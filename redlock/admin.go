@@ -64,17 +64,16 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 		return err
 	}
 	l.lines.hint(key)
-	ended, again := b.count(yes), false
-	for _, a := range b.answers {
-		again = again || a.again
-	}
+	ended, before := b.count(yes), 0
+	b.each(func(i int, v vote) {
+		if v == no && b.answers[i].again {
+			before++ // or so it may be, by the first sending
+		}
+	})
 	switch {
 	case ended >= l.quorum:
 		return nil
-	case ended+b.count(unknown)+b.count(pending) < l.quorum:
-		if again && ended > 0 {
-			return nil // its own first sending was there before
-		}
+	case ended+before+b.count(unknown)+b.count(pending) < l.quorum:
 		return &lock.LostError{}
 	case ended+b.count(no)+b.count(fresh) > len(l.nodes)-l.quorum:
 		return nil

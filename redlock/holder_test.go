@@ -55,3 +55,15 @@ func TestStoppedHolder(t *testing.T) {
 	w := sharedWorld(t)
 	storetest.StoppedHolder(t, w.open(t), resource(w.plain[0], w.prefix), time.Second, w.holderArgs()...)
 }
+
+// TestBrokenConnections: no call fails since a connection did.
+func TestBrokenConnections(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).open(t)
+	storetest.BrokenConnections(t, p, func() {
+		for _, n := range p.nets {
+			n.sever()
+			n.heal()
+		}
+	})
+}
