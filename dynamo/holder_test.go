@@ -56,3 +56,10 @@ func TestStoppedHolder(t *testing.T) {
 	r := resource(w.db, w.table, w.prefix)
 	storetest.StoppedHolder(t, w.open(t), r, 2*time.Second, w.server.Addr(), w.table, w.prefix)
 }
+
+// TestBrokenConnections: no call fails since a connection did.
+func TestBrokenConnections(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).open(t)
+	storetest.BrokenConnections(t, p, p.net.Break)
+}
