@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -76,7 +73,6 @@ func (r *runner) laneOf(key string) *rediskit.Lane {
 // How often, and after which pauses, a call is sent again.
 const (
 	maxSends   = 4  // after an error of the connection: it may have been executed
-	maxStale   = 8  // more, for the dead connections that a pool may have one after another
 	maxRefused = 10 // after a reply that says "not now": it was not executed
 	minPause   = 8 * time.Millisecond
 	maxPause   = 512 * time.Millisecond
@@ -112,7 +108,7 @@ func (r *runner) repeat(ctx context.Context, sends int, s *script, keys []string
 		case rediskit.IsReply(err), errors.Is(err, goredis.ErrClosed):
 			return nil, sent, wrap(err)
 		default:
-			if sent++; sends > 1 && sends < maxSends+maxStale && isStale(err) {
+			if sent++; sends > 1 && sends < maxSends+rediskit.MaxStale && rediskit.IsStale(err) {
 				sends++
 			}
 		}
@@ -130,17 +126,6 @@ func (r *runner) repeat(ctx context.Context, sends int, s *script, keys []string
 func notNow(err error) bool {
 	for _, prefix := range []string{"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "MOVED", "ASK", "BUSY"} {
 		if goredis.HasErrorPrefix(err, prefix) {
-			return true
-		}
-	}
-	return false
-}
-
-// isStale tells whether err is of a connection that was there and is no more: the pool may
-// have others like it, and it does not look at those of TLS before it hands them out.
-func isStale(err error) bool {
-	for _, of := range []error{io.EOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE} {
-		if errors.Is(err, of) {
 			return true
 		}
 	}

@@ -69,6 +69,7 @@ type call struct {
 	done  func(answer)
 	begin time.Time
 	tries int
+	stale int // tries that met a stale connection
 	sent  int // tries that may have been executed
 	joins int
 }
@@ -109,6 +110,9 @@ func (n *node) send(c *call) {
 	c.sent++
 	n.lane.Go(context.Background(), c.args, func(cmd *goredis.Cmd) {
 		reply, err := cmd.Result()
+		if rediskit.IsStale(err) {
+			c.stale++
+		}
 		n.answered(c, reply, err)
 	})
 }
@@ -136,7 +140,7 @@ func (n *node) conclude(c *call, reply any, err error) {
 	}
 	switch {
 	case heard, timeout, errors.Is(err, goredis.ErrClosed), errors.Is(err, lock.ErrInvalid), n.closed.Load():
-	case !c.patient && c.tries >= maxTries, time.Since(c.begin) > releaseTimeout:
+	case !c.patient && c.tries >= maxTries+min(c.stale, rediskit.MaxStale), time.Since(c.begin) > releaseTimeout:
 	default:
 		time.AfterFunc(1+rand.N(minPause<<min(c.tries-1, 6)), func() { n.dispatch(c) })
 		return

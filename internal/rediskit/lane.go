@@ -3,9 +3,12 @@ package rediskit
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -259,4 +262,18 @@ func IsReply(err error) bool {
 func IsTimeout(err error) bool {
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
+}
+
+// MaxStale is how many stale connections a call meets without using up its tries.
+const MaxStale = 8
+
+// IsStale tells whether err is of a connection that was there and is no more. After a restart
+// a pool hands out one like it after another, and those of TLS it does not look at before.
+func IsStale(err error) bool {
+	for _, of := range []error{io.EOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, of) {
+			return true
+		}
+	}
+	return false
 }
