@@ -25,7 +25,8 @@ type Sentinel struct {
 }
 
 // RedisSentinel gives the test a master, a replica that is in step, and a sentinel that
-// knows both and would fail over half a second after the master's death.
+// knows both. It fails over when AwaitFailover is called, and not before: on a busy machine a
+// master that is slow would else be taken for dead, and a failover loses what the replica lacks.
 //
 // LOCK_TEST_REDIS_ADDR has no part in it.
 func RedisSentinel(tb testing.TB) *Sentinel {
@@ -40,10 +41,17 @@ func RedisSentinel(tb testing.TB) *Sentinel {
 	// Its own pace is for networks: it would make a replica of the old master after 8 s.
 	s.sentinel.call("SENTINEL", "DEBUG", "info-period", "500", "ping-period", "200", "publish-period", "250")
 	s.sentinel.call("SENTINEL", "MONITOR", s.MasterName, host, port, "1")
-	s.sentinel.call("SENTINEL", "SET", s.MasterName,
-		"down-after-milliseconds", "500", "failover-timeout", "5000")
+	s.sentinel.call("SENTINEL", "SET", s.MasterName, "failover-timeout", "5000")
+	s.patience(busy)
 	s.awaitReplica()
 	return s
+}
+
+// How long a master may be silent: when all may be slow, and when it is known to be dead.
+const busy, dead = 2 * failoverTimeout, 500 * time.Millisecond
+
+func (s *Sentinel) patience(d time.Duration) {
+	s.sentinel.call("SENTINEL", "SET", s.MasterName, "down-after-milliseconds", strconv.FormatInt(d.Milliseconds(), 10))
 }
 
 // sentinelCommand runs a sentinel, which insists on a configuration file to write to.
@@ -82,10 +90,13 @@ func (s *Sentinel) Failover() {
 	s.awaitReplica()
 }
 
-// AwaitFailover returns when another server than old is the master, and says so itself.
-// It does not wait for old, which may be dead or frozen.
+// AwaitFailover has the sentinel look for half a second whether old is alive, and returns when
+// another server is the master, and says so itself. It does not wait for old, which may be
+// dead or frozen.
 func (s *Sentinel) AwaitFailover(old *Server) {
 	s.tb.Helper()
+	s.patience(dead)
+	defer s.patience(busy)
 	eventually(s.tb, failoverTimeout, "a failover", func() error {
 		master := s.Master()
 		if master == old {
