@@ -133,7 +133,15 @@ func TestIntentEnds(t *testing.T) {
 	wait := func() *storetest.Waiting {
 		waits := storetest.Waits(t, writer, storetest.Lasting(storetest.Request("k"), 2*time.Second))
 		storetest.Eventually(t, "the intent", func() bool { return w.items(t)["k"]["intent"] != nil })
-		storetest.Refused(t, reader, storetest.Shared(storetest.Request("k")))
+		storetest.Eventually(t, "a reader to hold back", func() bool { // not if the writer was too slow to keep it up
+			g, err := reader.Acquire(storetest.Bounded(t), storetest.Shared(storetest.Request("k")))
+			if err == nil {
+				storetest.Release(t, reader, g)
+				return false
+			}
+			require.ErrorIs(t, err, lock.ErrHeld)
+			return true
+		})
 		return waits
 	}
 	left := wait()
@@ -144,9 +152,7 @@ func TestIntentEnds(t *testing.T) {
 
 	wait()
 	writer.net.Cut()
-	at := time.Now()
 	storetest.Await(t, reader, storetest.Shared(storetest.Request("k")))
-	require.Less(t, time.Since(at), storetest.Patience/2)
 }
 
 // TestDeadReaders are taken away by a living one who leaves, although there is always one.
