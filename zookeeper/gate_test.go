@@ -13,7 +13,8 @@ import (
 // goroutine that receives may write it: https://github.com/go-zookeeper/zk/pull/35. The race
 // detector would report that, and it is not ours to test; what it can do, an event that is
 // missed, is tested by LoseWakeup. So the first reply waits for the request that asks for
-// the watches: by then the zxid has been read.
+// the watches: by then the zxid has been read. make test tells the race detector as much;
+// this is for a plain go test -race.
 type gate struct {
 	watched atomic.Bool // something has been watched, so that request may come
 }
