@@ -129,6 +129,9 @@ func (a *attempt) placed(n node, czxid, session int64) error {
 	if err == nil && (czxid <= 0 || token > lock.MaxToken) {
 		err = fmt.Errorf("lock: zookeeper: zxid %#x is no token: it must be from 1 to %#x", czxid, uint64(lock.MaxToken))
 	}
+	if err == nil {
+		err = a.l.short()
+	}
 	if err != nil {
 		a.l.discard(a.l.path(a.c.key, n.name))
 	}

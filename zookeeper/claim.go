@@ -283,6 +283,7 @@ func (l *Locker) hold(c *claim, start time.Time) (lock.Grant, bool) {
 // holds is hold under l.mu.
 func (l *Locker) holds(c *claim, start time.Time) {
 	l.unfollow(c)
+	c.ttl = min(c.ttl, l.MaxTTL()) // by now the server has said what the session lives
 	c.phase, c.deadline = held, start.Add(c.ttl)
 	l.keeper.keep(c, min(c.ttl, watchAfter))
 }

@@ -23,7 +23,7 @@ func TestDialer(t *testing.T) {
 	defer func() { _ = silence.Close() }()
 	const timeout = 4 * time.Second // nearly seven of them are longer than Patience
 	conn, _, err := zk.Connect([]string{silence.Addr().String()}, timeout, zk.WithLogger(silent{}), zk.WithLogInfo(false),
-		zk.WithDialer(zookeeper.Dialer(timeout, nil)))
+		zk.WithDialer(zookeeper.NewDialer(timeout, nil).Dial))
 	require.NoError(t, err)
 	defer conn.Close()
 	var at []time.Time
@@ -40,6 +40,43 @@ func TestDialer(t *testing.T) {
 // TestDialerError: what dial returns comes through.
 func TestDialerError(t *testing.T) {
 	want := errors.New("no")
-	_, err := zookeeper.Dialer(time.Second, func(string, string, time.Duration) (net.Conn, error) { return nil, want })("", "", 0)
+	d := zookeeper.NewDialer(time.Second, func(string, string, time.Duration) (net.Conn, error) { return nil, want })
+	_, err := d.Dial("", "", 0)
 	require.Equal(t, want, err)
+}
+
+// TestShorterSession: the server grants a session of a minute at most. Who would take the
+// longer one that it has asked for would hold its locks for longer than the server keeps them.
+func TestShorterSession(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	const asked, granted = 2 * time.Minute, time.Minute
+	dialer := zookeeper.NewDialer(asked, new(gate).dial)
+	conn := dialBy(t, dialer.Dial, asked, w.server.Addr())
+	open := func(tick time.Duration) *zookeeper.Locker {
+		l := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithDialer(dialer))
+		t.Cleanup(func() { require.NoError(t, l.Close()) })
+		return l
+	}
+	l := open(tick)
+	const most = granted*2/3 - tick
+	require.Equal(t, most, l.MaxTTL())
+	req := storetest.Request("k")
+	g := storetest.Acquire(t, l, storetest.Lasting(req, asked))
+	require.Equal(t, most, g.TTL)
+	g.TTL = asked
+	require.Equal(t, most, storetest.Renew(t, l, g).TTL)
+	storetest.Release(t, l, g)
+
+	// A tick that would leave a TTL of the session that was asked for leaves none of this.
+	_, err := open(granted*2/3).Acquire(storetest.Bounded(t), storetest.Request("k"))
+	require.ErrorContains(t, err, "session timeout of 1m0s")
+	storetest.Eventually(t, "its node to go", func() bool { return len(names(t, conn, w.root+"/k")) == 0 })
+
+	// Nor does a server with another limit, which the client has come to since.
+	g = storetest.Acquire(t, l, storetest.Request("k"))
+	dialer.SetGranted(tick)
+	_, err = l.Renew(storetest.Bounded(t), g)
+	require.ErrorContains(t, err, "session timeout of 200ms")
+	storetest.Release(t, l, g)
 }

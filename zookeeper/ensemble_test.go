@@ -139,8 +139,9 @@ func TestLeaderKilled(t *testing.T) {
 	defer cancel()
 	var clients []*lock.Client
 	for range 4 {
-		conn := dialBy(t, zookeeper.Dialer(w.timeout, new(gate).dial), w.timeout, e.Addrs()...)
-		l := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithSessionTimeout(w.timeout))
+		dialer := zookeeper.NewDialer(w.timeout, new(gate).dial)
+		conn := dialBy(t, dialer.Dial, w.timeout, e.Addrs()...)
+		l := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithDialer(dialer))
 		t.Cleanup(func() { require.NoError(t, l.Close()) })
 		clients = append(clients, lock.New(l, lock.WithTTL(w.timeout)))
 	}

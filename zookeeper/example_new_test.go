@@ -12,17 +12,17 @@ import (
 )
 
 // A Locker makes a Client, with which all the rest is done. The Locker must know the session
-// timeout, since that is how long a dead process keeps its locks.
+// timeout, since that is how long a dead process keeps its locks: the Dialer does.
 func ExampleNew() {
 	const sessionTimeout = 10 * time.Second
-	conn, _, err := zk.Connect(servers(), sessionTimeout, zk.WithLogInfo(false),
-		zk.WithDialer(zookeeper.Dialer(sessionTimeout, nil)))
+	dialer := zookeeper.NewDialer(sessionTimeout, nil)
+	conn, _, err := zk.Connect(servers(), sessionTimeout, zk.WithLogInfo(false), zk.WithDialer(dialer.Dial))
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer conn.Close()
-	locker := zookeeper.New(conn, zookeeper.WithSessionTimeout(sessionTimeout))
+	locker := zookeeper.New(conn, zookeeper.WithDialer(dialer))
 	defer locker.Close()
 	client := lock.New(locker)
 	defer client.Close(context.Background())

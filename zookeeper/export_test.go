@@ -1,6 +1,9 @@
 package zookeeper
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Encode and Decode are the names of keys.
 var (
@@ -51,3 +54,6 @@ func (l *Locker) Writes() (flights, queued int) {
 
 // Patience is how long a call is repeated while there is no server.
 const Patience = patience
+
+// SetGranted has d believe that a handshake has granted that session timeout.
+func (d *Dialer) SetGranted(timeout time.Duration) { d.granted.Store(int64(timeout)) }

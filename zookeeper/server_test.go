@@ -239,6 +239,8 @@ func TestBadInput(t *testing.T) {
 		"WithSessionTimeout":         zookeeper.New(conn),
 		"session timeout -1ns":       zookeeper.New(conn, zookeeper.WithSessionTimeout(-1)),
 		"leaves no TTL":              zookeeper.New(conn, zookeeper.WithSessionTimeout(3*time.Second)),
+		"dialer is nil":              zookeeper.New(conn, zookeeper.WithDialer(nil)),
+		"session timeout 0s":         zookeeper.New(conn, zookeeper.WithDialer(zookeeper.NewDialer(0, nil))),
 		"tick 0s":                    zookeeper.New(conn, good, zookeeper.WithTick(0)),
 		`root ""`:                    zookeeper.New(conn, good, zookeeper.WithRoot("")),
 		`root "/"`:                   zookeeper.New(conn, good, zookeeper.WithRoot("/")),

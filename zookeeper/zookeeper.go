@@ -1,7 +1,8 @@
 // Package zookeeper keeps locks in ZooKeeper 3.5 or newer, a single server or an ensemble.
 //
-//	conn, _, err := zk.Connect(servers, 10*time.Second)
-//	client := lock.New(zookeeper.New(conn, zookeeper.WithSessionTimeout(10*time.Second)))
+//	d := zookeeper.NewDialer(10*time.Second, nil)
+//	conn, _, err := zk.Connect(servers, 10*time.Second, zk.WithDialer(d.Dial))
+//	client := lock.New(zookeeper.New(conn, zookeeper.WithDialer(d)))
 //
 // A lock is a container node with one ephemeral sequential node for each holder and waiter.
 // Tokens are the czxid of that node, the number of the transaction that created it: they
@@ -9,8 +10,8 @@
 //
 // # The session is the lease
 //
-// A dead process keeps its locks until the server expires its session, so
-// [WithSessionTimeout] must say how long that takes. Request.TTL is honoured up to
+// A dead process keeps its locks until the server expires its session. How long that takes
+// the client asks for, and the server decides: the [Dialer] knows. Request.TTL is honoured up to
 // [Locker.MaxTTL], two thirds of the session timeout less a tick; a longer one is granted
 // as that much, and is to be renewed in that time. A shorter one ends a grant that a living
 // process does not renew, since the Locker then deletes the node; if the process dies the
@@ -42,9 +43,9 @@
 //
 // # What breaks it
 //
-// A session timeout that is shorter than [WithSessionTimeout] says, as after a
-// zk.Connect with a longer one than the server's maxSessionTimeout, which nothing here can
-// find out; a server without
+// Without a [Dialer], a session timeout that is shorter than [WithSessionTimeout] says, as
+// after a zk.Connect with a longer one than the server's maxSessionTimeout; servers whose
+// limits of it differ; a server without
 // forceSync that loses power; a restored backup, which sets tokens back as well; a leader,
 // or the client's own process, that stands still for long and then loses its connection at
 // once. A token tells a late holder apart: write to fenced resources ([Fence] for nodes).
@@ -90,7 +91,8 @@ type Locker struct {
 	conn    *zk.Conn
 	root    string
 	acl     []zk.ACL
-	timeout time.Duration // the session's
+	timeout time.Duration // the session's, as far as it is known from the first
+	dialer  *Dialer       // if not nil, knows what the server says of it
 	tick    time.Duration // the server's
 	err     error         // of an option; returned by every call
 
@@ -111,10 +113,10 @@ type Locker struct {
 // Option sets up a [Locker].
 type Option func(*Locker) error
 
-// WithSessionTimeout says what the session timeout of the connection is. It must be given,
-// since zk.Conn does not tell it: the timeout passed to zk.Connect, within the server's
-// minSessionTimeout and maxSessionTimeout (by default 2 and 20 ticks, 4 s and 40 s). One
-// that is shorter than the real one is safe, and costs renewals.
+// WithSessionTimeout says what the session timeout of the connection is, which zk.Conn does
+// not tell: the timeout passed to zk.Connect, within the server's minSessionTimeout and
+// maxSessionTimeout (by default 2 and 20 ticks, 4 s and 40 s). One that is shorter than the
+// real one is safe, and costs renewals. It or [WithDialer] must be given.
 func WithSessionTimeout(d time.Duration) Option {
 	return func(l *Locker) error {
 		if d <= 0 {
@@ -195,8 +197,8 @@ func (l *Locker) setUp(opts []Option) error {
 	}
 	switch {
 	case l.timeout == 0:
-		return fmt.Errorf("%w: zookeeper: WithSessionTimeout is missing: it must say what was passed to zk.Connect", lock.ErrInvalid)
-	case l.MaxTTL() < minTTL:
+		return fmt.Errorf("%w: zookeeper: WithSessionTimeout is missing: it must say what was passed to zk.Connect, or WithDialer", lock.ErrInvalid)
+	case l.mostOf(l.timeout) < minTTL:
 		return fmt.Errorf("%w: zookeeper: session timeout %v with a tick of %v leaves no TTL: two thirds of it must be more than a tick",
 			lock.ErrInvalid, l.timeout, l.tick)
 	}
@@ -221,7 +223,30 @@ const busyFor = time.Second
 const minTTL = 10 * time.Millisecond
 
 // MaxTTL is the longest TTL that is granted: two thirds of the session timeout, less a tick.
-func (l *Locker) MaxTTL() time.Duration { return l.timeout*2/3 - l.tick }
+// With a [Dialer] it is shorter from when the server has granted a shorter session timeout
+// than the client has asked for.
+func (l *Locker) MaxTTL() time.Duration {
+	timeout := l.timeout
+	if l.dialer != nil {
+		if granted := time.Duration(l.dialer.granted.Load()); granted > 0 {
+			timeout = min(timeout, granted)
+		}
+	}
+	return l.mostOf(timeout)
+}
+
+// mostOf is what may be granted of a session.
+func (l *Locker) mostOf(timeout time.Duration) time.Duration { return timeout*2/3 - l.tick }
+
+// short is the error of a session that leaves nothing to grant.
+func (l *Locker) short() error {
+	ttl := l.MaxTTL()
+	if ttl >= minTTL {
+		return nil
+	}
+	return fmt.Errorf("lock: zookeeper: the server has granted a session timeout of %v: with a tick of %v that leaves no TTL",
+		(ttl+l.tick)*3/2, l.tick)
+}
 
 // Capabilities implements [lock.Locker].
 func (l *Locker) Capabilities() lock.Capabilities {
@@ -284,6 +309,8 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		u := &unit{ops: []any{&zk.CheckVersionRequest{Path: c.path, Version: -1}}}
 		err := l.lane.do(ctx, u)
 		switch {
+		case err == nil && u.session == c.session && l.short() != nil:
+			return lock.Grant{}, l.short()
 		case err == nil && u.session == c.session:
 			g.TTL, g.Start = min(g.TTL, l.MaxTTL()), u.start
 			if !l.prolong(c.claim, g) {

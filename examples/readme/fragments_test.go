@@ -62,12 +62,12 @@ func which() *lock.Client {
 	return client
 }
 
-func others(cli *clientv3.Client, db *dynamodb.Client, conn *zk.Conn, a, b, c, d, e *goredis.Client) {
+func others(cli *clientv3.Client, db *dynamodb.Client, conn *zk.Conn, dialer *zookeeper.Dialer, a, b, c, d, e *goredis.Client) {
 	_ = etcd.New(cli)           // a *clientv3.Client
 	_ = postgres.New(pool)      // a *pgxpool.Pool; once before: postgres.Migrate(ctx, pool)
 	_ = dynamo.New(db, "locks") // a *dynamodb.Client; once before: dynamo.CreateTable(ctx, db, "locks")
 	_ = redlock.New([]goredis.UniversalClient{a, b, c, d, e})
-	_ = zookeeper.New(conn, zookeeper.WithSessionTimeout(10*time.Second)) // a *zk.Conn of that timeout; see zookeeper.Dialer
+	_ = zookeeper.New(conn, zookeeper.WithDialer(dialer)) // a *zk.Conn, and the *zookeeper.Dialer that connects it
 }
 
 func do() error {
