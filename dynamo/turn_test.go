@@ -51,6 +51,7 @@ func TestBrokenTurn(t *testing.T) {
 			saw(3)
 			time.Sleep(held)
 			require.Equal(t, want, saw(4))
+			require.Equal(t, want, ls.waited("k"))
 		}
 	})
 }

@@ -225,27 +225,29 @@ const minTTL = 10 * time.Millisecond
 // MaxTTL is the longest TTL that is granted: two thirds of the session timeout, less a tick.
 // With a [Dialer] it is shorter from when the server has granted a shorter session timeout
 // than the client has asked for.
-func (l *Locker) MaxTTL() time.Duration {
-	timeout := l.timeout
-	if l.dialer != nil {
-		if granted := time.Duration(l.dialer.granted.Load()); granted > 0 {
-			timeout = min(timeout, granted)
-		}
-	}
-	return l.mostOf(timeout)
-}
+func (l *Locker) MaxTTL() time.Duration { return l.mostOf(l.sessionTimeout()) }
 
 // mostOf is what may be granted of a session.
 func (l *Locker) mostOf(timeout time.Duration) time.Duration { return timeout*2/3 - l.tick }
 
+// sessionTimeout is what is known of the session by now.
+func (l *Locker) sessionTimeout() time.Duration {
+	if l.dialer != nil {
+		if granted := time.Duration(l.dialer.granted.Load()); granted > 0 {
+			return min(l.timeout, granted)
+		}
+	}
+	return l.timeout
+}
+
 // short is the error of a session that leaves nothing to grant.
 func (l *Locker) short() error {
-	ttl := l.MaxTTL()
-	if ttl >= minTTL {
+	timeout := l.sessionTimeout()
+	if l.mostOf(timeout) >= minTTL {
 		return nil
 	}
 	return fmt.Errorf("lock: zookeeper: the server has granted a session timeout of %v: with a tick of %v that leaves no TTL",
-		(ttl+l.tick)*3/2, l.tick)
+		timeout, l.tick)
 }
 
 // Capabilities implements [lock.Locker].
