@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,24 +13,23 @@ import (
 
 // FrozenServer freezes the store right after an acquire. The lease must end before the
 // store's own expiry, which is a TTL after it got the request: later than the look at the
-// clock before Lock. After the thaw another gets the lock with a greater token, and the
+// clock before that was made. After the thaw another gets the lock with a greater token, and the
 // first holder's late calls change nothing.
 func FrozenServer(t *testing.T, holder, rival lock.Locker, ttl time.Duration, freeze, thaw func()) {
 	t.Helper()
 	const key = "frozen server"
 	ctx := Bounded(t)
-	c := lock.New(holder, lock.WithTTL(ttl), lock.WithDrift(ttl/4)) // more than a busy machine's timers are late
-	asked := time.Now()
+	basis := &basis{Locker: holder}
+	c := lock.New(basis, lock.WithTTL(ttl), lock.WithDrift(ttl/4)) // more than a busy machine's timers are late
 	lease, err := c.Lock(ctx, key)
 	require.NoError(t, err)
-	owner := Inspect(t, holder, key).Holders[0].Owner
 
 	freeze()
 	ended := make(chan time.Time, 1)
 	context.AfterFunc(lease.Context(), func() { ended <- time.Now() })
 	select {
 	case at := <-ended:
-		require.Less(t, at.Sub(asked), ttl, "the lease outlived its key")
+		require.Less(t, at.Sub(basis.since()), ttl, "the lease outlived its key")
 	case <-time.After(ttl + Patience):
 		thaw()
 		require.FailNow(t, "the lease does not end while the server is frozen")
@@ -41,13 +41,49 @@ func FrozenServer(t *testing.T, holder, rival lock.Locker, ttl time.Duration, fr
 	next := Await(t, rival, Lasting(Request(key), time.Minute))
 	require.Greater(t, next.Token, lease.Token())
 	Lost(t, lease.Release(ctx))
-	stale := lock.Grant{Key: key, Owner: owner, Token: lease.Token(), TTL: ttl, Start: time.Now()}
+	stale := basis.g
+	stale.Start = time.Now()
 	Lost(t, holder.Release(ctx, stale))
 	_, err = holder.Renew(ctx, stale)
 	Lost(t, err)
 	Holds(t, rival, next)
 	Release(t, rival, next)
 	require.NoError(t, c.Close(ctx))
+}
+
+// basis is a Locker that notes what the one lease of its Client rests on.
+type basis struct {
+	lock.Locker
+	mu    sync.Mutex // guards the rest
+	g     lock.Grant
+	asked time.Time // before the call that brought g
+}
+
+func (b *basis) since() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.asked
+}
+
+func (b *basis) note(asked time.Time, g lock.Grant, err error) (lock.Grant, error) {
+	if err == nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.g, b.asked = g, asked
+	}
+	return g, err
+}
+
+func (b *basis) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	asked := time.Now()
+	g, err := b.Locker.Acquire(ctx, req)
+	return b.note(asked, g, err)
+}
+
+func (b *basis) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+	asked := time.Now()
+	g, err := b.Locker.Renew(ctx, g)
+	return b.note(asked, g, err)
 }
 
 // Await acquires, standing in line if it must.
