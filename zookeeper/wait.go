@@ -32,7 +32,6 @@ func (a *attempt) stand(ctx context.Context, start time.Time) (lock.Grant, error
 					return a.granted(start)
 				}
 			}
-			start = time.Time{}
 			if err != nil {
 				if !isTransient(err) || a.t.over(err) {
 					return lock.Grant{}, err
@@ -42,6 +41,7 @@ func (a *attempt) stand(ctx context.Context, start time.Time) (lock.Grant, error
 				a.t.reset()
 			}
 		}
+		start = time.Time{}
 		timer.Reset(pause)
 		select {
 		case at := <-a.c.handed:
