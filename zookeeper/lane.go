@@ -33,14 +33,14 @@ const (
 	yields     = 8 // what a caller does between two writes takes some switches of goroutines
 	patient    = 500 * time.Microsecond
 	maxBatch   = 64
-	maxBytes   = 256 << 10 // of data in one request; the server takes 1 MiB in all
+	maxBytes   = 256 << 10 // of the units' sizes in one request; the server takes 1 MiB in all
 )
 
 // unit is operations that take effect together or not at all.
 type unit struct {
 	ops  []any
 	key  string      // of the node that it creates, if it does: two in one transaction had one czxid
-	size int         // of its data
+	size int         // of its data, and of what else may be large
 	slow bool        // it may wait for another to go with, as long as patient
 	late func(*unit) // if not nil, is called when it is done and nobody waits for it
 

@@ -68,19 +68,23 @@ func (l *Locker) next(c grip) []grip {
 		if f.phase != waiting || f.undone || f.session != c.session || !f.shared && len(behind) > 1 {
 			return nil
 		}
-		if size += len(f.data); len(next) < maxBatch && size <= maxBytes {
-			next = append(next, l.grip(f))
+		n := l.grip(f)
+		if size += n.size(); len(next) < maxBatch && size <= maxBytes {
+			next = append(next, n)
 		}
 	}
 	return next
 }
+
+// size is what the verification of c adds to a request, about.
+func (c grip) size() int { return len(c.path) + len(c.data) }
 
 // handOver is the release of c, in one transaction with the verification of the nodes that
 // are next. It is refused if one of those is gone.
 func (l *Locker) handOver(c grip, next []grip) *unit {
 	u := &unit{ops: []any{&zk.DeleteRequest{Path: c.path, Version: -1}}}
 	for _, n := range next {
-		u.size += len(n.data)
+		u.size += n.size()
 		u.ops = append(u.ops, &zk.SetDataRequest{Path: n.path, Data: n.data, Version: -1})
 	}
 	u.late = func(u *unit) {
