@@ -156,9 +156,6 @@ func (l *lane) take() []*unit {
 	}
 	clear(l.queue[len(rest):])
 	l.queue = rest
-	if len(batch) == 0 {
-		l.flights--
-	}
 	return batch
 }
 
@@ -171,7 +168,7 @@ func (l *lane) send(batch []*unit) {
 		if i < 0 {
 			return
 		}
-		batch = slices.Delete(slices.Clone(batch), i, i+1)
+		batch = slices.Delete(batch, i, i+1)
 		if len(batch) == 0 {
 			return
 		}

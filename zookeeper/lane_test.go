@@ -1,0 +1,164 @@
+package zookeeper
+
+import (
+	"context"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock/internal/testserver"
+)
+
+// laneRoot opens a session and creates a root.
+func laneRoot(tb testing.TB) (conn *zk.Conn, root string) {
+	tb.Helper()
+	server := testserver.SharedZooKeeper(tb)
+	conn, events, err := zk.Connect([]string{server.Addr()}, 30*time.Second, zk.WithLogInfo(false))
+	require.NoError(tb, err)
+	tb.Cleanup(conn.Close)
+	for e := range events {
+		if e.State == zk.StateHasSession {
+			break
+		}
+	}
+	root = "/" + strings.TrimSuffix(testserver.Prefix(), ":")
+	_, err = conn.Create(root, nil, 0, zk.WorldACL(zk.PermAll))
+	require.NoError(tb, err)
+	return conn, root
+}
+
+// TestLaneRefused: whichever units of a transaction the server refuses, each gets the outcome
+// of its own operations, once, and nobody else's.
+func TestLaneRefused(t *testing.T) {
+	t.Parallel()
+	conn, root := laneRoot(t)
+	l := &lane{conn: conn}
+	const n = 5
+	for refused := range 1 << n {
+		began := time.Now()
+		var late [n]atomic.Int32
+		units := make([]*unit, n)
+		l.flights = maxFlights // nothing is sent yet
+		for i := range units {
+			name := root + "/" + strconv.Itoa(i) + "."
+			u := &unit{ops: []any{&zk.SetDataRequest{Path: root, Version: -1}}, late: func(*unit) { late[i].Add(1) }}
+			for range i { // so that each takes a number of its own
+				u.ops = append(u.ops, &zk.CheckVersionRequest{Path: root, Version: -1})
+			}
+			u.ops = append(u.ops, &zk.CreateRequest{Path: name, Acl: zk.WorldACL(zk.PermAll), Flags: zk.FlagEphemeralSequential})
+			if refused>>i&1 == 1 {
+				u.ops = append(u.ops, &zk.DeleteRequest{Path: name, Version: -1})
+			}
+			units[i] = u
+			l.post(u)
+		}
+		l.fly()
+		require.Zero(t, l.flights)
+		require.Empty(t, l.queue)
+		for i, u := range units {
+			select {
+			case <-u.done:
+			default:
+				require.FailNow(t, "it is not done", "%d of %b", i, refused)
+			}
+			require.EqualValues(t, 1, late[i].Load())
+			require.Equal(t, conn.SessionID(), u.session)
+			require.False(t, u.start.Before(began))
+			if refused>>i&1 == 1 {
+				require.ErrorIs(t, u.err, zk.ErrNoNode)
+				require.Equal(t, len(u.ops)-1, u.failed, "%d of %b", i, refused)
+				continue
+			}
+			require.NoError(t, u.err, "%d of %b", i, refused)
+			require.Equal(t, -1, u.failed)
+			require.Len(t, u.replies, len(u.ops))
+			path := u.replies[len(u.ops)-1].String
+			require.Contains(t, path, "/"+strconv.Itoa(i)+".")
+			require.NoError(t, conn.Delete(path, -1))
+		}
+		left, _, err := conn.Children(root)
+		require.NoError(t, err)
+		require.Empty(t, left, "what was refused leaves nothing")
+	}
+}
+
+// TestLaneTake: no transaction is larger than the server takes, none creates two nodes of one
+// key, whose tokens would be equal, and nothing that is put off is forgotten.
+func TestLaneTake(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		units []unit
+		want  []int // sizes of the batches
+	}{
+		"few":           {make([]unit, 3), []int{3}},
+		"many":          {make([]unit, 2*maxBatch+1), []int{maxBatch, maxBatch, 1}},
+		"full":          {[]unit{{size: maxBytes - 2}, {size: 1}, {size: 1}}, []int{3}},
+		"too much":      {[]unit{{size: maxBytes - 2}, {size: 1}, {size: 1}, {size: 1}}, []int{3, 1}},
+		"large":         {[]unit{{size: maxBytes}, {size: maxBytes}, {size: 1}}, []int{1, 1, 1}},
+		"huge":          {[]unit{{size: 2 * maxBytes}, {size: 2 * maxBytes}}, []int{1, 1}},
+		"around it":     {[]unit{{size: 1}, {size: maxBytes}, {size: 1}}, []int{2, 1}},
+		"one key":       {[]unit{{key: "k"}, {key: "k"}, {}, {key: "k"}, {key: "j"}}, []int{3, 1, 1}},
+		"two keys":      {[]unit{{key: "k"}, {key: "j"}, {key: "k"}, {key: "j"}}, []int{2, 2}},
+		"nothing":       {nil, nil},
+		"some patience": {[]unit{{slow: true}, {}}, []int{2}},
+	} {
+		l := &lane{flights: maxFlights}
+		for i := range c.units {
+			l.post(&c.units[i])
+		}
+		var sizes []int
+		seen := make(map[*unit]bool)
+		for batch := l.take(); len(batch) > 0; batch = l.take() {
+			sizes = append(sizes, len(batch))
+			for _, u := range batch {
+				require.True(t, u.sent, name)
+				require.False(t, seen[u], name)
+				seen[u] = true
+			}
+		}
+		require.Equal(t, c.want, sizes, name)
+		require.Zero(t, l.flights, name)
+	}
+}
+
+// TestLaneGivenUp: the ctx of a call ends as its outcome comes. Either the call returns that,
+// or it is passed to late, so that whatever was done is undone by one of the two.
+func TestLaneGivenUp(t *testing.T) {
+	t.Parallel()
+	var returned, late int
+	for range 2000 {
+		l := &lane{flights: maxFlights} // nothing is sent: the test says when it is done
+		ctx, cancel := context.WithCancel(context.Background())
+		passed := false
+		u := &unit{late: func(*unit) { passed = true }}
+		var all sync.WaitGroup
+		var err error
+		all.Go(func() { err = l.do(ctx, u) })
+		for queued := 0; queued == 0; runtime.Gosched() {
+			l.mu.Lock()
+			queued = len(l.queue)
+			l.mu.Unlock()
+		}
+		require.Len(t, l.take(), 1)
+		l.mu.Lock() // both come to it, in either order
+		all.Go(cancel)
+		all.Go(func() { l.finish(u) })
+		time.Sleep(10 * time.Microsecond)
+		l.mu.Unlock()
+		all.Wait()
+		require.Equal(t, err != nil, passed, "%v", err)
+		if passed {
+			late++
+		} else {
+			returned++
+		}
+	}
+	t.Log(returned, "returned,", late, "late")
+}
