@@ -1,0 +1,72 @@
+package zookeeper_test
+
+import (
+	"encoding/binary"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/zookeeper"
+)
+
+// watchful is a connection that counts the watches of a node's children that it asks for.
+type watchful struct {
+	net.Conn
+	watches *atomic.Int32
+}
+
+func (c watchful) Write(b []byte) (int, error) {
+	const opGetChildren2 = 12
+	if len(b) >= 12 && binary.BigEndian.Uint32(b[8:]) == opGetChildren2 && b[len(b)-1] == 1 {
+		c.watches.Add(1)
+	}
+	return c.Conn.Write(b)
+}
+
+// TestOneWatch: waits that come and are given up share the one watch of the node in front,
+// which cannot be taken back.
+func TestOneWatch(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	b := w.open(t)
+	watches, order := new(atomic.Int32), new(gate)
+	conn := dialBy(t, func(network, addr string, timeout time.Duration) (net.Conn, error) {
+		c, err := order.dial(network, addr, timeout)
+		return watchful{c, watches}, err
+	}, w.timeout, w.server.Addr())
+	a := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithSessionTimeout(w.timeout))
+	t.Cleanup(func() { require.NoError(t, a.Close()) })
+	blocker := storetest.Acquire(t, b, storetest.Request("k"))
+	for range 5 {
+		waiting := storetest.Waits(t, a, storetest.Request("k"))
+		waiting.Cancel()
+		waiting.End(t)
+		storetest.Eventually(t, "its node to go", func() bool { return len(names(t, b.conn, w.root+"/k")) == 1 })
+	}
+	storetest.Eventually(t, "the watch", func() bool { return watches.Load() > 0 })
+	require.EqualValues(t, 1, watches.Load())
+	storetest.Release(t, b, blocker)
+}
+
+// TestWaitWithoutServer: a wait ends by itself when there is no server for long.
+func TestWaitWithoutServer(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	a, b := w.open(t), w.lasting().open(t)
+	blocker := storetest.Acquire(t, b, storetest.Request("k"))
+	waiting := storetest.Waits(t, a, storetest.Request("k"))
+	a.proxy.Cut()
+	select {
+	case <-waiting.Done:
+	case <-time.After(zookeeper.Patience + 2*storetest.Patience):
+		require.FailNow(t, "it waits on")
+	}
+	require.ErrorIs(t, waiting.Err, zk.ErrNoServer)
+	require.Zero(t, a.Claims())
+	storetest.Release(t, b, blocker)
+}
