@@ -126,6 +126,25 @@ func TestUndoIsNoLoss(t *testing.T) {
 	require.Zero(t, a.Claims())
 }
 
+// TestReleaseIsNoLoss: the TTL of a grant is over while its release is under way. That is no
+// loss to tell.
+func TestReleaseIsNoLoss(t *testing.T) {
+	t.Parallel()
+	a := sharedWorld(t).lasting().open(t)
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Lasting(storetest.Request("k"), 5*time.Second) // until the release has begun
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	g := storetest.Acquire(t, a, req)
+	storetest.Eventually(t, "the end of all writes", a.writes(0, 0))
+	thaw := a.proxy.Freeze()
+	result := make(chan error, 1)
+	go func() { result <- a.Release(storetest.Bounded(t), g) }()
+	storetest.Eventually(t, "the end of the TTL", func() bool { return a.Claims() == 0 })
+	thaw()
+	require.NoError(t, <-result)
+	require.Empty(t, lost)
+}
+
 // TestHandOverRefused: the node of who is next has gone, and its Acquire does not know it yet.
 // The release is done all the same.
 func TestHandOverRefused(t *testing.T) {
