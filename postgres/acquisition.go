@@ -95,8 +95,12 @@ func (a *acquisition) look(ctx context.Context, woken bool) (lock.Grant, *refusa
 // take asks for a lock that is free and that nobody waits for. Else nothing has happened,
 // and there is no grant.
 func (a *acquisition) take(ctx context.Context) (lock.Grant, error) {
+	sql := a.l.sql.take
+	if a.l.known.Has(a.req.Key) {
+		sql = a.l.sql.retake
+	}
 	start := time.Now()
-	reply, err := a.ask(ctx, a.l.sql.take, []byte(a.req.Key), a.req.Owner, a.req.TTL, a.l.hears(), a.metadata)
+	reply, err := a.ask(ctx, sql, []byte(a.req.Key), a.req.Owner, a.req.TTL, a.l.hears(), a.metadata)
 	if err != nil || reply == "" {
 		return lock.Grant{}, err
 	}
@@ -119,6 +123,7 @@ func (a *acquisition) grant(token lock.Token, start time.Time) lock.Grant {
 	if a.doubtful {
 		a.l.doubts.Add(a.req.Owner)
 	}
+	a.l.known.Add(a.req.Key)
 	return lock.Grant{
 		Key: a.req.Key, Owner: a.req.Owner, Token: token, Shared: a.req.Shared,
 		TTL: a.req.TTL, Start: start,

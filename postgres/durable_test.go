@@ -38,7 +38,12 @@ func TestRestartAfterEach(t *testing.T) {
 		return next.Granted(t)
 	}
 	for name, last := range map[string]func(lock.Request) lock.Grant{
-		"a grant":          acquires,
+		"a grant": acquires,
+		"a second grant": func(req lock.Request) lock.Grant {
+			acquires(storetest.Request("other")) // so that the next one has a connection that lives
+			storetest.Release(t, a, acquires(storetest.Request(req.Key)))
+			return acquires(req)
+		},
 		"a shared one":     func(req lock.Request) lock.Grant { return acquires(storetest.Shared(req)) },
 		"a renewal":        func(req lock.Request) lock.Grant { return renewed(acquires(req)) },
 		"a shared renewal": func(req lock.Request) lock.Grant { return renewed(acquires(storetest.Shared(req))) },

@@ -42,9 +42,9 @@
 // # What it costs
 //
 // An uncontended acquire, a renewal and a release are one statement each. A key that is
-// found taken costs a second one, once a second. A wait costs one to line up, one for each
-// third of the heartbeat, and one to claim, unless the grant came with a release. Rows stay:
-// see [Locker.Prune].
+// found taken costs a second one, once a second; one that has been pruned since this Locker
+// had it, once. A wait costs one to line up, one for each third of the heartbeat, and one to
+// claim, unless the grant came with a release. Rows stay: see [Locker.Prune].
 package postgres
 
 import (
@@ -80,18 +80,24 @@ type Locker struct {
 	// statements, which are for keys that are free. A wrong guess costs a round trip, and
 	// nothing else.
 	contended *storekit.Recent
-	doubts    storekit.Doubts
-	gates     gates
-	registry  *registry
-	listener  *listener
-	closed    atomic.Bool
+	// known has keys that were granted here, so that their rows are there unless they have been
+	// pruned. A wrong guess costs a round trip here too.
+	known    *storekit.Seen
+	doubts   storekit.Doubts
+	gates    gates
+	registry *registry
+	listener *listener
+	closed   atomic.Bool
 }
 
 // New returns a Locker on pool, doing no I/O. A nil pool or a bad option is an error that
 // every call returns; so is [ErrSchema] until [Migrate] has run. pool stays the caller's to
 // close. Lockers with the same schema and table in the same database share their locks.
 func New(pool *pgxpool.Pool, opts ...Option) *Locker {
-	l := &Locker{process: storekit.ProcessName(), contended: storekit.NewRecent(contendedFor), registry: newRegistry()}
+	l := &Locker{
+		process: storekit.ProcessName(), contended: storekit.NewRecent(contendedFor), known: storekit.NewSeen(),
+		registry: newRegistry(),
+	}
 	l.settings, l.err = newSettings(opts)
 	if l.err == nil && pool == nil {
 		l.err = fmt.Errorf("%w: postgres: pool is nil", lock.ErrInvalid)

@@ -4,14 +4,14 @@ package postgres
 // decide by its row alone, so they are sound as plain statements under any isolation level,
 // and cost the server least.
 type statements struct {
-	take, drop, extend, keep                    string
+	take, retake, drop, extend, keep            string
 	acquire, renew, release, undo, force, prune string
 	inspect, list                               string
 }
 
 func (n names) statements() statements {
 	return statements{
-		take: n.fill(takeSQL), drop: n.fill(dropSQL), extend: n.fill(extendSQL), keep: n.fill(keepSQL),
+		take: n.fill(takeSQL), retake: n.fill(retakeSQL), drop: n.fill(dropSQL), extend: n.fill(extendSQL), keep: n.fill(keepSQL),
 		acquire: n.fill(`SELECT {acquire}($1::bytea, $2::text, $3::interval, $4::boolean, $5::text, $6::boolean, $7::text, $8::interval, $9::boolean)`),
 		renew:   n.fill(`SELECT {renew}($1::bytea, $2::text, $3::bigint, $4::boolean, $5::interval)`),
 		release: n.fill(`SELECT {release}($1::bytea, $2::text, $3::bigint, $4::boolean, $5::text)`),
@@ -39,6 +39,16 @@ ON CONFLICT (key) DO UPDATE SET
 WHERE NOT l.crowd AND (l.owner IS NULL OR l.expires <= clock_timestamp())
 RETURNING token::text, ` + flushedSQL + `, CASE
 	WHEN token < (date_part('epoch', clock_timestamp()) * 1000000)::bigint - 1000000 THEN {late}() END`
+
+// retakeSQL is takeSQL for a row that is known to be there, which costs the server less. It
+// returns no row if that has been pruned. After a wait for a row that was changed meanwhile
+// all is evaluated again. For one that was not, the clock is from before the wait; but not
+// from before the request was sent, where the holder's TTL begins.
+const retakeSQL = `UPDATE {locks} SET
+	token = greatest(token + 1, (date_part('epoch', clock_timestamp()) * 1000000)::bigint),
+	owner = $2::text, expires = clock_timestamp() + $3::interval, process = $4::text, metadata = $5::text
+WHERE key = $1::bytea AND NOT crowd AND (owner IS NULL OR expires <= clock_timestamp())
+RETURNING token::text, ` + flushedSQL
 
 // flushedSQL has what is granted on disk when it is acknowledged, whatever the default.
 const flushedSQL = `CASE WHEN current_setting('synchronous_commit') = 'off'
