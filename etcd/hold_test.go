@@ -137,6 +137,30 @@ func TestLossIsToldAtOnce(t *testing.T) {
 	}
 }
 
+// TestLossBeforeTheWatch: a young grant is not watched yet when it is lost, and the watch that its
+// lock has by then was begun later, for one who waits. The loss is told.
+func TestLossBeforeTheWatch(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	warm := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("warm"), 5*time.Second)) // what waits are under
+	storetest.Release(t, l, lock.Grant{Key: "warm", Owner: warm.Owner})
+	storetest.Acquire(t, other, storetest.Shared(storetest.Request("k")))
+	for range 10 {
+		lost := make(chan lock.LostReason, 1)
+		req := storetest.Shared(storetest.Request("k"))
+		req.Lost = func(r lock.LostReason) { lost <- r }
+		g := storetest.Acquire(t, l, req)
+		_, err := cli.Delete(storetest.Bounded(t), string(keyOf(t, cli, l.prefix, g.Owner).Key))
+		require.NoError(t, err)
+		w := storetest.Waits(t, l, storetest.Request("k"))
+		require.Equal(t, lock.Forced, told(t, lost))
+		w.Cancel()
+		w.End(t)
+		storetest.Release(t, l, lock.Grant{Key: "k", Owner: w.Owner})
+		time.Sleep(1100 * time.Millisecond) // the watch ends
+	}
+}
+
 // TestLeaseGone: the etcd lease ended while the process slept, say. The next acquire takes a
 // new one, and a renewal under the old one is a loss.
 func TestLeaseGone(t *testing.T) {

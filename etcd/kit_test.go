@@ -44,6 +44,7 @@ type process struct {
 	prefix string
 	deaf   *deafWatcher
 	kv     *faultyKV
+	leaser *leaser
 
 	cluster *testserver.EtcdCluster // nil: it has one server
 }
@@ -64,14 +65,41 @@ func openOn(tb testing.TB, prefix string, addrs []string, opts ...etcd.Option) *
 	tb.Helper()
 	cli, err := connect(addrs...)
 	require.NoError(tb, err)
-	p := &process{cli: cli, prefix: prefix, deaf: &deafWatcher{Watcher: cli.Watcher}, kv: &faultyKV{KV: cli.KV}}
-	cli.Watcher, cli.KV = p.deaf, p.kv
+	p := &process{
+		cli: cli, prefix: prefix,
+		deaf: &deafWatcher{Watcher: cli.Watcher}, kv: &faultyKV{KV: cli.KV}, leaser: &leaser{Lease: cli.Lease},
+	}
+	cli.Watcher, cli.KV, cli.Lease = p.deaf, p.kv, p.leaser
 	p.Locker = etcd.New(cli, append([]etcd.Option{etcd.WithPrefix(prefix)}, opts...)...)
 	tb.Cleanup(func() {
 		require.NoError(tb, p.Close())
 		_ = cli.Close()
 	})
 	return p
+}
+
+// leaser is a client's Lease that can have another client ask for etcd leases.
+type leaser struct {
+	clientv3.Lease
+	mu  sync.Mutex // guards way
+	way clientv3.Lease
+}
+
+func (l *leaser) goBy(way clientv3.Lease) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.way = way
+}
+
+// Grant asks for an etcd lease.
+func (l *leaser) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
+	l.mu.Lock()
+	way := l.way
+	l.mu.Unlock()
+	if way == nil {
+		way = l.Lease
+	}
+	return way.Grant(ctx, ttl)
 }
 
 // deafWatcher is a client's watcher that can be made to miss all events, or to be behind.

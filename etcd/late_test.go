@@ -212,13 +212,20 @@ func TestStaleHandover(t *testing.T) {
 }
 
 // TestReleaseBesideEntry: a release shares its transaction with one who lines up behind it.
-// That one learns of it, though it looks no more by itself.
+// That one learns of it, though it looks no more by itself, also from a watch that is there.
 func TestReleaseBesideEntry(t *testing.T) {
 	t.Parallel()
 	l, _, _ := pair(t)
 	for i := range 10 {
 		key := fmt.Sprint("k", i)
-		g := storetest.Acquire(t, l, storetest.Request(key))
+		held := storetest.Request(key)
+		if i%2 == 1 {
+			held.Lost = func(lock.LostReason) {}
+		}
+		g := storetest.Acquire(t, l, held)
+		if i%2 == 1 {
+			time.Sleep(3 * etcd.WatchDelay)
+		}
 		gate, end := make(chan struct{}), make(chan struct{})
 		inLane := l.kv.once(fate{gate: gate}, puts)
 		go func() { storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("busy"))); close(end) }()

@@ -164,20 +164,34 @@ func TestCompactionWhileWaiting(t *testing.T) {
 	heal()
 	storetest.Release(t, l, w.Granted(t))
 
-	// And while it is held: the loss is told all the same.
-	lost := make(chan lock.LostReason, 1)
-	req := storetest.Request("held")
-	req.Lost = func(r lock.LostReason) { lost <- r }
-	g = storetest.Acquire(t, l, req)
-	time.Sleep(3 * etcd.WatchDelay)
-	heal = l.proxy.Cut()
-	require.NoError(t, other.ForceRelease(ctx, "held", g.Owner))
-	resp, err = cli.Put(ctx, l.prefix+"-else", "")
-	require.NoError(t, err)
-	_, err = cli.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical())
-	require.NoError(t, err)
-	heal()
-	require.Equal(t, lock.Forced, told(t, lost))
+	// And while it is held: the loss is told all the same, whether it came before the look at
+	// the present or is the first thing after it.
+	for _, early := range []bool{true, false} {
+		lost := make(chan lock.LostReason, 1)
+		req := storetest.Request(fmt.Sprint("held ", early))
+		req.Lost = func(r lock.LostReason) { lost <- r }
+		g = storetest.Acquire(t, l, req)
+		time.Sleep(3 * etcd.WatchDelay)
+		heal = l.proxy.Cut()
+		end := func() { require.NoError(t, other.ForceRelease(ctx, g.Key, g.Owner)) }
+		if early {
+			end()
+		}
+		for range 2 { // the watch is to go on at the first of these
+			resp, err = cli.Put(ctx, l.prefix+"-else", "")
+			require.NoError(t, err)
+		}
+		_, err = cli.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical())
+		require.NoError(t, err)
+		looks := 0
+		looked := l.kv.once(fate{}, func(txn) bool { looks++; return looks > 1 }) // at the revision, and at the key
+		heal()
+		if !early {
+			reached(t, looked)
+			end()
+		}
+		require.Equal(t, lock.Forced, told(t, lost))
+	}
 }
 
 // TestExpiredWaiter: the etcd lease of one who waits ends. It must not be granted the lock by

@@ -73,16 +73,6 @@ func keyspace(tb testing.TB) func() lock.Locker {
 // suiteTTL is above the shortest, for the sake of busy machines.
 const suiteTTL = 2 * time.Second
 
-// warm has the etcd leases granted that a case needs, so that one which loses the first reply
-// loses that of what it is about.
-func warm(tb testing.TB, p *process) {
-	tb.Helper()
-	for _, ttl := range []time.Duration{30 * suiteTTL, 2 * suiteTTL, suiteTTL} {
-		g := storetest.Acquire(tb, p, storetest.Lasting(storetest.Request("warm"), ttl))
-		storetest.Release(tb, p, lock.Grant{Key: g.Key, Owner: g.Owner}) // it may be over already
-	}
-}
-
 func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
 		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
@@ -91,9 +81,14 @@ func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 		locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
 			return l.(*process).proxy.Freeze()
 		},
+		// A case is about the reply to what takes or keeps the lock. There is a connection, and
+		// an etcd lease that must be asked for first is granted all the same: else nothing more
+		// would be sent.
 		locktest.LoseReply: func(tb testing.TB, l lock.Locker) func() {
-			warm(tb, l.(*process))
-			return l.(*process).proxy.HoldReplies()
+			p := l.(*process)
+			storetest.Inspect(tb, p, "connected")
+			p.leaser.goBy(plain(tb, p.server.Addr()))
+			return p.proxy.HoldReplies()
 		},
 		locktest.LoseWakeup: func(_ testing.TB, l lock.Locker) func() {
 			deaf := l.(*process).deaf

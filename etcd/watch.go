@@ -32,8 +32,8 @@ type watch struct {
 	listeners map[string]map[*listener]struct{} // by the name of an entry
 	idle      *time.Timer
 
-	next    int64            // revision that has not been seen yet
-	since   int64            // all deletions from this revision to next are in deleted
+	next    int64            // revision at which it begins, or is to begin anew
+	since   int64            // all deletions seen from this revision on are in deleted
 	deleted map[string]int64 // name to revision
 	order   []string         // of the names in deleted, oldest first
 }
@@ -181,7 +181,6 @@ func (ws *watches) follow(ctx context.Context, w *watch, healthy func()) {
 		for _, e := range resp.Events {
 			told = append(told, w.see(string(e.Kv.Key), e.Kv.ModRevision)...)
 		}
-		w.next = max(w.next, resp.Header.Revision+1)
 		ws.mu.Unlock()
 		for _, x := range told {
 			x.tell(true)
