@@ -28,7 +28,7 @@ func TestLateGiveBack(t *testing.T) {
 			w := sharedWorld(t)
 			w.ready(t)
 			a, b := w.reaching(t, []int{0, 1, 2, 3}, redlock.WithTimeout(500*time.Millisecond)), w.reaching(t, []int{0, 3, 4})
-			storetest.Release(t, a, storetest.Acquire(t, a, storetest.Request("warm up")))
+			a.warmUp(t, 0, 1, 2, 3)
 			w.block(t, 2, "k")
 			w.block(t, 3, "k")
 			req := storetest.Request("k")
@@ -46,9 +46,7 @@ func TestLateGiveBack(t *testing.T) {
 			}
 
 			w.counter(t, 2, "k", 1) // free
-			storetest.Eventually(t, "a try with three free nodes", func() bool {
-				return w.plain[2].TTL(storetest.Bounded(t), a.Keys("k")[1]).Val() > time.Hour // it has written
-			})
+			w.tries(t, 2, "k")
 			for range 20 {
 				storetest.Inspect(t, b, "other") // time enough for a grant that must not be
 			}
@@ -61,6 +59,148 @@ func TestLateGiveBack(t *testing.T) {
 			storetest.Release(t, a, storetest.Renew(t, a, g))
 		})
 	}
+}
+
+// TestLateConfirm: the token of a try that came to nothing is recorded at node 1 when the owner
+// has a grant, by a lower token. So node 1 is not to be one of that grant's: it would not know
+// the token that the holder renews.
+func TestLateConfirm(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t, redlock.WithTimeout(500*time.Millisecond))
+	const far = lock.Token(8e15)
+	for _, i := range []int{2, 3, 4} {
+		w.block(t, i, "k")
+	}
+	w.counter(t, 0, "k", far+10)
+	w.counter(t, 1, "k", far)
+	req := storetest.Request("k")
+	late := p.nets[1].set(&trap{texts: []string{p.Scripts()["confirm"].SHA, req.Owner}, slow: true})
+	waiting := storetest.Waits(t, p, req)
+	w.counter(t, 2, "k", far)
+	late.await(t)
+	for _, i := range []int{0, 2} {
+		w.block(t, i, "k")
+	}
+	w.counter(t, 4, "k", far)
+	storetest.Eventually(t, "the vote to be given back", func() bool { return !w.has(t, 1, "k", req.Owner) })
+	for range 3 {
+		w.counter(t, 3, "k", far)
+		w.tries(t, 3, "k")
+	}
+	w.counter(t, 2, "k", far)
+	g := waiting.Granted(t)
+	require.Less(t, g.Token, far+10)
+	late.deliver(t)
+	storetest.Release(t, p, storetest.Renew(t, p, g))
+}
+
+// TestConfirmByTooFew: a vote is gone by the time that the token is to be recorded with it. The
+// two of five that are left neither hold the lock nor are sure to remember the token.
+func TestConfirmByTooFew(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	a, b := w.ready(t), w.reaching(t, []int{2, 3, 4})
+	const far = lock.Token(8e15)
+	for i, token := range []lock.Token{far + 10, far, far} {
+		w.counter(t, i, "k", token)
+	}
+	w.block(t, 3, "k")
+	w.block(t, 4, "k")
+	req := storetest.Request("k")
+	late := a.nets[2].set(&trap{texts: []string{a.Scripts()["confirm"].SHA, req.Owner}, slow: true})
+	var g lock.Grant
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		g, err = a.Acquire(storetest.Bounded(t), req)
+		done <- err
+	}()
+	late.await(t)
+	w.counter(t, 2, "k", far)
+	late.deliver(t)
+	require.NoError(t, <-done) // by another try
+	w.counter(t, 3, "k", far)
+	w.counter(t, 4, "k", far)
+	storetest.Refused(t, b, storetest.Request("k"))
+	storetest.Release(t, a, g)
+	require.Greater(t, storetest.Await(t, b, storetest.Request("k")).Token, g.Token)
+}
+
+// TestCancelledTryIsUndone: ctx ends while votes are missing. Those that are there are given
+// back, and so is the one that comes.
+func TestCancelledTryIsUndone(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	w.ready(t)
+	p := w.reaching(t, []int{0, 1, 2})
+	req := storetest.Request("k")
+	late := p.nets[2].set(&trap{texts: []string{req.Owner}, slow: true})
+	ctx, cancel := context.WithCancel(storetest.Bounded(t))
+	done := make(chan error, 1)
+	go func() { _, err := p.Acquire(ctx, req); done <- err }()
+	late.await(t)
+	for _, i := range []int{0, 1} {
+		storetest.Eventually(t, "its vote", func() bool { return w.has(t, i, "k", req.Owner) })
+	}
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+	for _, i := range []int{0, 1} {
+		storetest.Eventually(t, "the vote to be given back", func() bool { return !w.has(t, i, "k", req.Owner) })
+	}
+	late.deliver(t)
+	storetest.Eventually(t, "the late vote to be given back", func() bool {
+		return w.plain[2].Exists(storetest.Bounded(t), p.Keys("k")[1]).Val() == 1 && !w.has(t, 2, "k", req.Owner)
+	})
+}
+
+// TestDoubtAndDebt: node 0 may have got a first request of a waiter, and owes it nothing but the
+// release of a second one when it gives up. It is told to refuse the first as well, once it is
+// within reach.
+func TestDoubtAndDebt(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t, redlock.WithTimeout(500*time.Millisecond))
+	for _, i := range []int{2, 3, 4} {
+		w.block(t, i, "k")
+	}
+	req := storetest.Request("k")
+	vote := p.nets[0].set(&trap{texts: []string{req.Owner}, cuts: true})
+	waiting := storetest.Waits(t, p, req)
+	vote.await(t)
+	for range 2 { // each is after the one before has come to an end
+		w.tries(t, 1, "k")
+	}
+	back := p.nets[0].set(&trap{texts: []string{p.Scripts()["release"].SHA, req.Owner}, cuts: true})
+	p.nets[0].heal()
+	back.await(t)
+	storetest.Eventually(t, "a release to be owed", func() bool { return p.Owes(0) })
+	waiting.Cancel()
+	waiting.End(t)
+	p.nets[0].heal()
+	storetest.Eventually(t, "a mark", func() bool {
+		return w.plain[0].ZCard(storetest.Bounded(t), p.Keys("k")[4]).Val() == 1
+	})
+	storetest.Eventually(t, "nothing to be owed", func() bool { return !p.Owes(0) })
+	vote.deliver(t)
+	back.deliver(t)
+	require.False(t, w.has(t, 0, "k", req.Owner))
+}
+
+// TestDebtsEnd: with the TTL of what was to be released, however long the node is out of reach.
+// More than so many are not taken on.
+func TestDebtsEnd(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	for _, i := range []int{2, 3, 4} {
+		w.block(t, i, "k")
+	}
+	p.nets[0].sever()
+	storetest.Refused(t, p, storetest.Lasting(storetest.Request("k"), time.Second))
+	storetest.Eventually(t, "a release to be owed", func() bool { return p.Owes(0) })
+	storetest.Eventually(t, "nothing to be owed", func() bool { return !p.Owes(0) })
+	require.Equal(t, 88, p.Refuses(0, redlock.MaxOwed+88))
 }
 
 // TestLateRejoin: a node gets a grant back after the release that followed.
@@ -119,9 +259,11 @@ func TestLateGrant(t *testing.T) {
 	w := ownWorld(t)
 	p := w.ready(t)
 	w.pause()
+	var g lock.Grant
 	done := make(chan error)
 	go func() {
-		_, err := p.Acquire(context.Background(), storetest.Lasting(storetest.Request("k"), time.Second))
+		var err error
+		g, err = p.Acquire(context.Background(), storetest.Lasting(storetest.Request("k"), time.Second))
 		done <- err
 	}()
 	select {
@@ -129,8 +271,11 @@ func TestLateGrant(t *testing.T) {
 		require.FailNow(t, "the nodes are frozen", "%v", err)
 	case <-time.After(1500 * time.Millisecond):
 	}
+	resumed := time.Now()
 	w.resume()
-	require.ErrorContains(t, <-done, "took longer to answer than the TTL of 1s")
+	if err := <-done; err == nil { // on a slow machine, by another try
+		require.True(t, g.Start.After(resumed))
+	}
 }
 
 // TestHandOverByTooFew: of the three nodes that a process reaches, one has given the lock to
@@ -176,6 +321,7 @@ func TestHandOverBeyondReach(t *testing.T) {
 	storetest.Eventually(t, "a release to be owed", func() bool { return p.Owes(4) })
 	p.nets[4].heal()
 	storetest.Eventually(t, "the release", func() bool { return !w.has(t, 4, "k", g.Owner) })
+	storetest.Eventually(t, "nothing to be owed", func() bool { return !p.Owes(4) })
 	storetest.Release(t, p, h)
 }
 
@@ -216,6 +362,14 @@ func (w world) age(tb testing.TB) {
 		require.Greater(tb, len(was), 13)
 		require.NoError(tb, w.plain[i].Set(ctx, node, "0000000000001"+was[13:], 0).Err())
 	}
+}
+
+// tries waits until a waiter's next vote at a node, or what gives it back.
+func (w world) tries(tb testing.TB, i int, key string) {
+	tb.Helper()
+	ctx, name := storetest.Bounded(tb), w.prefix+"s:"+key
+	w.plain[i].Expire(ctx, name, time.Hour)
+	storetest.Eventually(tb, "a try", func() bool { return w.plain[i].TTL(ctx, name).Val() > time.Hour })
 }
 
 // block has a node say that somebody holds key.

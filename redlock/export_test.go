@@ -1,6 +1,7 @@
 package redlock
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-215fdefa/lock/internal/rediskit"
@@ -35,21 +36,42 @@ func (l *Locker) Keys(key string) []string { return l.keys(key) }
 // Owes tells whether node i is out of reach of a release that it must still get.
 func (l *Locker) Owes(i int) bool { return l.nodes[i].owed.Load() > 0 }
 
+// Idle tells whether nothing is under way to node i.
+func (l *Locker) Idle(i int) bool { return l.nodes[i].inFlight.Load() == 0 }
+
+// MaxOwed is how many releases a node that is out of reach may still get.
+const MaxOwed = maxOwed
+
+// Refuses is how many of n releases node i does not take on, while it is out of reach.
+func (l *Locker) Refuses(i, n int) (refused int) {
+	var over atomic.Int32
+	for range n {
+		before := over.Load()
+		l.nodes[i].owe(l.ending("k", "o", 0, false), time.Now().Add(time.Hour), func() { over.Add(1) })
+		refused += int(over.Load() - before)
+	}
+	return refused
+}
+
 // Propose guesses a token for nodes whose clocks are so far ahead of this process; 0 is for
-// one that is not known. It returns how far ahead the guess is, or 0.
-func Propose(quorum int, ahead ...time.Duration) time.Duration {
+// one that is not known. It returns by which of these clocks the guess is; not ok is for none.
+func Propose(quorum int, ahead ...time.Duration) (by time.Duration, ok bool) {
 	var nodes []*node
 	for _, a := range ahead {
 		n := &node{}
 		n.clock.ahead.Store(a.Microseconds())
 		nodes = append(nodes, n)
 	}
-	before := ownMicros()
-	p := propose(nodes, quorum)
-	if p == 0 {
-		return 0
+	for {
+		before := ownMicros()
+		p := propose(nodes, quorum)
+		if p == 0 {
+			return 0, false
+		}
+		if ownMicros()-before < 1000 { // else the machine is busy
+			return (time.Duration(p-before)*time.Microsecond - lead).Truncate(10 * time.Millisecond), true
+		}
 	}
-	return (time.Duration(p-before) * time.Microsecond).Truncate(10 * time.Second)
 }
 
 // How far a guess is ahead of the clocks, and may be.

@@ -102,13 +102,29 @@ func TestTokenIsNearTheClocks(t *testing.T) {
 	}
 }
 
-// TestPropose: the guess is by the clocks of a quorum, and not by one that is far off.
+// TestPropose: the guess is by the fastest clock, but those that are far off the clocks of a
+// quorum.
 func TestPropose(t *testing.T) {
-	const h, d = time.Hour, 24 * time.Hour
-	require.Equal(t, h, redlock.Propose(3, h, h, h, h, h))
-	require.Equal(t, h, redlock.Propose(3, h, d, h, d, h))
-	require.Equal(t, h, redlock.Propose(3, -d, h, h, h, d))
-	require.Equal(t, d, redlock.Propose(3, h, d, d, h, d))
-	require.Equal(t, h, redlock.Propose(3, h, h, 0, 0, h))
-	require.Zero(t, redlock.Propose(3, h, h, 0, 0, 0))
+	const h, d, near = time.Hour, 24 * time.Hour, 100 * time.Millisecond
+	for _, c := range []struct {
+		ahead []time.Duration
+		by    time.Duration
+	}{
+		{[]time.Duration{h, h, h, h, h}, h},
+		{[]time.Duration{h, d, h, d, h}, h},
+		{[]time.Duration{-d, h, h, h, d}, h},
+		{[]time.Duration{h, d, d, h, d}, d},
+		{[]time.Duration{h, h, 0, 0, h}, h},
+		{[]time.Duration{h + near, h, h, h, h}, h + near},
+		{[]time.Duration{h, h + near, h, 2 * h, h}, h + near},
+		{[]time.Duration{h, h, h + near, h + 2*near, h}, h + near},
+	} {
+		by, ok := redlock.Propose(3, c.ahead...)
+		require.True(t, ok, c.ahead)
+		require.Equal(t, c.by, by, c.ahead)
+	}
+	for _, ahead := range [][]time.Duration{{h, h, 0, 0, 0}, {0, 0, 0, 0, 0}} {
+		_, ok := redlock.Propose(3, ahead...)
+		require.False(t, ok, ahead)
+	}
 }

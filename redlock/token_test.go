@@ -45,6 +45,25 @@ func TestTokensOfUnevenCounters(t *testing.T) {
 	require.Greater(t, storetest.Acquire(t, b, storetest.Request("k")).Token, reader.Token)
 }
 
+// TestTokenOfMixedVotes: the guess is a good one for two nodes of three, and below what the third
+// has counted to. The token is above all, and is recorded by all.
+func TestTokenOfMixedVotes(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	w.ready(t)
+	w.age(t)
+	a, b := w.reaching(t, []int{0, 1, 2}), w.reaching(t, []int{0, 3, 4})
+	a.warmUp(t, 0, 1, 2)
+	last := lock.Token(8e15)
+	w.counter(t, 2, "k", last)
+	for _, p := range []*process{a, b} {
+		g := storetest.Acquire(t, p, storetest.Request("k"))
+		require.Greater(t, g.Token, last)
+		last = g.Token
+		storetest.Release(t, p, g)
+	}
+}
+
 // TestTokensOfCrowds: processes that reach different quorums, and guess by different clocks.
 func TestTokensOfCrowds(t *testing.T) {
 	t.Parallel()
