@@ -203,25 +203,84 @@ func TestDebtsEnd(t *testing.T) {
 	require.Equal(t, 88, p.Refuses(0, redlock.MaxOwed+88))
 }
 
-// TestLateRejoin: a node gets a grant back after the release that followed.
+// TestLateVote: a vote was asked for again, since its connection broke. The first request comes
+// after the release, or after the undo, and is refused.
+func TestLateVote(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		for _, how := range []string{"released", "handed over", "undone", "refused"} {
+			t.Run(fmt.Sprint(how, " shared ", shared), func(t *testing.T) {
+				t.Parallel()
+				w := sharedWorld(t)
+				p := w.ready(t)
+				w.age(t)
+				req := storetest.Request("k")
+				req.Shared = shared
+				if how == "refused" {
+					for _, i := range []int{2, 3, 4} {
+						w.block(t, i, "k")
+					}
+				}
+				late := p.nets[0].set(&trap{texts: []string{req.Owner}})
+				g, err := p.Acquire(storetest.Bounded(t), req)
+				late.await(t)
+				if how == "refused" {
+					require.ErrorIs(t, err, lock.ErrHeld)
+				} else {
+					require.NoError(t, err)
+					storetest.Eventually(t, "the second sending", func() bool { return w.has(t, 0, "k", req.Owner) && p.Idle(0) })
+					storetest.Inspect(t, p, "other")
+				}
+				switch how {
+				case "handed over":
+					next := storetest.Waits(t, p, storetest.Request("k"))
+					p.AdvanceClocks(redlock.Lead)
+					storetest.Release(t, p, g)
+					storetest.Release(t, p, next.Granted(t))
+				case "released":
+					storetest.Release(t, p, g)
+				case "undone":
+					storetest.Release(t, p, grantOf(req))
+				}
+				storetest.Eventually(t, "a mark", func() bool {
+					return w.plain[0].ZScore(storetest.Bounded(t), p.Keys("k")[4], req.Owner).Val() > 0
+				})
+				late.deliver(t)
+				require.False(t, w.has(t, 0, "k", req.Owner))
+			})
+		}
+	}
+}
+
+// TestLateRejoin: a node gets a grant back after the release that followed: because it was slow,
+// or lost and sent again.
 func TestLateRejoin(t *testing.T) {
 	t.Parallel()
-	w := sharedWorld(t)
-	p := w.ready(t)
-	ctx := storetest.Bounded(t)
-	g := storetest.Acquire(t, p, storetest.Request("k"))
-	storetest.Eventually(t, "its vote", func() bool { return w.has(t, 4, "k", g.Owner) })
-	w.counter(t, 4, "k", 1)
-	late := p.nets[4].set(&trap{texts: []string{p.Scripts()["rejoin"].SHA, g.Owner}, slow: true})
-	storetest.Renew(t, p, g)
-	late.await(t)
-	storetest.Release(t, p, g)
-	marks := p.Keys("k")[4]
-	storetest.Eventually(t, "the release", func() bool { return w.plain[4].ZCard(ctx, marks).Val() == 1 })
-	late.deliver(t)
-	for range 20 {
-		storetest.Inspect(t, p, "other")
-		require.False(t, w.has(t, 4, "k", g.Owner))
+	for _, how := range []string{"slow", "lost"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			p := w.ready(t)
+			ctx := storetest.Bounded(t)
+			g := storetest.Acquire(t, p, storetest.Request("k"))
+			storetest.Eventually(t, "its vote", func() bool { return w.has(t, 4, "k", g.Owner) })
+			w.counter(t, 4, "k", 1)
+			late := p.nets[4].set(&trap{texts: []string{p.Scripts()["rejoin"].SHA, g.Owner}, slow: how == "slow"})
+			storetest.Renew(t, p, g)
+			late.await(t)
+			if how == "lost" {
+				storetest.Eventually(t, "the second sending", func() bool { return w.has(t, 4, "k", g.Owner) && p.Idle(4) })
+				storetest.Inspect(t, p, "other")
+			}
+			storetest.Release(t, p, g)
+			marks := p.Keys("k")[4]
+			storetest.Eventually(t, "the release", func() bool { return w.plain[4].ZCard(ctx, marks).Val() == 1 })
+			late.deliver(t)
+			for range 20 {
+				storetest.Inspect(t, p, "other")
+				require.False(t, w.has(t, 4, "k", g.Owner))
+			}
+		})
 	}
 }
 
@@ -305,24 +364,46 @@ func TestHandOverByTooFew(t *testing.T) {
 	storetest.Release(t, p, waiting.Granted(t))
 }
 
-// TestHandOverBeyondReach: a node that does not hear of a hand-over is told when it can be.
+// TestHandOverBeyondReach: a node that does not hear of a hand-over is told when it can be,
+// whether that is known before the others have answered or not, and also if it is but a release.
 func TestHandOverBeyondReach(t *testing.T) {
 	t.Parallel()
-	w := sharedWorld(t)
-	p := w.ready(t)
-	w.age(t)
-	g := storetest.Acquire(t, p, storetest.Request("k"))
-	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 })
-	waiting := storetest.Waits(t, p, storetest.Request("k"))
-	p.nets[4].sever()
-	p.AdvanceClocks(redlock.Lead)
-	storetest.Release(t, p, g)
-	h := waiting.Granted(t)
-	storetest.Eventually(t, "a release to be owed", func() bool { return p.Owes(4) })
-	p.nets[4].heal()
-	storetest.Eventually(t, "the release", func() bool { return !w.has(t, 4, "k", g.Owner) })
-	storetest.Eventually(t, "nothing to be owed", func() bool { return !p.Owes(4) })
-	storetest.Release(t, p, h)
+	for _, how := range []string{"known late", "known first", "released"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			p := w.ready(t)
+			w.age(t)
+			g := storetest.Acquire(t, p, storetest.Request("k"))
+			storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 && p.Idle(4) })
+			waiting := storetest.Waits(t, p, storetest.Request("k"))
+			p.nets[4].sever()
+			p.AdvanceClocks(redlock.Lead)
+			if how == "released" {
+				p.ForgetClocks()
+			}
+			var late []*trap
+			if how == "known first" {
+				for _, n := range p.nets[:2] {
+					late = append(late, n.set(&trap{texts: []string{g.Owner}, slow: true}))
+				}
+			}
+			done := make(chan error, 1)
+			go func() { done <- p.Release(storetest.Bounded(t), g) }()
+			for _, l := range late {
+				l.await(t)
+				storetest.Eventually(t, "the error", func() bool { return p.Idle(4) })
+				l.deliver(t)
+			}
+			require.NoError(t, <-done)
+			h := waiting.Granted(t)
+			storetest.Eventually(t, "a release to be owed", func() bool { return p.Owes(4) })
+			p.nets[4].heal()
+			storetest.Eventually(t, "the release", func() bool { return !w.has(t, 4, "k", g.Owner) })
+			storetest.Eventually(t, "nothing to be owed", func() bool { return !p.Owes(4) })
+			storetest.Release(t, p, h)
+		})
+	}
 }
 
 // TestLateRenewal: a node gets a renewal after the release that followed it, and has nothing

@@ -11,6 +11,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/rediskit"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 var (
@@ -32,6 +33,7 @@ type Locker struct {
 	scripts *scripts
 	lines   *lines
 	tenures tenures
+	doubts  storekit.Doubts // owners with a vote that may come again
 	closed  atomic.Bool
 	closing chan struct{} // closed by Close
 	closes  sync.Once
@@ -242,12 +244,16 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 		return err
 	}
 	l.tenures.end(g.Owner)
-	if g.Token != 0 && !g.Shared {
+	doubtful := l.doubts.Take(g.Owner)
+	if g.Token != 0 && !g.Shared && !doubtful { // else there are marks to be left
 		if p := l.lines.serve(g.Key); p != nil {
 			return l.handOver(ctx, g, p)
 		}
 	}
-	err := l.release(ctx, g, nil)
+	err := l.release(ctx, g, nil, doubtful)
+	if err != nil && doubtful {
+		l.doubts.Add(g.Owner) // it may be called again
+	}
 	l.lines.hint(g.Key)
 	return err
 }

@@ -20,7 +20,11 @@ func (l *Locker) renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	})
 	giveBack := func(i int, v vote) {
 		if v == no && !l.tenures.over(t) {
-			l.nodes[i].ask(rejoin, func(answer) {})
+			l.nodes[i].ask(rejoin, func(a answer) {
+				if a.again {
+					l.doubts.Add(g.Owner)
+				}
+			})
 		}
 	}
 	renewed := false
@@ -108,17 +112,18 @@ func (l *Locker) lost(b *ballot, g lock.Grant) error {
 	return lost
 }
 
-// ending is the question that ends what owner has. It leaves a mark where there is nothing.
-func (l *Locker) ending(key, owner string, token lock.Token, shared bool) question {
-	q := l.question(l.scripts.release, key, owner, token.String(), markLife.Milliseconds(), flag(shared))
+// ending is the question that ends what owner has. It leaves a mark where there is nothing, or
+// everywhere if doubtful.
+func (l *Locker) ending(key, owner string, token lock.Token, shared, doubtful bool) question {
+	q := l.question(l.scripts.release, key, owner, token.String(), markLife.Milliseconds(), flag(shared), flag(doubtful))
 	q.patient = true
 	return q
 }
 
 // release ends a grant, or with token 0 whatever the owner has. done has the nodes on which
 // a hand-over has ended it before, or may have; or it is nil.
-func (l *Locker) release(ctx context.Context, g lock.Grant, done []bool) error {
-	q := l.ending(g.Key, g.Owner, g.Token, g.Shared)
+func (l *Locker) release(ctx context.Context, g lock.Grant, done []bool, doubtful bool) error {
+	q := l.ending(g.Key, g.Owner, g.Token, g.Shared, doubtful)
 	life := l.maxTTL
 	if g.TTL > 0 {
 		life = min(life, g.TTL)
@@ -190,13 +195,13 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, p *place) error {
 		b.each(sweep)
 		return nil
 	}
-	return l.release(ctx, g, ended)
+	return l.release(ctx, g, ended, false)
 }
 
 // sweeper returns what ends g on a node where it has not, or is not known to have, been
 // handed over.
 func (l *Locker) sweeper(g lock.Grant) func(i int, v vote) {
-	q, until := l.ending(g.Key, g.Owner, g.Token, false), time.Now().Add(g.TTL)
+	q, until := l.ending(g.Key, g.Owner, g.Token, false, false), time.Now().Add(g.TTL)
 	return func(i int, v vote) {
 		if v == pending || v == yes || v == blank {
 			return

@@ -19,7 +19,7 @@ func (a *acquisition) poll(q question, rule func(*ballot) bool, read func(int, a
 	b := a.l.newBallot(rule, func(i int, r answer) vote {
 		v := read(i, r)
 		if !errors.Is(r.err, errBusy) {
-			a.note(i, v)
+			a.note(i, v, r.again)
 		}
 		return v
 	})
@@ -69,12 +69,16 @@ func (a *acquisition) send(b *ballot, q question) {
 }
 
 // note remembers what there is to give back. A vote that comes after the decision is part of
-// the grant, if that is what came of it.
-func (a *acquisition) note(i int, v vote) {
+// the grant, if that is what came of it. One that was asked for again may come again, after the
+// release even.
+func (a *acquisition) note(i int, v vote, again bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.has[i] = v == yes || v == blank
-	a.doubt[i] = a.doubt[i] || v == unknown
+	a.doubt[i] = a.doubt[i] || v == unknown || again
+	if a.has[i] && a.doubt[i] {
+		a.l.doubts.Add(a.req.Owner)
+	}
 	a.idle(i, false)
 }
 
@@ -130,7 +134,7 @@ func (a *acquisition) giveBack(i int) {
 	}
 	a.has[i] = false
 	a.busy[i]++
-	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), a.shared())
+	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), a.shared(), flag(mark > 0))
 	n, until := a.l.nodes[i], time.Now().Add(a.req.TTL)
 	over := func(late bool) {
 		a.mu.Lock()

@@ -1,7 +1,9 @@
 -- Ends what one owner has. Where that is nothing it may leave a mark that refuses a request
--- of that owner which comes later: one that this release has overtaken.
+-- of that owner which comes later: one that this release has overtaken. Where there is
+-- something it does so if that request may have been sent more than once.
 --
 -- ARGV 1 owner  2 token, or 0 for any  3 mark's life ms, or 0 for none  4 "1" if shared
+--      5 "1" if it leaves the mark whatever there is
 --
 -- Returns 1; 0 when the owner has nothing here, 2 when another has the lock. It does so
 -- also on a node that does not vote.
@@ -10,6 +12,7 @@
 -- include state.lua
 -- include readers.lua
 -- include find.lua
+-- include marks.lua
 
 if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2])) then
   insist()
@@ -19,11 +22,11 @@ if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2])) then
   else
     rest = ''
   end
+  if ARGV[5] == '1' then mark(owner, ARGV[3]) end
   save()
   return 1
 end
 if ARGV[3] ~= '0' and not expiry then
-  -- include marks.lua
   mark(owner, ARGV[3])
   save()
 end
