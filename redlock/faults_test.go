@@ -243,6 +243,21 @@ func TestAllRestart(t *testing.T) {
 	require.Greater(t, storetest.Acquire(t, p, storetest.Request("k")).Token, g.Token)
 }
 
+// TestReleaseOfForgotten: that the nodes had to learn the scripts again does not mean that a
+// first request has released what they have forgotten.
+func TestReleaseOfForgotten(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	p := w.ready(t)
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 })
+	for i := range w.servers {
+		require.NoError(t, w.plain[i].FlushAll(storetest.Bounded(t)).Err())
+		require.NoError(t, w.plain[i].ScriptFlush(storetest.Bounded(t)).Err())
+	}
+	storetest.Lost(t, p.Release(storetest.Bounded(t), g))
+}
+
 // TestMajorityFails: a clear error, and no later than the timeout.
 func TestMajorityFails(t *testing.T) {
 	t.Parallel()

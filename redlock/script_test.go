@@ -67,6 +67,26 @@ func TestJoinScript(t *testing.T) {
 	}
 }
 
+// TestAbstainingNode: it neither records a token, nor renews, nor takes a grant back, whatever it
+// remembers.
+func TestAbstainingNode(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	ctx := storetest.Bounded(t)
+	keys := p.Keys("k")
+	run := strings.Split(w.plain[0].Get(ctx, keys[0]).Val(), ":")[2]
+	require.NoError(t, w.plain[0].Set(ctx, keys[0], "9000000000000:r:"+run, 0).Err())
+	holds := fmt.Sprintf("49:%d:49:o:1:", time.Now().Add(time.Hour).UnixMilli())
+	for name, state := range map[string]string{"confirm": holds, "renew": holds, "rejoin": "49:"} {
+		require.NoError(t, w.plain[0].Set(ctx, keys[1], state, time.Hour).Err())
+		got, err := w.plain[0].EvalSha(ctx, p.Scripts()[name].SHA, keys, "o", "50", 60000, "").Slice()
+		require.NoError(t, err, name)
+		require.Equal(t, "abstains", got[0], name)
+		require.Equal(t, state, w.plain[0].Get(ctx, keys[1]).Val(), name)
+	}
+}
+
 // TestRejoinOfForced: no grant that was ended by force comes back.
 func TestRejoinOfForced(t *testing.T) {
 	t.Parallel()
