@@ -297,3 +297,66 @@ func TestReleaseLooksAtTheToken(t *testing.T) {
 	}
 	storetest.Release(t, l, storetest.Renew(t, l, g))
 }
+
+// TestReleaseOfForced: who releases before the news of a forced release has come is told of it.
+func TestReleaseOfForced(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	require.NoError(t, other.ForceRelease(storetest.Bounded(t), g.Key, g.Owner))
+	storetest.Lost(t, l.Release(storetest.Bounded(t), g))
+}
+
+// TestReleaseIsSentAgain: the reply to a release gets lost. The next finds nothing to release,
+// and that is no loss.
+func TestReleaseIsSentAgain(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	hit := l.kv.once(fate{mute: true}, deletes)
+	storetest.Release(t, l, g)
+	reached(t, hit)
+	storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+}
+
+// TestNoLossAfterRelease: a release fails, and the grant ends by itself. Its holder is not told.
+func TestNoLossAfterRelease(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Lasting(storetest.Request("k"), 2*time.Second)
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	g := storetest.Acquire(t, l, req)
+	l.kv.set(func(t txn) fate { return fate{late: deletes(t)} })
+	require.ErrorIs(t, l.Release(storetest.Bounded(t), g), errCut)
+	l.kv.set(nil)
+	storetest.Eventually(t, "the grant to end", func() bool {
+		return len(storetest.Inspect(t, other, "k").Holders) == 0
+	})
+	require.Empty(t, lost)
+}
+
+// TestRenewalsOvertake: of two renewals at once the earlier is answered last. The grant lives for
+// as long as the later has promised.
+func TestRenewalsOvertake(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), 6*time.Second))
+	back := make(chan struct{})
+	hit := l.kv.every(fate{back: back}, reads)
+	early := make(chan error, 1)
+	go func() { _, err := l.Renew(storetest.Bounded(t), g); early <- err }()
+	reached(t, hit)
+	time.Sleep(500 * time.Millisecond)
+	l.kv.set(nil)
+	g = storetest.Renew(t, l, g)
+	close(back)
+	require.NoError(t, <-early)
+	for end := g.Start.Add(g.TTL); ; time.Sleep(20 * time.Millisecond) {
+		holders := storetest.Inspect(t, other, "k").Holders
+		if !time.Now().Before(end) {
+			return
+		}
+		require.Len(t, holders, 1, "%v before the end", time.Until(end))
+	}
+}
