@@ -17,21 +17,42 @@ var errSevered = errors.New("faulty: the process is cut off")
 type faulty struct {
 	inner *memory.Locker
 	life  context.Context // ends when the process is severed
-	die   context.CancelFunc
+	end   context.CancelFunc
+	calls sync.WaitGroup // of inner; mu is held when one begins
 
-	mu     sync.Mutex    // guards both below
+	mu     sync.Mutex    // guards the rest
 	frozen chan struct{} // not nil while nothing goes either way; closed by heal
 	mute   chan struct{} // not nil while no reply comes back; closed by heal
 }
 
 func newFaulty(inner *memory.Locker) *faulty {
 	f := &faulty{inner: inner}
-	f.life, f.die = context.WithCancel(context.Background())
+	f.life, f.end = context.WithCancel(context.Background())
 	return f
 }
 
 func (f *faulty) Unwrap() lock.Locker             { return f.inner }
 func (f *faulty) Capabilities() lock.Capabilities { return f.inner.Capabilities() }
+
+// die severs the process. When it returns its calls are over: a waiter that was handed the
+// lock just before it died would be a dead holder, which may keep it for longer.
+func (f *faulty) die() {
+	f.mu.Lock()
+	f.end()
+	f.mu.Unlock()
+	f.calls.Wait()
+}
+
+// begin begins a call, unless the process is severed. The caller calls the done of calls.
+func (f *faulty) begin() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.life.Err() != nil {
+		return errSevered
+	}
+	f.calls.Add(1)
+	return nil
+}
 
 // fault closes the way that which points to until heal.
 func (f *faulty) fault(which *chan struct{}) (heal func()) {
@@ -74,10 +95,14 @@ func exchange[T any](ctx context.Context, f *faulty, do func(context.Context) (T
 	if err := f.pass(ctx, &f.frozen); err != nil {
 		return none, err
 	}
+	if err := f.begin(); err != nil {
+		return none, err
+	}
 	sent, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(f.life, cancel)()
 	v, err := do(sent)
+	f.calls.Done()
 	if lost := f.pass(ctx, &f.frozen, &f.mute); lost != nil {
 		return none, lost
 	}
