@@ -122,7 +122,7 @@ func (k *call) granted(l *Lease, g Grant) (again bool, err error) {
 	var fx effects
 	now := e.lock(&fx)
 	l.grant.Token, l.grant.TTL, l.grant.Start = g.Token, g.TTL, g.Start
-	fx.tell(k.ctx, l, Granted, now-k.start, nil)
+	fx.tell(k.ctx, l, EventGranted, now-k.start, nil)
 	if fx.n > 0 {
 		// Told before it is held, so that no event of the lease comes before this one.
 		e.unlock(now, &fx)
@@ -273,13 +273,13 @@ func (k *call) waiting(l *Lease, r Record) {
 	for front < len(r.Waiters) && r.Waiters[front].Owner != l.grant.Owner {
 		front++
 	}
-	k.tell(Contended, l, front, nil)
+	k.tell(EventContended, l, front, nil)
 }
 
 // failed is err as the caller gets it. l is that of the last try, if there was one.
 func (k *call) failed(l *Lease, err error) error {
 	err = k.op.fail(k.key, err)
-	k.tell(Failed, l, 0, err)
+	k.tell(EventFailed, l, 0, err)
 	return err
 }
 

@@ -6,12 +6,18 @@ import (
 	"unicode/utf8"
 )
 
-// Limits of a [Request], the same on every store.
+// Limits of a [Request] and a [Record], the same on every store.
 const (
-	MaxKeyLen      = 512  // bytes of a key
-	MaxOwnerLen    = 64   // bytes of an owner
-	MaxMetadataLen = 4096 // bytes of all metadata names and values together
+	MaxKeyLen      = 512                  // bytes of a key
+	MaxOwnerLen    = 64                   // bytes of an owner
+	MaxMetadataLen = 4096                 // bytes of all metadata names and values together
+	MaxTTL         = 366 * 24 * time.Hour // of a grant
+	MaxRecord      = 16                   // holders that a Record shows, and waiters
 )
+
+// Patience is how long a store may leave a request, or one that stands in line, without
+// an answer before Acquire returns the store's error: the same on every store.
+const Patience = 30 * time.Second
 
 // CheckRequest is the validation that every store shares. Acquire must call it before
 // any I/O. It returns an error that is ErrInvalid, or ErrUnsupported for a capability
@@ -76,6 +82,9 @@ func checkOwner(owner string) error {
 func checkTTL(ttl time.Duration, c Capabilities) error {
 	if ttl <= 0 {
 		return fmt.Errorf("%w: TTL %v: must be positive", ErrInvalid, ttl)
+	}
+	if ttl > MaxTTL {
+		return fmt.Errorf("%w: TTL %v: must be at most %v", ErrInvalid, ttl, MaxTTL)
 	}
 	if ttl < c.MinTTL {
 		return fmt.Errorf("%w: TTL %v: store %s needs at least %v", ErrInvalid, ttl, c.Store, c.MinTTL)

@@ -42,8 +42,8 @@ func TestJumpAheadEndsLeasesThatAreOver(t *testing.T) {
 				w.jump(ttlTen)
 				look(l)
 				synctest.Wait()
-				lostAs(t, Expired, context.Cause(other.Context()))
-				lostAs(t, Expired, l.Err())
+				lostAs(t, ReasonExpired, context.Cause(other.Context()))
+				lostAs(t, ReasonExpired, l.Err())
 			})
 		})
 	}
@@ -65,7 +65,7 @@ func TestJumpCountsAsTime(t *testing.T) {
 		require.Equal(t, start.Add(deadline-4*time.Second), l.Deadline())
 		<-l.Done()
 		require.Equal(t, deadline-4*time.Second, time.Since(start))
-		lostAs(t, Expired, l.Err())
+		lostAs(t, ReasonExpired, l.Err())
 	})
 }
 
@@ -88,7 +88,7 @@ func TestJumpHasLeasesVerified(t *testing.T) {
 				synctest.Wait()
 				require.Len(t, f.sent("renew"), 2, "verified at once")
 				require.Equal(t, time.Now().Add(deadline), sound.Deadline())
-				lostAs(t, Expired, gone.Err())
+				lostAs(t, ReasonExpired, gone.Err())
 				require.Equal(t, end.Add(-max(d, 0)), unrenewed.Deadline())
 				time.Sleep(time.Minute)
 				require.NoError(t, sound.Err())
@@ -111,7 +111,7 @@ func TestJumpWithoutVerificationEndsLease(t *testing.T) {
 				require.NoError(t, l.Err())
 				<-l.Done()
 				require.Equal(t, ttlTen/verifyPart, time.Since(start))
-				lostAs(t, Unreachable, l.Err())
+				lostAs(t, ReasonUnreachable, l.Err())
 				require.Greater(t, len(f.sent("renew")), 1, "tried more than once")
 			})
 		})
@@ -183,7 +183,7 @@ func TestRenewalThatSucceedsAfterTheJump(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		w.jump(ttlTen)
-		lostAs(t, Expired, l.Err())
+		lostAs(t, ReasonExpired, l.Err())
 		time.Sleep(time.Second)
 		require.Len(t, f.sent("release"), 1)
 		require.False(t, f.held("k"))
@@ -208,7 +208,7 @@ func TestJumpDuringAcquire(t *testing.T) {
 
 		sleep = time.Minute
 		_, err := c.TryLock(t.Context(), "l")
-		lostAs(t, Expired, err)
+		lostAs(t, ReasonExpired, err)
 		failedAs(t, "trylock", "l", err)
 		time.Sleep(time.Nanosecond)
 		require.False(t, f.held("l"), "given back")
@@ -325,7 +325,7 @@ func TestJumpWithManyLeases(t *testing.T) {
 		time.Sleep(time.Nanosecond)
 		for i, l := range all {
 			if i%10 <= 5 {
-				lostAs(t, Expired, l.Err())
+				lostAs(t, ReasonExpired, l.Err())
 			} else {
 				require.NoError(t, l.Err(), i)
 			}

@@ -87,7 +87,7 @@ func TestCloseReleasesLeases(t *testing.T) {
 		}
 		require.Len(t, f.sent("release"), len(all))
 		require.Len(t, seen.events, 2*len(all))
-		require.Equal(t, Released, seen.last().Kind)
+		require.Equal(t, EventReleased, seen.last().Kind)
 		require.NoError(t, seen.last().Err)
 	})
 }
@@ -129,10 +129,10 @@ func TestLossWhileWindingDownIsJoined(t *testing.T) {
 			err := c.Do(t.Context(), "k", func(ctx context.Context, l *Lease) error {
 				<-ctx.Done()
 				f.force("k", true)
-				lostAs(t, Forced, l.Err())
+				lostAs(t, ReasonForced, l.Err())
 				return nil
 			})
-			lostAs(t, Forced, err)
+			lostAs(t, ReasonForced, err)
 		})
 		time.Sleep(time.Second)
 		require.NoError(t, c.Close(t.Context()))

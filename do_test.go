@@ -70,12 +70,12 @@ func TestDoJoinsTheLoss(t *testing.T) {
 			err := client(t, f).Do(t.Context(), "k", func(ctx context.Context, _ *Lease) error {
 				<-ctx.Done()
 				require.Equal(t, deadline, time.Since(start))
-				lostAs(t, Unreachable, context.Cause(ctx))
+				lostAs(t, ReasonUnreachable, context.Cause(ctx))
 				time.Sleep(time.Minute) // Do waits for it always
 				return result
 			})
 			require.Equal(t, deadline+time.Minute, time.Since(start))
-			lostAs(t, Unreachable, err)
+			lostAs(t, ReasonUnreachable, err)
 			failedAs(t, "do", "k", err)
 			if result != nil {
 				require.ErrorIs(t, err, result)
@@ -92,13 +92,13 @@ func TestDoFindsTheLossAtTheEnd(t *testing.T) {
 			return nil
 		})
 		failedAs(t, "trydo", "k", err)
-		lostAs(t, Taken, err)
+		lostAs(t, ReasonTaken, err)
 
 		err = client(t, f, WithRenewal(false)).Do(t.Context(), "k", func(context.Context, *Lease) error {
 			time.Sleep(deadline) // to the instant, before any timer
 			return nil
 		})
-		lostAs(t, Expired, err)
+		lostAs(t, ReasonExpired, err)
 	})
 }
 
@@ -157,7 +157,7 @@ func TestDoRetriesAFailedRelease(t *testing.T) {
 		err := client(t, f, WithObserver(seen)).Do(t.Context(), "k", func(context.Context, *Lease) error { return nil })
 		require.NoError(t, err)
 		require.Zero(t, time.Since(start))
-		require.Equal(t, Released, seen.last().Kind)
+		require.Equal(t, EventReleased, seen.last().Kind)
 		require.ErrorIs(t, seen.last().Err, errIO)
 		f.onRelease(plainRelease)
 		time.Sleep(time.Second)

@@ -16,6 +16,9 @@ var (
 	ErrLost = errors.New("lock: lost")
 	// ErrStale says that a newer token has been seen. Always a *StaleError.
 	ErrStale = errors.New("lock: stale token")
+	// ErrUnavailable says that the store failed, or did not answer, within the bound of
+	// the call. It wraps the store's last error. Whether the key is held is not known.
+	ErrUnavailable = errors.New("lock: store unavailable")
 	// ErrReleased is a lease's Err, and the cause of its context, after Release.
 	ErrReleased = errors.New("lock: released")
 	// ErrClosed says that the Client or the store is closed.
@@ -59,7 +62,7 @@ func (e *HeldError) Error() string {
 	b.WriteString("lock: held")
 	for i, h := range e.Record.Holders {
 		if i == 3 {
-			fmt.Fprintf(&b, " and %d more", len(e.Record.Holders)-i)
+			fmt.Fprintf(&b, " and %d more", max(e.Record.HolderCount, len(e.Record.Holders))-i)
 			break
 		}
 		sep := " by "
@@ -68,7 +71,7 @@ func (e *HeldError) Error() string {
 		}
 		b.WriteString(sep + h.describe())
 	}
-	if n := len(e.Record.Waiters); n > 0 {
+	if n := max(e.Record.WaiterCount, len(e.Record.Waiters)); n > 0 {
 		fmt.Fprintf(&b, "; %d in line", n)
 	}
 	if e.Err != nil {
@@ -118,22 +121,22 @@ type LostReason uint8
 
 // The reasons of a loss. The zero LostReason is unknown.
 const (
-	Expired     LostReason = iota + 1 // its TTL ran out
-	Taken                             // somebody else has the key
-	Forced                            // ForceRelease ended it
-	Unreachable                       // the store did not answer until the local deadline
+	ReasonExpired     LostReason = iota + 1 // its TTL ran out
+	ReasonTaken                             // somebody else has the key
+	ReasonForced                            // ForceRelease ended it
+	ReasonUnreachable                       // the store did not answer until the local deadline
 )
 
 // String names the reason.
 func (r LostReason) String() string {
 	switch r {
-	case Expired:
+	case ReasonExpired:
 		return "expired"
-	case Taken:
+	case ReasonTaken:
 		return "taken"
-	case Forced:
+	case ReasonForced:
 		return "forced"
-	case Unreachable:
+	case ReasonUnreachable:
 		return "unreachable"
 	}
 	return "unknown"

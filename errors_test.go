@@ -32,7 +32,7 @@ func TestErrorMessages(t *testing.T) {
 			holder("a"), holder("b"), holder("c"), holder("d"), holder("e"),
 		}}},
 		`lock: lost`:                                   &LostError{},
-		`lock: lost: unreachable (token 3): x`:         &LostError{Unreachable, 3, errors.New("x")},
+		`lock: lost: unreachable (token 3): x`:         &LostError{ReasonUnreachable, 3, errors.New("x")},
 		`lock: stale token 3 for "k": 4 has been seen`: &StaleError{"k", 3, 4},
 	} {
 		require.EqualError(t, err, want)
@@ -54,7 +54,7 @@ func TestErrorsAre(t *testing.T) {
 
 func TestLostReasonString(t *testing.T) {
 	for r, want := range map[LostReason]string{
-		0: "unknown", Expired: "expired", Taken: "taken", Forced: "forced", Unreachable: "unreachable", 99: "unknown",
+		0: "unknown", ReasonExpired: "expired", ReasonTaken: "taken", ReasonForced: "forced", ReasonUnreachable: "unreachable", 99: "unknown",
 	} {
 		require.Equal(t, want, r.String())
 	}

@@ -17,11 +17,11 @@ type logged struct{ log *slog.Logger }
 func (o logged) Observe(ctx context.Context, e lock.Event) {
 	level := slog.LevelDebug
 	switch {
-	case e.Kind == lock.Lost, e.Kind == lock.ReleasedLost:
+	case e.Kind == lock.EventLost, e.Kind == lock.EventReleasedLost:
 		level = slog.LevelError
 	case e.Err != nil:
 		level = slog.LevelWarn
-	case e.Kind == lock.Contended:
+	case e.Kind == lock.EventContended:
 		level = slog.LevelInfo
 	}
 	if !o.log.Enabled(ctx, level) {
@@ -34,7 +34,7 @@ func (o logged) Observe(ctx context.Context, e lock.Event) {
 	if e.Shared {
 		attrs = append(attrs, slog.Bool("shared", true))
 	}
-	if e.Kind == lock.Contended {
+	if e.Kind == lock.EventContended {
 		attrs = append(attrs, slog.Int("queue", e.Queue))
 	}
 	if e.Err != nil {

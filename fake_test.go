@@ -160,7 +160,7 @@ func (f *fake) doRenew(ctx context.Context, g Grant) (Grant, error) {
 			return g, nil
 		}
 	}
-	return Grant{}, &LostError{Reason: Expired, Token: g.Token}
+	return Grant{}, &LostError{Reason: ReasonExpired, Token: g.Token}
 }
 
 func (f *fake) doRelease(ctx context.Context, g Grant) error {
@@ -178,7 +178,7 @@ func (f *fake) doRelease(ctx context.Context, g Grant) error {
 	if g.Token == 0 {
 		return nil
 	}
-	return &LostError{Reason: Taken, Token: g.Token}
+	return &LostError{Reason: ReasonTaken, Token: g.Token}
 }
 
 // force ends the grants of key without their holders' doing, and tells them if told.
@@ -191,7 +191,7 @@ func (f *fake) force(key string, told bool) {
 	f.mu.Unlock()
 	for _, h := range holds {
 		if told && h.lost != nil {
-			h.lost(Forced)
+			h.lost(ReasonForced)
 		}
 	}
 }

@@ -46,14 +46,16 @@ import (
 // All methods must be safe for concurrent use, must return promptly when ctx ends,
 // and must never return a zero Grant together with a nil error.
 //
-// A store must keep the following, each of which is a case of the same name in
-// package locktest:
+// A store must keep the following. Package locktest has a group of cases for each:
 //
 //   - Exclusion. By the store's own clock at most one exclusive grant of a key is
 //     live; shared grants live only beside shared grants. This holds while the store
 //     keeps what it acknowledged, its clock does not jump forward, and nobody forces
 //     the lock: Capabilities.HoldSurvives says which faults it stands. Otherwise the
 //     loss is told at the next renewal, and the token is the guard.
+//   - Partial loss is loss. Whatever part of what the store keeps of a key disappears
+//     (a row, an item or a node that an operator deletes), two grants that exclude each
+//     other must never both survive their next renewal.
 //   - Tokens rise. An exclusive grant's token must exceed every token granted for the
 //     key before it; a shared one must exceed every exclusive one before it. After
 //     release, expiry, a lost record, a restart, a failover: as far as
@@ -72,19 +74,37 @@ import (
 //   - Failure leaves nothing. An Acquire that returned an error must leave no grant
 //     and no place in line once the undo, a Release without a token, has arrived. If
 //     the undo can overtake its own late request, the grant must at worst end a TTL
-//     after it took effect.
+//     after it took effect. Without an undo, whatever else the same process keeps
+//     alive, a place in line must end by its heartbeat and a grant by its TTL.
 //   - Dead holders pass. A key whose holder died must be acquirable within TTL +
 //     Capabilities.ExpirySlack, by a first try without Wait too.
 //   - Dead waiters are skipped. A waiter must live by a heartbeat of min(TTL, 5 s):
 //     a dead one must not block the line for longer than that.
+//   - Nobody passes a waiting writer. Where FIFO is declared, a shared try must be
+//     refused while an exclusive waiter is in line.
 //   - Wake-ups are hints. A release must wake the next waiter promptly if Push is
 //     declared, and a lost wake-up must cost no more than a bounded recheck. After any
 //     wait the claim must be verified, and Start taken before the verification was
-//     sent.
+//     sent. A Locker must notice by itself that its wake-ups do not arrive, then
+//     recheck every tenth of the heartbeat, and find its way back.
+//   - A wait outlives the store's trouble. The first request's failure must be
+//     returned at once; if it is not answered, within [Patience]. Once in line, what
+//     may pass (a restart, an election, a refused connection, a full disk, a read-only
+//     or busy server, throttling, a timeout) must end the wait only after Patience
+//     without an answer; what cannot pass (a missing right, a wrong type, a missing
+//     table) must end it at once. The error must wrap the store's own.
 //   - Cancel is prompt. When ctx ends every method must return promptly with an error
 //     for which errors.Is(err, ctx.Err()) holds; it is ErrHeld as well if Acquire saw
-//     the key held. A grant already known at that moment may be returned instead.
+//     the key held, and wraps the store's last error if that was in trouble. A grant
+//     already known at that moment may be returned instead.
 //   - Expiry is the store's. No client's wall clock may decide it.
+//   - A reason is a fact. ReasonExpired must be told only if the TTL can have run out;
+//     a grant that vanished before is ReasonForced, ReasonTaken or unknown (0).
+//   - Records are bounded. A [Record] must hold at most [MaxRecord] holders and as
+//     many waiters, with the true counts beside them. Standing in line must cost the
+//     same behind 10 waiters as behind 10,000.
+//   - Durations are bounded. A TTL above [MaxTTL] must be ErrInvalid before any I/O;
+//     MaxTTL itself must be granted and released exactly.
 //   - Keys are opaque. Any non-empty UTF-8 string of up to [MaxKeyLen] bytes is a key
 //     of its own: "/", "{}", a leading "}", "..", NUL, controls, case. Stores must
 //     encode injectively.
@@ -122,8 +142,8 @@ type Request struct {
 	Key string
 	// Owner is unique to this try: 1 to 64 of [A-Za-z0-9_-], with 128 random bits.
 	Owner string
-	// TTL is how long the grant lives if it is not renewed. Stores round it up to
-	// their granularity.
+	// TTL is how long the grant lives if it is not renewed, at most MaxTTL. Stores round
+	// it up to their granularity.
 	TTL time.Duration
 	// Shared asks for a grant beside other shared ones, never beside an exclusive one.
 	Shared bool
@@ -153,12 +173,15 @@ type Grant struct {
 	Shared bool
 }
 
-// Record is what a store knows of a key at one moment.
+// Record is what a store knows of a key at one moment. It shows at most [MaxRecord]
+// holders and as many waiters; the counts are of all.
 type Record struct {
-	Key     string
-	Token   Token    // the highest known to have been granted; 0 = unknown
-	Holders []Holder // more than one only if all are shared
-	Waiters []Waiter // in line order
+	Key         string
+	Token       Token    // the highest known to have been granted; 0 = unknown
+	Holders     []Holder // more than one only if all are shared
+	Waiters     []Waiter // the first in line, in line order
+	HolderCount int      // of all live holders
+	WaiterCount int      // of all live waiters
 }
 
 // Holder is one live grant in a [Record].
@@ -233,7 +256,7 @@ type Admin interface {
 	List(ctx context.Context, prefix string) iter.Seq2[Record, error]
 
 	// ForceRelease ends owner's grant of key, and no other. Its holder learns it
-	// through Request.Lost or at its next renewal, with reason Forced or Taken. It
+	// through Request.Lost or at its next renewal, with ReasonForced or ReasonTaken. It
 	// returns ErrLost when owner does not hold key. The holder may still be working:
 	// only fenced resources are safe.
 	ForceRelease(ctx context.Context, key, owner string) error

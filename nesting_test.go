@@ -95,15 +95,15 @@ func TestReentrantUnderALostLease(t *testing.T) {
 		err := c.Do(t.Context(), "k", func(ctx context.Context, _ *Lease) error {
 			err := c.Do(ctx, "k", func(ctx context.Context, _ *Lease) error {
 				f.force("k", true)
-				lostAs(t, Forced, context.Cause(ctx))
+				lostAs(t, ReasonForced, context.Cause(ctx))
 				return nil
 			})
-			lostAs(t, Forced, err)
-			lostAs(t, Forced, c.Do(ctx, "k", never2))
-			lostAs(t, Forced, c.Do(context.WithoutCancel(ctx), "k", never2))
+			lostAs(t, ReasonForced, err)
+			lostAs(t, ReasonForced, c.Do(ctx, "k", never2))
+			lostAs(t, ReasonForced, c.Do(context.WithoutCancel(ctx), "k", never2))
 			return nil
 		})
-		lostAs(t, Forced, err)
+		lostAs(t, ReasonForced, err)
 	})
 }
 
@@ -116,7 +116,7 @@ func TestReentrantEndsWithTheLeaseWhateverItsContext(t *testing.T) {
 				f.force("k", true)
 				select {
 				case <-ctx.Done():
-					lostAs(t, Forced, context.Cause(ctx))
+					lostAs(t, ReasonForced, context.Cause(ctx))
 				case <-time.After(time.Minute):
 					t.Error("ctx does not end with the lease")
 				}

@@ -18,14 +18,14 @@ type EventKind uint8
 
 // The kinds of an [Event], and what its Elapsed means for each.
 const (
-	Contended    EventKind = iota + 1 // the key is taken, and a wait begins; Elapsed: since the call
-	Granted                           // Elapsed: waited, since the call
-	Failed                            // no grant, Err says why; Elapsed: since the call
-	Renewed                           // Elapsed: slack left before the old deadline
-	RenewFailed                       // one try failed, Err says why; Elapsed: slack left
-	Lost                              // Err is a *LostError; Elapsed: held, since the grant
-	Released                          // the hold ended; Elapsed: held. Err: the store's, if it has not confirmed
-	ReleasedLost                      // a release found the grant gone; Err is a *LostError; Elapsed: held
+	EventContended    EventKind = iota + 1 // the key is taken, and a wait begins; Elapsed: since the call
+	EventGranted                           // Elapsed: waited, since the call
+	EventFailed                            // no grant, Err says why; Elapsed: since the call
+	EventRenewed                           // Elapsed: slack left before the old deadline
+	EventRenewFailed                       // one try failed, Err says why; Elapsed: slack left
+	EventLost                              // Err is a *LostError; Elapsed: held, since the grant
+	EventReleased                          // the hold ended; Elapsed: held. Err: the store's, if it has not confirmed
+	EventReleasedLost                      // a release found the grant gone; Err is a *LostError; Elapsed: held
 )
 
 // String names the kind in lower case.

@@ -11,8 +11,8 @@ import (
 )
 
 func TestEventKindString(t *testing.T) {
-	require.Equal(t, "contended", Contended.String())
-	require.Equal(t, "released lost", ReleasedLost.String())
+	require.Equal(t, "contended", EventContended.String())
+	require.Equal(t, "released lost", EventReleasedLost.String())
 	require.Equal(t, "unknown", EventKind(0).String())
 	require.Equal(t, "unknown", EventKind(100).String())
 }
@@ -52,12 +52,12 @@ func TestEvents(t *testing.T) {
 				require.Error(t, ctx.Err())
 			},
 			[]string{"granted", "lost"},
-			func(t *testing.T, e Event) { lostAs(t, Forced, e.Err) },
+			func(t *testing.T, e Event) { lostAs(t, ReasonForced, e.Err) },
 		},
 		"a loss found at the end": {
 			func(_ *testing.T, f *fake, _ *Client, _ context.Context, _ *Lease) { f.force("k", false) },
 			[]string{"granted", "released lost"},
-			func(t *testing.T, e Event) { lostAs(t, Taken, e.Err) },
+			func(t *testing.T, e Event) { lostAs(t, ReasonTaken, e.Err) },
 		},
 		"a release that fails": {
 			func(_ *testing.T, f *fake, _ *Client, _ context.Context, _ *Lease) { f.onRelease(failRelease) },
@@ -90,7 +90,7 @@ func TestEvents(t *testing.T) {
 				require.Equal(t, c.kinds, seen.kinds())
 				for _, e := range seen.events {
 					require.Equal(t, "k", e.Key)
-					if e.Kind != Failed {
+					if e.Kind != EventFailed {
 						require.Equal(t, f.sent("acquire")[0].req.Owner, e.Owner)
 					}
 				}
@@ -170,7 +170,7 @@ func (n *nosy) Observe(_ context.Context, e Event) {
 		_ = l.Err()
 		_ = l.Deadline()
 	}
-	if e.Kind == Lost {
+	if e.Kind == EventLost {
 		require.Error(n.t, l.Context().Err(), "contexts end before observers are told")
 	}
 }
@@ -198,7 +198,7 @@ func TestEventsOfALeaseAreInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, seen := newFake(), new(recorder)
 		slow := observerFunc(func(_ context.Context, e Event) {
-			if e.Kind == Renewed {
+			if e.Kind == EventRenewed {
 				time.Sleep(time.Second)
 			}
 		})
@@ -220,13 +220,13 @@ func TestGrantedComesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, seen := newFake(), new(recorder)
 		slow := observerFunc(func(_ context.Context, e Event) {
-			if e.Kind == Granted {
+			if e.Kind == EventGranted {
 				time.Sleep(time.Second)
 			}
 		})
 		time.AfterFunc(time.Second/2, func() { f.force("k", true) })
 		_, err := client(t, f, WithObserver(slow), WithObserver(seen)).TryLock(t.Context(), "k")
-		lostAs(t, Forced, err)
+		lostAs(t, ReasonForced, err)
 		require.Equal(t, []string{"granted", "lost", "failed"}, seen.kinds())
 	})
 }

@@ -209,9 +209,9 @@ func (fx *effects) tellEnd(ctx context.Context, l *Lease, elapsed time.Duration,
 		return
 	}
 	l.told = true
-	kind := Released
+	kind := EventReleased
 	if errors.Is(err, ErrLost) {
-		kind = ReleasedLost
+		kind = EventReleasedLost
 	}
 	fx.tell(ctx, l, kind, elapsed, err)
 }

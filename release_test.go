@@ -87,8 +87,8 @@ func TestReleaseFindsTheLoss(t *testing.T) {
 		for range 2 {
 			err := l.Release(t.Context())
 			failedAs(t, "release", "k", err)
-			require.Equal(t, l.Token(), lossAs(t, Taken, err).Token)
-			lostAs(t, Taken, l.Err())
+			require.Equal(t, l.Token(), lossAs(t, ReasonTaken, err).Token)
+			lostAs(t, ReasonTaken, l.Err())
 		}
 		require.Len(t, f.sent("release"), 1)
 	})
@@ -99,7 +99,7 @@ func TestReleaseAfterLossSendsNothing(t *testing.T) {
 		f := newFake()
 		l := mustLock(t, client(t, f), "k", WithRenewal(false))
 		time.Sleep(deadline)
-		lostAs(t, Expired, l.Release(t.Context()))
+		lostAs(t, ReasonExpired, l.Release(t.Context()))
 		require.Empty(t, f.sent("release"))
 	})
 }
@@ -254,14 +254,14 @@ func TestEarlyLoss(t *testing.T) {
 		l := mustLock(t, c, "k")
 		f.force("k", true)
 		require.Error(t, l.Context().Err(), "told at once")
-		lostAs(t, Forced, l.Err())
-		lostAs(t, Forced, l.Release(t.Context()))
+		lostAs(t, ReasonForced, l.Err())
+		lostAs(t, ReasonForced, l.Release(t.Context()))
 		require.Empty(t, f.sent("release"))
 
 		l = mustLock(t, c, "k")
 		lost := f.sent("acquire")[1].req.Lost
 		require.NoError(t, l.Release(t.Context()))
-		lost(Forced) // no store should, but it changes nothing
+		lost(ReasonForced) // no store should, but it changes nothing
 		require.ErrorIs(t, l.Err(), ErrReleased)
 	})
 }

@@ -72,7 +72,7 @@ func (e *engine) renewLost(l *Lease, err error, now time.Duration, fx *effects) 
 // extend takes a renewal that succeeded in time.
 func (e *engine) extend(ctx context.Context, l *Lease, o *op, g Grant, now time.Duration, fx *effects) {
 	l.grant.TTL, l.grant.Start = g.TTL, g.Start
-	fx.tell(ctx, l, Renewed, l.end-now, nil)
+	fx.tell(ctx, l, EventRenewed, l.end-now, nil)
 	if l.failures > 0 {
 		l.failures, l.failure = 0, nil
 		delete(e.failing, l)
@@ -107,7 +107,7 @@ func (e *engine) renewFailed(ctx context.Context, l *Lease, o *op, err error, no
 		e.plan(l)
 		return
 	}
-	fx.tell(ctx, l, RenewFailed, l.end-now, err)
+	fx.tell(ctx, l, EventRenewFailed, l.end-now, err)
 	if o.abandoned {
 		return
 	}
@@ -131,11 +131,11 @@ func (e *engine) failed(l *Lease, err error, now time.Duration) {
 func (e *engine) expire(l *Lease, now time.Duration, fx *effects) bool {
 	switch {
 	case l.phase == held && l.end <= now:
-		reason, err := Expired, error(nil)
+		reason, err := ReasonExpired, error(nil)
 		if l.failures > 0 {
-			reason, err = Unreachable, l.failure
+			reason, err = ReasonUnreachable, l.failure
 		} else if l.op != nil && !l.op.back {
-			reason, err = Unreachable, errUnanswered
+			reason, err = ReasonUnreachable, errUnanswered
 		}
 		e.lose(l, reason, err, now, fx)
 	case l.phase == leaving && l.bound <= now && l.op == nil:
@@ -151,13 +151,13 @@ func (e *engine) expire(l *Lease, now time.Duration, fx *effects) bool {
 func (e *engine) lose(l *Lease, reason LostReason, err error, now time.Duration, fx *effects) {
 	l.lost = l.loss(reason, err)
 	l.err, l.told = l.lost, true
-	if reason == Unreachable {
+	if reason == ReasonUnreachable {
 		e.leave(l, now)
 	} else {
 		e.drop(l)
 	}
 	fx.end(l, l.lost)
-	fx.tell(context.Background(), l, Lost, now-l.since, l.lost)
+	fx.tell(context.Background(), l, EventLost, now-l.since, l.lost)
 }
 
 // drop is the end of what the engine does for l.
@@ -183,7 +183,7 @@ func (e *engine) jump(now time.Duration, fx *effects) {
 		}
 	}
 	for _, l := range over {
-		e.lose(l, Expired, nil, now, fx)
+		e.lose(l, ReasonExpired, nil, now, fx)
 	}
 	for _, l := range e.heap {
 		l.at = l.next()
@@ -213,7 +213,7 @@ func (l *Lease) loss(reason LostReason, err error) *LostError {
 	switch {
 	case err == ErrLost: //nolint:errorlint // only the bare one says nothing more
 		err = nil
-	case reason != Unreachable && errors.As(err, &lost):
+	case reason != ReasonUnreachable && errors.As(err, &lost):
 		err = lost.Err
 	}
 	return &LostError{Reason: reason, Token: l.grant.Token, Err: err}

@@ -32,7 +32,7 @@ func TestFrozenStoreEndsLeaseBeforeTTL(t *testing.T) {
 				require.Equal(t, start.Add(deadline), l.Deadline())
 				<-l.Done()
 				require.Equal(t, deadline, time.Since(start))
-				lost := lossAs(t, Unreachable, l.Err())
+				lost := lossAs(t, ReasonUnreachable, l.Err())
 				require.Equal(t, l.Token(), lost.Token)
 				require.Error(t, lost.Err)
 				require.Same(t, lost, context.Cause(l.Context()))
@@ -55,7 +55,7 @@ func TestErrKnowsWithoutTimer(t *testing.T) {
 		time.Sleep(deadline - 1)
 		require.NoError(t, l.Err())
 		time.Sleep(time.Nanosecond)
-		lostAs(t, Expired, l.Err())
+		lostAs(t, ReasonExpired, l.Err())
 		require.Error(t, ctx.Err(), "what Err knows the context tells")
 	})
 }
@@ -141,8 +141,8 @@ func TestStoreSaysLost(t *testing.T) {
 		err    error
 		reason LostReason
 	}{
-		"bare": {ErrLost, 0}, "with reason": {&LostError{Reason: Forced}, Forced},
-		"wrapped": {fmt.Errorf("store: %w", &LostError{Reason: Taken, Err: errIO}), Taken},
+		"bare": {ErrLost, 0}, "with reason": {&LostError{Reason: ReasonForced}, ReasonForced},
+		"wrapped": {fmt.Errorf("store: %w", &LostError{Reason: ReasonTaken, Err: errIO}), ReasonTaken},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -184,7 +184,7 @@ func TestHungRenewalsDelayNoOther(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		for _, l := range hung {
-			lostAs(t, Unreachable, l.Err())
+			lostAs(t, ReasonUnreachable, l.Err())
 		}
 		for _, l := range sound {
 			require.NoError(t, l.Err())
@@ -250,7 +250,7 @@ func TestLateRenewalRevivesNothing(t *testing.T) {
 		})
 		l := mustLock(t, client(t, f), "k")
 		<-l.Done()
-		lost := lossAs(t, Unreachable, l.Err())
+		lost := lossAs(t, ReasonUnreachable, l.Err())
 		require.Empty(t, f.sent("release"), "not while the renewal is in flight")
 		time.Sleep(time.Minute)
 		require.Same(t, lost, l.Err())
@@ -258,7 +258,7 @@ func TestLateRenewalRevivesNothing(t *testing.T) {
 		require.Len(t, released, 1)
 		require.Equal(t, l.Token(), released[0].grant.Token)
 		require.Equal(t, l.grant.Owner, released[0].grant.Owner)
-		lostAs(t, Unreachable, l.Release(t.Context()))
+		lostAs(t, ReasonUnreachable, l.Release(t.Context()))
 	})
 }
 
@@ -317,7 +317,7 @@ func TestWithoutRenewal(t *testing.T) {
 		l := mustLock(t, c, "k", WithRenewal(false))
 		<-l.Done()
 		require.Equal(t, deadline, time.Since(start))
-		lostAs(t, Expired, l.Err())
+		lostAs(t, ReasonExpired, l.Err())
 		require.Empty(t, f.sent("renew"))
 		require.Empty(t, f.sent("release"))
 	})
@@ -368,15 +368,15 @@ func TestRenewByHand(t *testing.T) {
 		require.NoError(t, l.Err(), "the caller's ctx says nothing of the lease")
 
 		f.onRenew(freezeRenew)
-		lostAs(t, Unreachable, l.Renew(t.Context()))
-		lostAs(t, Unreachable, l.Renew(t.Context()))
+		lostAs(t, ReasonUnreachable, l.Renew(t.Context()))
+		lostAs(t, ReasonUnreachable, l.Renew(t.Context()))
 
 		f.onRenew(plainRenew)
 		l = mustLock(t, c, "l")
 		f.force("l", false)
 		err = l.Renew(t.Context())
 		failedAs(t, "renew", "l", err)
-		lostAs(t, Expired, err)
+		lostAs(t, ReasonExpired, err)
 
 		l = mustLock(t, c, "m")
 		require.NoError(t, l.Release(t.Context()))

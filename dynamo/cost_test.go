@@ -158,7 +158,7 @@ func TestCostOfWaiting(t *testing.T) {
 	}
 }
 
-// TestUndoOfAKnownOutcome: a wait that was cancelled while nothing was under way leaves
+// TestUndoOfAKnownOutcome: a wait that was canceled while nothing was under way leaves
 // nothing, so its undo is not sent.
 func TestUndoOfAKnownOutcome(t *testing.T) {
 	t.Parallel()

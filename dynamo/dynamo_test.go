@@ -70,9 +70,9 @@ func TestFirstTryOfANewProcess(t *testing.T) {
 		time.Sleep(time.Until(g.Start.Add(g.TTL + dead.Capabilities().ExpirySlack)))
 		next := storetest.Acquire(t, w.start(t), storetest.Request("k"))
 		require.Greater(t, next.Token, g.Token)
-		require.Equal(t, lock.Taken, storetest.Lost(t, dead.Release(storetest.Bounded(t), g)))
+		require.Equal(t, lock.ReasonTaken, storetest.Lost(t, dead.Release(storetest.Bounded(t), g)))
 		_, err := dead.Renew(storetest.Bounded(t), g)
-		require.Equal(t, lock.Taken, storetest.Lost(t, err))
+		require.Equal(t, lock.ReasonTaken, storetest.Lost(t, err))
 	})
 }
 
@@ -86,8 +86,8 @@ func TestExpiredGrantIsLostToItsHolder(t *testing.T) {
 		g := storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("k"), 500*time.Millisecond)))
 		storetest.Eventually(t, "its end", func() bool { return len(storetest.Inspect(t, other, "k").Holders) == 0 })
 		_, err := p.Renew(storetest.Bounded(t), g)
-		require.Equal(t, lock.Expired, storetest.Lost(t, err))
-		require.Equal(t, lock.Expired, storetest.Lost(t, p.Release(storetest.Bounded(t), g)))
+		require.Equal(t, lock.ReasonExpired, storetest.Lost(t, err))
+		require.Equal(t, lock.ReasonExpired, storetest.Lost(t, p.Release(storetest.Bounded(t), g)))
 	})
 }
 
@@ -183,7 +183,7 @@ func TestForced(t *testing.T) {
 		g := storetest.Acquire(t, p, mode(storetest.Request("k")))
 		require.NoError(t, p.ForceRelease(storetest.Bounded(t), "k", g.Owner))
 		_, err := p.Renew(storetest.Bounded(t), g)
-		require.Equal(t, lock.Forced, storetest.Lost(t, err))
+		require.Equal(t, lock.ReasonForced, storetest.Lost(t, err))
 		require.ErrorIs(t, p.ForceRelease(storetest.Bounded(t), "k", g.Owner), lock.ErrLost)
 	})
 }

@@ -241,8 +241,8 @@ func TestLateRequest(t *testing.T) {
 	})
 }
 
-// cancelled cancels an Acquire while its write is under way.
-func cancelled(t *testing.T, p *process, req lock.Request) (deliver func() *http.Response) {
+// canceled cancels an Acquire while its write is under way.
+func canceled(t *testing.T, p *process, req lock.Request) (deliver func() *http.Response) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	deliver = p.http.late(t)
@@ -263,7 +263,7 @@ func cancelled(t *testing.T, p *process, req lock.Request) (deliver func() *http
 
 func lateAfterUndo(t *testing.T, p *process, other lock.Locker, req lock.Request) {
 	t.Helper()
-	deliver := cancelled(t, p, req)
+	deliver := canceled(t, p, req)
 	storetest.Release(t, p, lock.Grant{Key: req.Key, Owner: req.Owner})
 	refusedLate(t, deliver())
 	require.Empty(t, storetest.Inspect(t, other, req.Key).Holders)
@@ -279,7 +279,7 @@ func TestUndoBesideAHolder(t *testing.T) {
 		p, holder, other := w.open(t), w.start(t), w.open(t)
 		holder.http.shift(always(-2 * time.Second))
 		req := mode(storetest.Request("k"))
-		deliver := cancelled(t, p, req)
+		deliver := canceled(t, p, req)
 		g := storetest.Acquire(t, holder, storetest.Request("k"))
 		storetest.Release(t, p, lock.Grant{Key: req.Key, Owner: req.Owner})
 		storetest.Holds(t, other, g)

@@ -227,12 +227,12 @@ func setMark(expression string) string {
 // stale makes a *lock.StaleError of the error of a condition that failed by the mark.
 func (f *Fence) stale(err error, token lock.Token, table *string, key map[string]types.AttributeValue) error {
 	var olds []map[string]types.AttributeValue
-	var cancelled *types.TransactionCanceledException
+	var canceled *types.TransactionCanceledException
 	if old, ok := refused(err); ok {
 		olds = append(olds, old)
-	} else if errors.As(err, &cancelled) {
-		if n := len(cancelled.CancellationReasons); n > 0 { // the mark is the last
-			olds = append(olds, cancelled.CancellationReasons[n-1].Item)
+	} else if errors.As(err, &canceled) {
+		if n := len(canceled.CancellationReasons); n > 0 { // the mark is the last
+			olds = append(olds, canceled.CancellationReasons[n-1].Item)
 		}
 	}
 	for _, old := range olds {

@@ -190,8 +190,8 @@ func TestFenceTransact(t *testing.T) {
 	_, err = f.Transact(ctx, 10, w.table, w.primary("mark"), transfer(2, nil))
 	staleness(t, err, 10, 11)
 	_, err = f.Transact(ctx, 11, w.table, w.primary("mark"), transfer(2, aws.String("attribute_exists(nothing)")))
-	var cancelled *types.TransactionCanceledException
-	require.ErrorAs(t, err, &cancelled)
+	var canceled *types.TransactionCanceledException
+	require.ErrorAs(t, err, &canceled)
 	require.NotErrorIs(t, err, lock.ErrStale)
 	require.Equal(t, "1", balance(w.items(t)["from"]))
 	require.Equal(t, "1", balance(w.items(t)["to"]))

@@ -80,7 +80,7 @@ func (r *renewal) settle(it *item, m moment) (done bool, err error) {
 		return true, nil
 	}
 	if h.expiry <= m.upper {
-		return true, &lock.LostError{Reason: lock.Expired, Token: r.g.Token}
+		return true, &lock.LostError{Reason: lock.ReasonExpired, Token: r.g.Token}
 	}
 	return false, nil
 }
@@ -208,13 +208,13 @@ func lost(it *item, g lock.Grant) error {
 	e := &lock.LostError{Token: g.Token}
 	switch h := it.of(g.Owner); {
 	case h != nil && h.token == g.Token:
-		e.Reason = lock.Expired
+		e.Reason = lock.ReasonExpired
 	case it.forced == g.Owner:
-		e.Reason = lock.Forced
+		e.Reason = lock.ReasonForced
 	case it.token > g.Token && len(it.holders()) > 0:
-		e.Reason = lock.Taken
+		e.Reason = lock.ReasonTaken
 	case it.token > g.Token || !it.exists:
-		e.Reason = lock.Expired
+		e.Reason = lock.ReasonExpired
 	}
 	return e
 }

@@ -98,7 +98,7 @@ func TestUndoBesideADeadHolder(t *testing.T) {
 		l.http.shift(always(-2 * time.Second))
 	}
 	req := storetest.Request("k")
-	deliver := cancelled(t, p, req)
+	deliver := canceled(t, p, req)
 	storetest.Acquire(t, dead, storetest.Lasting(storetest.Request("k"), 100*time.Millisecond))
 	storetest.Release(t, p, lock.Grant{Key: "k", Owner: req.Owner})
 	storetest.Release(t, next, storetest.Await(t, next, storetest.Request("k")))
@@ -116,7 +116,7 @@ func TestReleaseOfWhatIsLost(t *testing.T) {
 			storetest.Await(t, rival, storetest.Request("k"))
 			return &netError{errors.New("connection reset by peer")}
 		})
-		require.Equal(t, lock.Taken, storetest.Lost(t, p.Release(storetest.Bounded(t), g)))
+		require.Equal(t, lock.ReasonTaken, storetest.Lost(t, p.Release(storetest.Bounded(t), g)))
 	})
 }
 

@@ -163,7 +163,7 @@ func TestRenewedTooLate(t *testing.T) {
 					return nil, &netError{io.ErrUnexpectedEOF}
 				})
 				_, err := p.Renew(storetest.Bounded(t), g)
-				require.Equal(t, lock.Expired, storetest.Lost(t, err))
+				require.Equal(t, lock.ReasonExpired, storetest.Lost(t, err))
 			})
 		})
 	}

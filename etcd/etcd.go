@@ -286,7 +286,7 @@ func (l *Locker) confirm(ctx context.Context, h *hold, g lock.Grant) (lock.Grant
 	}
 	if err := beat.wait(ctx, l.ctx); err != nil {
 		if isGone(err) {
-			err = &lock.LostError{Reason: lock.Expired, Token: g.Token, Err: err}
+			err = &lock.LostError{Reason: lock.ReasonExpired, Token: g.Token, Err: err}
 		}
 		return g, err
 	}

@@ -215,9 +215,9 @@ func (hs *holds) leaseGone(le *lease) {
 // somebody deleted the key.
 func (h *hold) reason(now time.Time) lock.LostReason {
 	if h.l.leases.overdue(h.lease, now) {
-		return lock.Expired
+		return lock.ReasonExpired
 	}
-	return lock.Forced
+	return lock.ReasonForced
 }
 
 // arm sets the timer for the first that is due.
@@ -261,7 +261,7 @@ func (hs *holds) tick() {
 			h.due = now.Add(watchDelay)
 		case !end.After(now):
 			if lost := h.lost; lost != nil {
-				told = append(told, func() { lost(lock.Expired) })
+				told = append(told, func() { lost(lock.ReasonExpired) })
 			}
 			leave = append(leave, hs.remove(h))
 			over = append(over, h)

@@ -50,7 +50,7 @@ func TestNewsOfAnEarlierEntry(t *testing.T) {
 	storetest.Holds(t, other, storetest.Renew(t, l, g))
 
 	require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", g.Owner)) // that news it must get
-	require.Equal(t, lock.Forced, told(t, lost))
+	require.Equal(t, lock.ReasonForced, told(t, lost))
 }
 
 // TestPlaceUnderAnotherLease: the reply to one who lined up gets lost, and meanwhile there is a

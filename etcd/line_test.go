@@ -190,7 +190,7 @@ func TestCompactionWhileWaiting(t *testing.T) {
 			reached(t, looked)
 			end()
 		}
-		require.Equal(t, lock.Forced, told(t, lost))
+		require.Equal(t, lock.ReasonForced, told(t, lost))
 	}
 }
 

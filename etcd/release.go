@@ -69,9 +69,9 @@ func (l *Locker) find(ctx context.Context, g lock.Grant) (string, *slot, error) 
 	why := &lock.LostError{Token: g.Token}
 	switch {
 	case len(entries) > 0:
-		why.Reason = lock.Taken
+		why.Reason = lock.ReasonTaken
 	case !g.Start.IsZero() && time.Since(g.Start) >= g.TTL:
-		why.Reason = lock.Expired
+		why.Reason = lock.ReasonExpired
 	}
 	return "", nil, why
 }
@@ -232,9 +232,9 @@ func lost(g lock.Grant, rest *pb.RangeResponse) error {
 	err := &lock.LostError{Token: g.Token}
 	switch {
 	case len(rest.Kvs) > 0:
-		err.Reason = lock.Taken
+		err.Reason = lock.ReasonTaken
 	case !g.Start.IsZero() && time.Since(g.Start) >= g.TTL:
-		err.Reason = lock.Expired
+		err.Reason = lock.ReasonExpired
 	}
 	return err
 }

@@ -93,9 +93,9 @@ func listAll(e *env) {
 		e.fail("the line of "+keys[0], "%+v", recs[keys[0]])
 	}
 	for _, h := range hs {
-		e.release(h)
+		e.mustRelease(h)
 	}
-	e.release(w.granted())
+	e.mustRelease(w.granted())
 	e.listed(a, "")
 }
 
@@ -132,7 +132,7 @@ func listStopped(e *env) {
 		if err != nil {
 			e.fail("List to yield records", "%v", err)
 		}
-		e.refused(a, e.rival(rec.Key))
+		e.mustBeHeld(a, e.rival(rec.Key))
 		if n++; n == 2 {
 			break
 		}
@@ -183,19 +183,19 @@ func forceRelease(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	h := e.hold(a, key)
 	e.force(b, h)
-	_, err := e.renews(h)
-	e.gone("Renew", err)
+	_, err := e.tryRenew(h)
+	e.mustBeLost("Renew", err)
 	var lost *lock.LostError
-	if !e.caps.EarlyLoss && (!errors.As(err, &lost) || lost.Reason != lock.Forced && lost.Reason != lock.Taken) {
-		e.fail(fmt.Sprintf("a *LostError with reason %v or %v", lock.Forced, lock.Taken), "%v", err)
+	if !e.caps.EarlyLoss && (!errors.As(err, &lost) || lost.Reason != lock.ReasonForced && lost.Reason != lock.ReasonTaken) {
+		e.fail(fmt.Sprintf("a *LostError with reason %v or %v", lock.ReasonForced, lock.ReasonTaken), "%v", err)
 	}
 	e.vacant(b, key)
 	next := e.hold(b, key)
 	if e.caps.TokenSurvives.Has(lock.SurvivesRelease) {
 		e.higher(next, h)
 	}
-	e.gone("Release", e.releases(a, h.g))
-	e.gone("ForceRelease", e.forces(b, key, h.g.Owner))
+	e.mustBeLost("Release", e.tryRelease(a, h.g))
+	e.mustBeLost("ForceRelease", e.forces(b, key, h.g.Owner))
 	e.only(a, next)
 }
 
@@ -203,13 +203,13 @@ func forceReleaseOfOneReader(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	one, two, three := e.hold(a, key), e.hold(a, key), e.hold(b, key)
 	e.force(b, two)
-	_, err := e.renews(two)
-	e.gone("Renew", err)
-	e.renew(one)
-	e.renew(three)
-	e.refused(a, e.rival(key))
-	e.release(one)
-	e.release(three)
+	_, err := e.tryRenew(two)
+	e.mustBeLost("Renew", err)
+	e.mustRenew(one)
+	e.mustRenew(three)
+	e.mustBeHeld(a, e.rival(key))
+	e.mustRelease(one)
+	e.mustRelease(three)
 	e.vacant(b, key)
 }
 
@@ -219,24 +219,24 @@ func forceReleaseForWaiter(e *env) {
 	w := e.wait(b, e.request(key))
 	e.force(b, h)
 	next := w.granted()
-	e.gone("Release", e.releases(a, h.g))
+	e.mustBeLost("Release", e.tryRelease(a, h.g))
 	e.only(a, next)
-	e.release(next)
+	e.mustRelease(next)
 }
 
 // forceReleaseOfNoHolder: neither a place in line nor a grant of another key is what is
 // asked to be ended.
 func forceReleaseOfNoHolder(e *env) {
 	a, b, key, other := e.open(), e.open(), e.key(), e.key()
-	e.gone("ForceRelease", e.forces(a, key, e.request(key).Owner))
+	e.mustBeLost("ForceRelease", e.forces(a, key, e.request(key).Owner))
 	h, o := e.hold(a, key), e.hold(a, other)
 	w := e.wait(b, e.rival(key))
 	for _, owner := range []string{o.g.Owner, w.h.req.Owner, e.request(key).Owner} {
-		e.gone("ForceRelease", e.forces(b, key, owner))
+		e.mustBeLost("ForceRelease", e.forces(b, key, owner))
 	}
 	e.only(b, h)
 	e.only(b, o)
 	w.still()
-	e.release(h)
-	e.release(w.granted())
+	e.mustRelease(h)
+	e.mustRelease(w.granted())
 }

@@ -78,7 +78,7 @@ func brokenStores() []broken {
 			}
 		})},
 		{what: "undo ignored: error leaves a grant", caught: in("ReleaseIsYoursAlone/UndoOfAGrant/exclusive", "FailureLeavesNothing/LateReply/exclusive"), flaws: flaws{undoLeavesGrant: true}},
-		{what: "undo ignored: a cancelled waiter keeps its place", caught: in("ReleaseIsYoursAlone/UndoOfAPlaceInLine/exclusive", "FailureLeavesNothing/CancelledWaiter/exclusive"), flaws: flaws{undoLeavesPlace: true}},
+		{what: "undo ignored: a canceled waiter keeps its place", caught: in("ReleaseIsYoursAlone/UndoOfAPlaceInLine/exclusive", "FailureLeavesNothing/CanceledWaiter/exclusive"), flaws: flaws{undoLeavesPlace: true}},
 		{what: "undo ends what others of the process hold", caught: in("ReleaseIsYoursAlone/UndoOfOneOwnerOnly/exclusive"), flaws: flaws{undoByProcess: true}},
 
 		{what: "a refused try stands in line", caught: in("FailureLeavesNothing/RefusedTry/exclusive"), flaws: flaws{triesLineUp: true}},

@@ -27,7 +27,7 @@ func cancelOfWaiter(e *env) {
 	w := e.wait(b, e.request(key))
 	w.cancel()
 	w.refused(context.Canceled)
-	e.undo(b, key, w.h.req.Owner)
+	e.mustUndo(b, key, w.h.req.Owner)
 	e.only(b, h)
 }
 
@@ -45,7 +45,7 @@ func deadlineOfWaiter(e *env) {
 		default:
 			return false // ctx ended before the store could say that the key is held
 		}
-		e.undo(b, key, w.h.req.Owner)
+		e.mustUndo(b, key, w.h.req.Owner)
 		return true
 	})
 	e.only(b, h)
@@ -56,9 +56,9 @@ func cancelAtOnce(e *env) {
 	h := e.lasting(a, e.rival(key))
 	e.fastest("Acquire to return when its ctx ends", e.quick(), func() time.Duration {
 		w := e.wait(b, e.request(key))
-		cancelled := time.Now()
+		canceled := time.Now()
 		w.withdraw()
-		return w.h.answered.Sub(cancelled)
+		return w.h.answered.Sub(canceled)
 	})
 	e.only(b, h)
 }
@@ -113,18 +113,18 @@ func cancelBeforeCall(e *env) {
 			e.fail(fmt.Sprintf("%s with a ctx that has ended to return an error that is %q", m.name, context.Canceled), "%v", err)
 		}
 	}
-	_ = e.releases(a, h.g)
+	_ = e.tryRelease(a, h.g)
 	e.free(b, key)
 }
 
 func cancelOfFrozen(e *env) {
 	a, b := e.open(), e.open()
-	h := e.acquire(a, e.request(e.key()))
+	h := e.mustAcquire(a, e.request(e.key()))
 	heal := e.fault(Freeze, a)
 	e.endWhileUnanswered(a, h, true)
 	heal()
 	e.eventually("the release to be answered after the fault", e.recovery(), func() (bool, string) {
-		err := e.releases(a, h.g)
+		err := e.tryRelease(a, h.g)
 		return err == nil || errors.Is(err, lock.ErrLost), fmt.Sprint(err)
 	})
 	e.eventually("the key to be free", e.recovery()+e.overdueIn(e.ttl), func() (bool, string) {
@@ -135,7 +135,7 @@ func cancelOfFrozen(e *env) {
 
 func cancelOfLateReply(e *env) {
 	a := e.open()
-	h := e.acquire(a, e.request(e.key()))
+	h := e.mustAcquire(a, e.request(e.key()))
 	e.fault(LoseReply, a)
 	e.endWhileUnanswered(a, h, false)
 }

@@ -35,7 +35,7 @@ func capabilities() group {
 func capabilitiesAreConstant(e *env) {
 	a, b := e.open(), e.open()
 	c := a.Capabilities()
-	e.release(e.acquire(a, e.request(e.key())))
+	e.mustRelease(e.mustAcquire(a, e.request(e.key())))
 	for _, l := range []lock.Locker{a, b} {
 		if again := l.Capabilities(); again != c {
 			e.fail(fmt.Sprintf("the same Capabilities from each Locker and at each time: %+v", c), "%+v", again)
@@ -77,13 +77,13 @@ func servedInOrder(e *env) {
 		line = append(line, e.wait(ls[i%len(ls)], req))
 	}
 	e.inspectLine(ls[0], line)
-	e.release(blocker)
+	e.mustRelease(blocker)
 	for i, w := range line {
 		h := w.granted()
 		for _, later := range line[i+1:] {
 			later.still()
 		}
-		e.release(h)
+		e.mustRelease(h)
 	}
 }
 
@@ -95,7 +95,7 @@ func (e *env) inspectLine(l lock.Locker, ws []*waiter) {
 		want = append(want, w.h.req.Owner)
 	}
 	var seen []string
-	rec := e.inspect(l, ws[0].h.req.Key)
+	rec := e.mustInspect(l, ws[0].h.req.Key)
 	for _, w := range rec.Waiters {
 		seen = append(seen, w.Owner)
 	}
@@ -116,14 +116,14 @@ func readersBehindWriter(e *env) {
 	first := e.hold(a, key)
 	writer := e.wait(b, e.rival(key))
 	readers := []*waiter{e.wait(a, e.request(key)), e.wait(b, e.request(key))}
-	e.release(first)
+	e.mustRelease(first)
 	w := writer.granted()
 	for _, r := range readers {
 		r.still()
 	}
-	e.release(w)
+	e.mustRelease(w)
 	for _, r := range readers {
-		e.release(r.granted())
+		e.mustRelease(r.granted())
 	}
 }
 
@@ -156,17 +156,17 @@ func notified(req lock.Request) (lock.Request, *losses) {
 func earlyLoss(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	req, n := notified(e.request(key))
-	h := e.acquire(a, req)
+	h := e.mustAcquire(a, req)
 	e.force(b, h)
 	e.eventually("Request.Lost to be called after ForceRelease, as EarlyLoss declares", e.patience(), func() (bool, string) {
 		return len(n.seen()) > 0, "it was not"
 	})
-	if r := n.seen()[0]; r != lock.Forced && r != lock.Taken {
-		e.fail(fmt.Sprintf("reason %v or %v", lock.Forced, lock.Taken), "%v", r)
+	if r := n.seen()[0]; r != lock.ReasonForced && r != lock.ReasonTaken {
+		e.fail(fmt.Sprintf("reason %v or %v", lock.ReasonForced, lock.ReasonTaken), "%v", r)
 	}
-	_, err := e.renews(h)
-	e.gone("Renew", err)
-	e.gone("Release", e.releases(a, h.g))
+	_, err := e.tryRenew(h)
+	e.mustBeLost("Renew", err)
+	e.mustBeLost("Release", e.tryRelease(a, h.g))
 	e.free(b, key)
 	if seen := n.seen(); len(seen) > 1 {
 		e.fail("Request.Lost to be called at most once", "%v", seen)
@@ -178,16 +178,16 @@ func earlyLoss(e *env) {
 func noLossAfterRelease(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	req, n := notified(e.brief(key))
-	h := e.acquire(a, req)
-	e.release(h)
+	h := e.mustAcquire(a, req)
+	e.mustRelease(h)
 	if time.Now().After(h.end()) {
 		return // the release was too late to be sure that it ended a live grant
 	}
-	next := e.acquire(b, e.brief(key))
+	next := e.mustAcquire(b, e.brief(key))
 	time.Sleep(time.Until(e.overdue(next)))
 	e.free(a, key)
-	_, err := e.renews(h)
-	e.gone("Renew", err)
+	_, err := e.tryRenew(h)
+	e.mustBeLost("Renew", err)
 	if seen := n.seen(); len(seen) > 0 {
 		e.fail("Request.Lost not to be called after the holder's own Release", "%v", seen)
 	}

@@ -33,29 +33,29 @@ func deadWaiters() group {
 // gets it at once. A holder that does not renew is as good as dead; kill makes sure.
 func (e *env) firstTry(kill bool) {
 	a, b, key := e.open(), e.open(), e.key()
-	h := e.acquire(a, e.brief(key))
+	h := e.mustAcquire(a, e.brief(key))
 	if kill {
 		e.fault(Sever, a)
 	}
 	time.Sleep(time.Until(e.overdue(h)))
-	next, err := e.try(b, e.rival(key))
+	next, err := e.tryAcquire(b, e.rival(key))
 	if err != nil {
 		e.fail(fmt.Sprintf("the first try to get the key, %v after a grant with a TTL of %v", time.Since(h.answered), h.g.TTL), "%v", err)
 	}
-	e.release(next)
+	e.mustRelease(next)
 }
 
 // waiterSucceeds is firstTry for one who stands in line already.
 func (e *env) waiterSucceeds(kill bool) {
 	a, b, key := e.open(), e.open(), e.key()
-	h := e.acquire(a, e.brief(key))
+	h := e.mustAcquire(a, e.brief(key))
 	w := e.ask(e.ctx, b, waiting(e.rival(key)))
 	if kill {
 		e.fault(Sever, a)
 	}
 	next := w.grantedWithin(e.overdueIn(h.g.TTL))
 	e.only(b, next)
-	e.release(next)
+	e.mustRelease(next)
 }
 
 // deadBesideLivingReader: each reader lives by its own renewals. One that renews must
@@ -63,15 +63,15 @@ func (e *env) waiterSucceeds(kill bool) {
 func deadBesideLivingReader(e *env) {
 	a, b, c, key := e.open(), e.open(), e.open(), e.key()
 	living := e.hold(b, key)
-	dead := e.acquire(a, e.brief(key))
+	dead := e.mustAcquire(a, e.brief(key))
 	for time.Now().Before(e.overdue(dead)) {
-		e.renew(living)
+		e.mustRenew(living)
 		time.Sleep(e.tick())
 	}
-	if rec := e.inspect(c, key); holder(rec, dead.g.Owner) != nil {
+	if rec := e.mustInspect(c, key); holder(rec, dead.g.Owner) != nil {
 		e.fail("the dead reader to be gone", "%+v", rec.Holders)
 	}
-	e.release(living)
+	e.mustRelease(living)
 	e.free(c, key)
 }
 
@@ -80,7 +80,7 @@ func deadHolderOfManyKeys(e *env) {
 	a, b := e.open(), e.open()
 	var hs []held
 	for range 20 {
-		hs = append(hs, e.acquire(a, e.brief(e.key())))
+		hs = append(hs, e.mustAcquire(a, e.brief(e.key())))
 	}
 	last := hs[len(hs)-1]
 	time.Sleep(time.Until(e.overdue(last)))
@@ -115,8 +115,8 @@ func deadWaiterWithLongTTL(e *env) { e.passDeadWaiter(e.long()) }
 func (e *env) passDeadWaiter(ttl time.Duration) {
 	blocker, b := e.lineBehindDead(ttl)
 	w := e.wait(b, e.request(blocker.g.Key))
-	e.release(blocker)
-	e.release(w.grantedWithin(e.heartbeat(ttl)))
+	e.mustRelease(blocker)
+	e.mustRelease(w.grantedWithin(e.heartbeat(ttl)))
 }
 
 // longDeadWaiter: once the heartbeat is over, the dead one costs nothing but a recheck.
@@ -125,17 +125,17 @@ func longDeadWaiter(e *env) {
 	w := e.wait(b, e.request(blocker.g.Key))
 	time.Sleep(e.heartbeat(e.ttl) + e.ttl)
 	w.still()
-	e.release(blocker)
-	e.release(w.granted())
+	e.mustRelease(blocker)
+	e.mustRelease(w.granted())
 }
 
 func deadWaiterBeforeTry(e *env) {
 	blocker, b := e.lineBehindDead(e.ttl)
-	e.release(blocker)
+	e.mustRelease(blocker)
 	e.eventually("a try to get the key, past a dead waiter", e.heartbeat(e.ttl)+e.ttl, func() (bool, string) {
-		h, err := e.try(b, e.request(blocker.g.Key))
+		h, err := e.tryAcquire(b, e.request(blocker.g.Key))
 		if err == nil {
-			e.release(h)
+			e.mustRelease(h)
 		}
 		return err == nil, fmt.Sprint(err)
 	})

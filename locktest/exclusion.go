@@ -43,10 +43,10 @@ func excludes(e *env, a, b lock.Locker) {
 	key := e.key()
 	for range 3 {
 		h := e.hold(a, key)
-		e.refused(b, e.rival(key))
-		e.renew(h)
-		e.refused(b, e.rival(key))
-		e.release(h)
+		e.mustBeHeld(b, e.rival(key))
+		e.mustRenew(h)
+		e.mustBeHeld(b, e.rival(key))
+		e.mustRelease(h)
 		e.free(b, key)
 		a, b = b, a
 	}
@@ -57,19 +57,19 @@ func sharedBesideExclusive(e *env) {
 	h := e.hold(a, key)
 	reader := e.request(key)
 	reader.Shared = true
-	e.refused(a, reader)
-	e.refused(b, anew(reader))
-	e.release(h)
-	e.release(e.acquire(b, anew(reader)))
+	e.mustBeHeld(a, reader)
+	e.mustBeHeld(b, anew(reader))
+	e.mustRelease(h)
+	e.mustRelease(e.mustAcquire(b, anew(reader)))
 }
 
 func readersTogether(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	readers := []held{e.hold(a, key), e.hold(b, key), e.hold(a, key)}
 	for _, h := range readers {
-		e.refused(b, e.rival(key))
-		e.renew(h)
-		e.release(h)
+		e.mustBeHeld(b, e.rival(key))
+		e.mustRenew(h)
+		e.mustRelease(h)
 	}
 	e.free(b, key)
 }
@@ -80,13 +80,13 @@ func waitingReadersTogether(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	writer := e.lasting(a, e.rival(key))
 	waiters := []*waiter{e.wait(a, e.request(key)), e.wait(b, e.request(key)), e.wait(b, e.request(key))}
-	e.release(writer)
+	e.mustRelease(writer)
 	for _, w := range waiters {
 		w.granted()
 	}
 	for _, w := range waiters {
-		e.refused(a, e.rival(key))
-		e.release(w.h)
+		e.mustBeHeld(a, e.rival(key))
+		e.mustRelease(w.h)
 	}
 	e.free(a, key)
 }
@@ -107,11 +107,11 @@ func writerWaitsForEveryReader(e *env) {
 				if i > 0 {
 					time.Sleep(e.ttl / 20) // for a grant that should not come
 					writer.still()
-					e.renew(h)
+					e.mustRenew(h)
 				}
-				e.release(h)
+				e.mustRelease(h)
 			}
-			e.release(writer.granted())
+			e.mustRelease(writer.granted())
 		}
 	}
 }

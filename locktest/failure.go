@@ -12,10 +12,10 @@ func failure() group {
 	const nothing = "Failure leaves nothing. An Acquire that returned an error must leave no grant and no place in line once the undo, a Release without a token, has arrived. If the undo can overtake its own late request, the grant must at worst end a TTL after it took effect."
 	return group{"FailureLeavesNothing", []row{
 		{"RefusedTry", nothing, both, nil, refusedTry},
-		{"CancelledWaiter", nothing, both, nil, cancelledWaiter},
-		{"CancelledAtTheHead", nothing, both, nil, cancelledAtTheHead},
-		{"CancelledLastWaiter", nothing, both, nil, cancelledLastWaiter},
-		{"CancelledTogether", nothing, both, nil, cancelledTogether},
+		{"CanceledWaiter", nothing, both, nil, canceledWaiter},
+		{"CanceledAtTheHead", nothing, both, nil, canceledAtTheHead},
+		{"CanceledLastWaiter", nothing, both, nil, canceledLastWaiter},
+		{"CanceledTogether", nothing, both, nil, canceledTogether},
 		{"LateReply", nothing, both, needs(can(LoseReply)), failedByLateReply},
 		{"Freeze", nothing, both, needs(can(Freeze)), failedByFreeze},
 	}}
@@ -26,23 +26,23 @@ func refusedTry(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	h := e.lasting(a, e.rival(key))
 	for range 3 {
-		e.refused(b, e.request(key))
+		e.mustBeHeld(b, e.request(key))
 	}
-	if rec := e.inspect(a, key); len(rec.Waiters) > 0 {
+	if rec := e.mustInspect(a, key); len(rec.Waiters) > 0 {
 		e.fail("no place in line for those who did not ask to wait", "%+v", rec.Waiters)
 	}
-	e.release(h)
+	e.mustRelease(h)
 	e.vacant(b, key)
 }
 
-// cancelledWaiter leaves from between two others.
-func cancelledWaiter(e *env) {
+// canceledWaiter leaves from between two others.
+func canceledWaiter(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	blocker := e.lasting(a, e.rival(key))
 	first, left, last := e.wait(b, e.request(key)), e.wait(b, e.request(key)), e.wait(a, e.request(key))
 	left.withdraw()
 	e.undone(b, a, key, left.h.req.Owner)
-	e.release(blocker)
+	e.mustRelease(blocker)
 	// Stores without FIFO may serve them in any order.
 	e.served(first, last)
 	e.vacant(b, key)
@@ -58,38 +58,38 @@ func (e *env) served(ws ...*waiter) {
 	for range ws {
 		select {
 		case w := <-results:
-			e.release(w.granted())
+			e.mustRelease(w.granted())
 		case <-time.After(e.patience()):
 			e.fail("all who wait to be served in turn", "the key is free, and nobody got it in %v", e.patience())
 		}
 	}
 }
 
-func cancelledAtTheHead(e *env) {
+func canceledAtTheHead(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	blocker := e.lasting(a, e.rival(key))
 	left, behind := e.wait(b, e.request(key)), e.wait(a, e.request(key))
-	e.release(blocker)
+	e.mustRelease(blocker)
 	left.cancel()
 	left.returned("Acquire to return when its ctx ends", e.patience())
 	// It may have had the grant before its ctx ended. What it did not return, it undoes.
-	e.undo(b, key, left.h.req.Owner)
-	e.release(behind.granted())
+	e.mustUndo(b, key, left.h.req.Owner)
+	e.mustRelease(behind.granted())
 	e.vacant(b, key)
 }
 
-// cancelledLastWaiter: the key must not wait for who has left.
-func cancelledLastWaiter(e *env) {
+// canceledLastWaiter: the key must not wait for who has left.
+func canceledLastWaiter(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	blocker := e.lasting(a, e.rival(key))
 	left := e.wait(b, e.request(key))
 	left.withdraw()
 	e.undone(b, a, key, left.h.req.Owner)
-	e.release(blocker)
+	e.mustRelease(blocker)
 	e.vacant(a, key)
 }
 
-func cancelledTogether(e *env) {
+func canceledTogether(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	blocker := e.lasting(a, e.rival(key))
 	ctx, cancel := context.WithCancel(e.ctx)
@@ -103,7 +103,7 @@ func cancelledTogether(e *env) {
 		w.returned("Acquire to return when its ctx ends", e.patience())
 		e.undone(b, a, key, w.h.req.Owner)
 	}
-	e.release(blocker)
+	e.mustRelease(blocker)
 	e.vacant(a, key)
 }
 
@@ -125,7 +125,7 @@ func failedByLateReply(e *env) {
 	late.returned("Acquire to return when its ctx ends", e.patience())
 	heal()
 	e.eventually("the undo to be answered after the fault", e.recovery(), func() (bool, string) {
-		err := e.releases(a, lock.Grant{Key: key, Owner: late.h.req.Owner})
+		err := e.tryRelease(a, lock.Grant{Key: key, Owner: late.h.req.Owner})
 		return err == nil, fmt.Sprint(err)
 	})
 	e.undone(a, b, key, late.h.req.Owner)
@@ -143,14 +143,14 @@ func failedByFreeze(e *env) {
 	late.returned("Acquire to return when its ctx ends", e.ttl/4+e.patience())
 	heal()
 	e.eventually("the undo to be answered after the fault", e.recovery(), func() (bool, string) {
-		err := e.releases(a, lock.Grant{Key: key, Owner: late.h.req.Owner})
+		err := e.tryRelease(a, lock.Grant{Key: key, Owner: late.h.req.Owner})
 		return err == nil, fmt.Sprint(err)
 	})
 	time.Sleep(e.ttl / 2) // for a request that comes later still
 	e.eventually("the key to be free, a TTL after a late request at the latest", e.overdueIn(e.ttl), func() (bool, string) {
 		h, err := e.settled(b, e.rival(key))
 		if err == nil {
-			e.release(h)
+			e.mustRelease(h)
 		}
 		return err == nil, fmt.Sprint(err)
 	})

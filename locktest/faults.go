@@ -14,7 +14,7 @@ import (
 func holdSurvives(f Fault, s lock.Survival) func(*env) {
 	return func(e *env) {
 		a, b, key := e.open(), e.open(), e.key()
-		h := e.acquire(a, e.request(key))
+		h := e.mustAcquire(a, e.request(key))
 		heal := e.fault(f, a)
 		time.Sleep(e.ttl / 2)
 		heal()
@@ -47,7 +47,7 @@ func (e *env) settled(l lock.Locker, req lock.Request) (h held, err error) {
 	unknown := ""
 	e.eventually("an answer to Acquire after the fault", e.recovery(), func() (bool, string) {
 		if unknown != "" {
-			if err := e.releases(l, lock.Grant{Key: req.Key, Owner: unknown}); err != nil {
+			if err := e.tryRelease(l, lock.Grant{Key: req.Key, Owner: unknown}); err != nil {
 				return false, fmt.Sprint("undo: ", err)
 			}
 			unknown = ""
@@ -72,7 +72,7 @@ func (e *env) settled(l lock.Locker, req lock.Request) (h held, err error) {
 func (e *env) settledRenewal(h held) (err error) {
 	e.Helper()
 	e.eventually("an answer to Renew after the fault", e.recovery(), func() (bool, string) {
-		_, err = e.renews(h)
+		_, err = e.tryRenew(h)
 		return err == nil || errors.Is(err, lock.ErrLost), fmt.Sprint(err)
 	})
 	return err

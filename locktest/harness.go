@@ -19,7 +19,7 @@ type Harness struct {
 	// closed by tb.Cleanup. New must not be nil.
 	New func(tb testing.TB) (open func() lock.Locker)
 
-	// TTL is the shortest that the store honours, 1 s if it is 0. Cases wait for it to
+	// TTL is the shortest that the store honors, 1 s if it is 0. Cases wait for it to
 	// run out and hold keys for up to 30 times as long. On a real clock a TTL under
 	// 200 ms makes a busy machine miss a renewal; such a case is tried again, and
 	// says so when the machine is too slow for it.

@@ -32,14 +32,14 @@ func inspect() group {
 func inspectFreeKey(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	for range 2 {
-		if rec := e.inspect(a, key); len(rec.Holders)+len(rec.Waiters) > 0 {
+		if rec := e.mustInspect(a, key); len(rec.Holders)+len(rec.Waiters) > 0 {
 			e.fail("no holders and no line", "%+v", rec)
 		}
 		e.free(b, key)
 	}
-	last := e.acquire(b, e.rival(key))
-	e.release(last)
-	e.known(e.inspect(a, key), last)
+	last := e.mustAcquire(b, e.rival(key))
+	e.mustRelease(last)
+	e.known(e.mustInspect(a, key), last)
 }
 
 // known checks the record's own token, that of last or none.
@@ -54,7 +54,7 @@ func inspectHolder(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	h := e.hold(a, key)
 	for _, l := range []lock.Locker{a, b} {
-		rec := e.inspect(l, key)
+		rec := e.mustInspect(l, key)
 		e.one(l, h)
 		e.known(rec, h)
 		if held := rec.Holders[0].Held; held > time.Since(h.asked)+e.ttl/4+e.caps.ExpirySlack {
@@ -67,7 +67,7 @@ func inspectReaders(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	readers := []held{e.hold(a, key), e.hold(b, key), e.hold(b, key)}
 	for len(readers) > 0 {
-		rec := e.inspect(a, key)
+		rec := e.mustInspect(a, key)
 		if len(rec.Holders) != len(readers) {
 			e.fail(fmt.Sprintf("%d readers", len(readers)), "%+v", rec.Holders)
 		}
@@ -76,7 +76,7 @@ func inspectReaders(e *env) {
 				e.fail(fmt.Sprintf("%s among the holders, shared, with token %d", r.g.Owner, r.g.Token), "%+v", rec.Holders)
 			}
 		}
-		e.release(readers[0])
+		e.mustRelease(readers[0])
 		readers = readers[1:]
 	}
 }
@@ -88,7 +88,7 @@ func inspectThisKeyOnly(e *env) {
 	for _, key := range []string{"k", "ke", "key/", "key/1", "key*", "k?y", "[k]ey", "keyé"} {
 		e.hold(a, key)
 	}
-	if rec := e.inspect(b, "key"); len(rec.Holders)+len(rec.Waiters) > 0 {
+	if rec := e.mustInspect(b, "key"); len(rec.Holders)+len(rec.Waiters) > 0 {
 		e.fail(`nobody at "key"`, "%+v", rec)
 	}
 	h := e.hold(b, "key")
@@ -112,13 +112,13 @@ func inspectMetadata(e *env) {
 		h := e.lasting(a, req)
 		clear(req.Metadata) // the caller's map is the caller's
 		for range 2 {
-			rec := e.inspect(b, key)
+			rec := e.mustInspect(b, key)
 			if got := holder(rec, h.g.Owner); got == nil || !maps.Equal(got.Metadata, m) {
 				e.fail(fmt.Sprintf("the metadata %q", m), "%+v", rec.Holders)
 			}
-			e.renew(h) // changes nothing of it
+			e.mustRenew(h) // changes nothing of it
 		}
-		e.release(h)
+		e.mustRelease(h)
 	}
 }
 
@@ -132,7 +132,7 @@ func inspectWaiters(e *env) {
 		line = append(line, e.wait([]lock.Locker{a, b}[i%2], req))
 		e.inspectLine(b, line)
 	}
-	for i, w := range e.inspect(a, key).Waiters {
+	for i, w := range e.mustInspect(a, key).Waiters {
 		if !maps.Equal(w.Metadata, odd()) {
 			e.fail(fmt.Sprintf("waiter %d with the metadata %q", i, odd()), "%q", w.Metadata)
 		}
@@ -147,10 +147,10 @@ func inspectWaiters(e *env) {
 // within the Acquire, its look at the clock within the Inspect.
 func inspectExpiresIn(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	h := e.acquire(a, e.request(key))
+	h := e.mustAcquire(a, e.request(key))
 	time.Sleep(e.ttl / 2)
 	asked := time.Now()
-	rec := e.inspect(b, key)
+	rec := e.mustInspect(b, key)
 	answered := time.Now()
 	got := holder(rec, h.g.Owner)
 	if got == nil {
@@ -172,7 +172,7 @@ func inspectHeldError(e *env) {
 	req := e.request(key)
 	req.Metadata = map[string]string{"why": "to be seen"}
 	h := e.lasting(a, req)
-	_, err := e.try(b, e.rival(key))
+	_, err := e.tryAcquire(b, e.rival(key))
 	e.holderOf(err, h)
 }
 

@@ -42,22 +42,22 @@ func keysAreIndependent(e *env) {
 	a, b := e.open(), e.open()
 	var hs []held
 	for _, key := range hostile() {
-		h, err := e.try(a, e.request(key))
+		h, err := e.tryAcquire(a, e.request(key))
 		if err != nil {
 			e.fail(fmt.Sprintf("key %.40q to be free, whatever other key is held", key), "%v", err)
 		}
 		hs = append(hs, h)
 	}
 	for _, h := range hs {
-		e.refused(b, e.rival(h.g.Key))
-		if rec := e.inspect(b, h.g.Key); len(rec.Holders) != 1 || rec.Holders[0].Owner != h.g.Owner {
+		e.mustBeHeld(b, e.rival(h.g.Key))
+		if rec := e.mustInspect(b, h.g.Key); len(rec.Holders) != 1 || rec.Holders[0].Owner != h.g.Owner {
 			e.fail(fmt.Sprintf("%s to be the only holder of %.40q", h.g.Owner, h.g.Key), "%+v", rec.Holders)
 		}
 	}
 	for len(hs) > 0 {
 		h := hs[0]
 		hs = hs[1:]
-		e.release(h)
+		e.mustRelease(h)
 		e.free(b, h.g.Key)
 	}
 }
@@ -72,14 +72,14 @@ func keysAreIndependentInLine(e *env) {
 		if key == "a" {
 			continue
 		}
-		if rec := e.inspect(b, key); len(rec.Holders)+len(rec.Waiters) > 0 {
+		if rec := e.mustInspect(b, key); len(rec.Holders)+len(rec.Waiters) > 0 {
 			e.fail(fmt.Sprintf("nobody at key %.40q", key), "%+v", rec)
 		}
-		e.release(e.acquire(b, e.request(key)))
+		e.mustRelease(e.mustAcquire(b, e.request(key)))
 	}
 	w.still()
 	e.only(b, blocker)
-	e.release(blocker)
-	e.release(w.granted())
+	e.mustRelease(blocker)
+	e.mustRelease(w.granted())
 	e.vacant(a, "a")
 }

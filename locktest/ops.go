@@ -53,7 +53,7 @@ func anew(req lock.Request) lock.Request {
 }
 
 // try acquires and says what came of it, which is ErrHeld or a grant as req asks for it.
-func (e *env) try(l lock.Locker, req lock.Request) (held, error) {
+func (e *env) tryAcquire(l lock.Locker, req lock.Request) (held, error) {
 	e.Helper()
 	h := held{l: l, req: req}
 	err := e.call("Acquire", func(ctx context.Context) (err error) {
@@ -103,9 +103,9 @@ func (h held) flaw(earliest time.Time) (want, seen string) {
 func monotonic(t time.Time) bool { return t != t.Round(0) }
 
 // acquire is a try that must succeed.
-func (e *env) acquire(l lock.Locker, req lock.Request) held {
+func (e *env) mustAcquire(l lock.Locker, req lock.Request) held {
 	e.Helper()
-	h, err := e.try(l, req)
+	h, err := e.tryAcquire(l, req)
 	if err != nil {
 		e.fail(fmt.Sprintf("a grant of %q, which is free", req.Key), "%v", err)
 	}
@@ -122,7 +122,7 @@ func (e *env) hold(l lock.Locker, key string) held {
 // asked, until it is gone or the case over.
 func (e *env) lasting(l lock.Locker, req lock.Request) held {
 	e.Helper()
-	h := e.acquire(l, req)
+	h := e.mustAcquire(l, req)
 	if h.g.TTL < req.TTL {
 		e.start(func() { e.keep(h) })
 	}
@@ -148,9 +148,9 @@ func (e *env) keep(h held) {
 }
 
 // refused is a try that must find the key held.
-func (e *env) refused(l lock.Locker, req lock.Request) {
+func (e *env) mustBeHeld(l lock.Locker, req lock.Request) {
 	e.Helper()
-	if h, err := e.try(l, req); err == nil {
+	if h, err := e.tryAcquire(l, req); err == nil {
 		e.fail(fmt.Sprintf("ErrHeld for %s, shared %t", req.Owner, req.Shared), "a grant with token %d", h.g.Token)
 	}
 }
@@ -158,32 +158,32 @@ func (e *env) refused(l lock.Locker, req lock.Request) {
 // free takes key to show that it is free, and gives it back.
 func (e *env) free(l lock.Locker, key string) {
 	e.Helper()
-	e.release(e.acquire(l, e.rival(key)))
+	e.mustRelease(e.mustAcquire(l, e.rival(key)))
 }
 
 // release ends a grant that is live.
-func (e *env) release(h held) {
+func (e *env) mustRelease(h held) {
 	e.Helper()
-	if err := e.releases(h.l, h.g); err != nil {
+	if err := e.tryRelease(h.l, h.g); err != nil {
 		e.fail("a nil error from the Release of a live grant", "%v", err)
 	}
 }
 
-func (e *env) releases(l lock.Locker, g lock.Grant) error {
+func (e *env) tryRelease(l lock.Locker, g lock.Grant) error {
 	e.Helper()
 	return e.call("Release", func(ctx context.Context) error { return l.Release(ctx, g) })
 }
 
 // undo is what a caller does about an outcome that it does not know.
-func (e *env) undo(l lock.Locker, key, owner string) {
+func (e *env) mustUndo(l lock.Locker, key, owner string) {
 	e.Helper()
-	if err := e.releases(l, lock.Grant{Key: key, Owner: owner}); err != nil {
+	if err := e.tryRelease(l, lock.Grant{Key: key, Owner: owner}); err != nil {
 		e.fail("a nil error from a Release without a token", "%v", err)
 	}
 }
 
 // renews renews; the held that it returns is h as renewed. On an error it is h.
-func (e *env) renews(h held) (held, error) {
+func (e *env) tryRenew(h held) (held, error) {
 	e.Helper()
 	r := h
 	err := e.call("Renew", func(ctx context.Context) (err error) {
@@ -206,9 +206,9 @@ func (e *env) renews(h held) (held, error) {
 }
 
 // renew renews a grant that is live.
-func (e *env) renew(h held) held {
+func (e *env) mustRenew(h held) held {
 	e.Helper()
-	r, err := e.renews(h)
+	r, err := e.tryRenew(h)
 	if err != nil {
 		e.fail("a nil error from the Renew of a live grant", "%v", err)
 	}
@@ -216,7 +216,7 @@ func (e *env) renew(h held) held {
 }
 
 // gone checks the error of a Renew or Release of a grant that is not live.
-func (e *env) gone(op string, err error) {
+func (e *env) mustBeLost(op string, err error) {
 	e.Helper()
 	if !errors.Is(err, lock.ErrLost) {
 		e.fail("ErrLost from "+op+" of a grant that is not live", "%v", err)
@@ -224,7 +224,7 @@ func (e *env) gone(op string, err error) {
 }
 
 // inspect returns the record of key.
-func (e *env) inspect(l lock.Locker, key string) lock.Record {
+func (e *env) mustInspect(l lock.Locker, key string) lock.Record {
 	e.Helper()
 	var rec lock.Record
 	err := e.call("Inspect", func(ctx context.Context) (err error) {
@@ -253,7 +253,7 @@ func (e *env) expired(l lock.Locker, h held) {
 	e.Helper()
 	for {
 		late := time.Now().After(e.overdue(h))
-		rec := e.inspect(l, h.g.Key)
+		rec := e.mustInspect(l, h.g.Key)
 		if holder(rec, h.g.Owner) == nil {
 			return
 		}
@@ -268,7 +268,7 @@ func (e *env) expired(l lock.Locker, h held) {
 // vacant checks that nobody holds key, then takes it and gives it back.
 func (e *env) vacant(l lock.Locker, key string) {
 	e.Helper()
-	if rec := e.inspect(l, key); len(rec.Holders) > 0 {
+	if rec := e.mustInspect(l, key); len(rec.Holders) > 0 {
 		e.fail(fmt.Sprintf("nobody to hold %q", key), "%+v", rec.Holders)
 	}
 	e.free(l, key)
@@ -277,9 +277,9 @@ func (e *env) vacant(l lock.Locker, key string) {
 // only checks that h, and nobody else, holds its key, and that h can be renewed.
 func (e *env) only(l lock.Locker, h held) {
 	e.Helper()
-	rec := e.inspect(l, h.g.Key)
+	rec := e.mustInspect(l, h.g.Key)
 	if len(rec.Holders) != 1 || rec.Holders[0].Owner != h.g.Owner || rec.Holders[0].Token != h.g.Token {
 		e.fail(fmt.Sprintf("%s with token %d to be the only holder", h.g.Owner, h.g.Token), "%+v", rec.Holders)
 	}
-	e.renew(h)
+	e.mustRenew(h)
 }

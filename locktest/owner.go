@@ -23,7 +23,7 @@ func oneOwner() group {
 func (e *env) one(l lock.Locker, h held) {
 	e.Helper()
 	e.only(l, h)
-	rec := e.inspect(l, h.g.Key)
+	rec := e.mustInspect(l, h.g.Key)
 	if rec.Holders[0].Shared != h.g.Shared || len(rec.Waiters) > 0 {
 		e.fail(fmt.Sprintf("one holder, shared %t, and an empty line", h.g.Shared), "%+v", rec)
 	}
@@ -36,7 +36,7 @@ func oneGrantOfTry(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	h := e.hold(a, key)
 	e.one(b, h)
-	e.release(h)
+	e.mustRelease(h)
 	e.vacant(b, key)
 }
 
@@ -44,10 +44,10 @@ func oneGrantOfWait(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	blocker := e.lasting(a, e.rival(key))
 	w := e.wait(b, e.request(key))
-	e.release(blocker)
+	e.mustRelease(blocker)
 	h := w.granted()
 	e.one(a, h)
-	e.release(h)
+	e.mustRelease(h)
 	e.vacant(a, key)
 }
 
@@ -58,7 +58,7 @@ func ownerOfAnyLength(e *env) {
 		req.Owner = owner
 		h := e.lasting(a, req)
 		e.one(b, h)
-		e.release(h)
+		e.mustRelease(h)
 	}
 }
 
@@ -66,8 +66,8 @@ func ownerOfAnyLength(e *env) {
 // as often as it likes.
 func oneGrantOfLateReply(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	before := e.acquire(b, e.rival(key))
-	e.release(before)
+	before := e.mustAcquire(b, e.rival(key))
+	e.mustRelease(before)
 	ctx, cancel := context.WithTimeout(e.ctx, 2*e.patience())
 	defer cancel()
 	heal := e.fault(LoseReply, a)
@@ -82,7 +82,7 @@ func oneGrantOfLateReply(e *env) {
 	}
 	e.higher(late.h, before)
 	e.one(b, late.h)
-	e.release(late.h)
+	e.mustRelease(late.h)
 	e.vacant(b, key)
 }
 
@@ -90,9 +90,9 @@ func oneGrantOfLateReply(e *env) {
 // a grant or a place in line would have ended by themselves.
 func (e *env) undone(l, other lock.Locker, key, owner string) {
 	e.Helper()
-	e.undo(l, key, owner)
+	e.mustUndo(l, key, owner)
 	e.eventually("nothing to be left of an Acquire that failed and was undone", max(2*e.ttl, time.Second), func() (bool, string) {
-		rec := e.inspect(other, key)
+		rec := e.mustInspect(other, key)
 		return holder(rec, owner) == nil && !inLine(rec, owner), fmt.Sprintf("%+v", rec)
 	})
 }

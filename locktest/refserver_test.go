@@ -218,12 +218,12 @@ func (k *refKey) leave(owner string) {
 }
 
 func (s *refServer) lost(k *refKey, g lock.Grant) error {
-	err := &lock.LostError{Token: g.Token, Reason: lock.Expired}
+	err := &lock.LostError{Token: g.Token, Reason: lock.ReasonExpired}
 	switch {
 	case s.forced[g.Owner]:
-		err.Reason = lock.Forced
+		err.Reason = lock.ReasonForced
 	case len(k.holders) > 0:
-		err.Reason = lock.Taken
+		err.Reason = lock.ReasonTaken
 	}
 	return err
 }
@@ -260,7 +260,7 @@ func (s *refServer) release(c *refClient, g lock.Grant, now time.Time) error {
 		}
 		mine := h.req.Owner == g.Owner && h.token == g.Token
 		if mine && s.lostAfterRelease && h.req.Lost != nil {
-			go h.req.Lost(lock.Expired)
+			go h.req.Lost(lock.ReasonExpired)
 		}
 		return mine || s.releaseByKey || s.releaseByProcess && h.by == c || s.releaseOfReaders && g.Shared && h.req.Shared
 	})
@@ -302,7 +302,7 @@ func (s *refServer) force(key, owner string, now time.Time) error {
 		s.forced[h.req.Owner] = true
 		for range s.notices() {
 			if h.req.Lost != nil && !h.by.dead {
-				go h.req.Lost(lock.Forced)
+				go h.req.Lost(lock.ReasonForced)
 			}
 		}
 		return !s.forceWarnsOnly

@@ -31,7 +31,7 @@ func release() group {
 func releaseOfLiveGrant(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	for range 3 {
-		e.release(e.hold(a, key))
+		e.mustRelease(e.hold(a, key))
 		e.vacant(b, key)
 	}
 }
@@ -39,16 +39,16 @@ func releaseOfLiveGrant(e *env) {
 func releaseAgain(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	h := e.hold(a, key)
-	e.release(h)
-	e.gone("Release", e.releases(a, h.g))
+	e.mustRelease(h)
+	e.mustBeLost("Release", e.tryRelease(a, h.g))
 	e.vacant(b, key)
 }
 
 func releaseOfExpired(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	h := e.acquire(a, e.brief(key))
+	h := e.mustAcquire(a, e.brief(key))
 	e.expired(b, h)
-	e.gone("Release", e.releases(a, h.g))
+	e.mustBeLost("Release", e.tryRelease(a, h.g))
 	e.vacant(b, key)
 }
 
@@ -62,29 +62,29 @@ func releaseOfSucceededInOneProcess(e *env) {
 func releaseSucceeded(e *env, a, b lock.Locker) {
 	for _, h := range e.stale(a, b) {
 		next := e.hold(b, h.g.Key)
-		e.gone("Release", e.releases(a, h.g))
+		e.mustBeLost("Release", e.tryRelease(a, h.g))
 		e.only(b, next)
-		e.refused(a, e.rival(h.g.Key))
-		e.release(next)
+		e.mustBeHeld(a, e.rival(h.g.Key))
+		e.mustRelease(next)
 	}
 }
 
 func releaseOfOneReader(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	one, two := e.hold(a, key), e.hold(a, key)
-	e.release(one)
+	e.mustRelease(one)
 	e.only(b, two)
-	e.gone("Release", e.releases(a, one.g))
+	e.mustBeLost("Release", e.tryRelease(a, one.g))
 	e.only(b, two)
-	e.refused(b, e.rival(key))
-	e.release(two)
+	e.mustBeHeld(b, e.rival(key))
+	e.mustRelease(two)
 	e.vacant(b, key)
 }
 
 // releaseAfterLostReply: the release took effect, and is repeated since nobody said so.
 func releaseAfterLostReply(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	h := e.acquire(a, e.request(key))
+	h := e.mustAcquire(a, e.request(key))
 	heal := e.fault(LoseReply, a)
 	ctx, cancel := context.WithTimeout(e.ctx, e.ttl/2)
 	defer cancel()
@@ -92,7 +92,7 @@ func releaseAfterLostReply(e *env) {
 	next := e.succeed(b, key, e.patience())
 	heal()
 	e.eventually("an answer to Release after the fault", e.recovery(), func() (bool, string) {
-		err := e.releases(a, h.g)
+		err := e.tryRelease(a, h.g)
 		return errors.Is(err, lock.ErrLost), fmt.Sprintf("error %v, not ErrLost", err)
 	})
 	e.only(b, next)
@@ -100,22 +100,22 @@ func releaseAfterLostReply(e *env) {
 
 func undoOfNothing(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	e.undo(a, key, e.request(key).Owner)
+	e.mustUndo(a, key, e.request(key).Owner)
 	e.vacant(b, key)
 	h := e.hold(a, key)
-	e.release(h)
-	e.undo(a, key, h.g.Owner)
-	e.undo(a, key, h.g.Owner)
+	e.mustRelease(h)
+	e.mustUndo(a, key, h.g.Owner)
+	e.mustUndo(a, key, h.g.Owner)
 	e.vacant(b, key)
 }
 
 func undoOfGrant(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	h := e.acquire(a, e.request(key))
-	e.undo(a, key, h.g.Owner)
+	h := e.mustAcquire(a, e.request(key))
+	e.mustUndo(a, key, h.g.Owner)
 	e.vacant(b, key)
-	_, err := e.renews(h)
-	e.gone("Renew", err)
+	_, err := e.tryRenew(h)
+	e.mustBeLost("Renew", err)
 	e.vacant(b, key)
 }
 
@@ -127,10 +127,10 @@ func undoOfPlace(e *env) {
 	behind := e.wait(a, e.request(key))
 	left.withdraw()
 	e.undone(b, a, key, left.h.req.Owner)
-	e.release(blocker)
+	e.mustRelease(blocker)
 	h := behind.granted()
 	e.only(b, h)
-	e.release(h)
+	e.mustRelease(h)
 	e.vacant(b, key)
 }
 
@@ -139,12 +139,12 @@ func undoOfOneOwnerOnly(e *env) {
 	a, b, key, other := e.open(), e.open(), e.key(), e.key()
 	h, o := e.hold(a, key), e.hold(a, other)
 	w := e.wait(b, e.rival(key))
-	e.undo(a, key, e.request(key).Owner)
-	e.undo(a, key, o.g.Owner)
-	e.undo(b, key, e.request(key).Owner)
+	e.mustUndo(a, key, e.request(key).Owner)
+	e.mustUndo(a, key, o.g.Owner)
+	e.mustUndo(b, key, e.request(key).Owner)
 	w.still()
 	e.only(b, h)
 	e.only(b, o)
-	e.release(h)
+	e.mustRelease(h)
 	w.granted()
 }

@@ -29,19 +29,19 @@ func renewalOfLiveGrant(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	h := e.hold(a, key)
 	for range 3 {
-		h = e.renew(h)
+		h = e.mustRenew(h)
 		e.one(b, h)
 	}
-	e.release(h)
+	e.mustRelease(h)
 }
 
 // renewedLate takes a grant and renews it in the middle of its TTL. It reports false if
 // the machine was too slow for that.
 func (e *env) renewedLate(l lock.Locker) (h, renewed held, ok bool) {
 	e.Helper()
-	h = e.acquire(l, e.brief(e.key()))
+	h = e.mustAcquire(l, e.brief(e.key()))
 	time.Sleep(time.Until(h.answered.Add(h.g.TTL / 2)))
-	renewed, err := e.renews(h)
+	renewed, err := e.tryRenew(h)
 	if err != nil && live(h) {
 		e.fail("a nil error from the Renew of a live grant", "%v", err)
 	}
@@ -61,14 +61,14 @@ func renewalExtends(e *env) {
 			return false
 		}
 		time.Sleep(time.Until(h.answered.Add(h.g.TTL + h.g.TTL/8)))
-		_, err := e.try(b, e.rival(h.g.Key))
+		_, err := e.tryAcquire(b, e.rival(h.g.Key))
 		if !live(r) {
 			return false
 		}
 		if err == nil {
 			e.fail("the key to be held after the first TTL and before the renewed one is over", "a grant to another")
 		}
-		e.release(r)
+		e.mustRelease(r)
 		return true
 	})
 }
@@ -89,20 +89,20 @@ func (e *env) lostReason(err error, wrong ...lock.LostReason) {
 
 func renewalOfExpired(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	h := e.acquire(a, e.brief(key))
+	h := e.mustAcquire(a, e.brief(key))
 	e.expired(b, h)
-	_, err := e.renews(h)
-	e.gone("Renew", err)
-	e.lostReason(err, lock.Taken, lock.Forced)
+	_, err := e.tryRenew(h)
+	e.mustBeLost("Renew", err)
+	e.lostReason(err, lock.ReasonTaken, lock.ReasonForced)
 	e.vacant(b, key)
 }
 
 func renewalOfReleased(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	h := e.hold(a, key)
-	e.release(h)
-	_, err := e.renews(h)
-	e.gone("Renew", err)
+	e.mustRelease(h)
+	_, err := e.tryRenew(h)
+	e.mustBeLost("Renew", err)
 	e.vacant(b, key)
 }
 
@@ -118,11 +118,11 @@ func renewalOfSucceededInOneProcess(e *env) {
 func renewSucceeded(e *env, a, b lock.Locker) {
 	for _, h := range e.stale(a, b) {
 		next := e.hold(b, h.g.Key)
-		_, err := e.renews(h)
-		e.gone("Renew", err)
-		e.lostReason(err, lock.Forced)
+		_, err := e.tryRenew(h)
+		e.mustBeLost("Renew", err)
+		e.lostReason(err, lock.ReasonForced)
 		e.only(b, next)
-		e.release(next)
+		e.mustRelease(next)
 		e.vacant(b, h.g.Key)
 	}
 }
@@ -131,8 +131,8 @@ func renewSucceeded(e *env, a, b lock.Locker) {
 // released one.
 func (e *env) stale(l, other lock.Locker) []held {
 	e.Helper()
-	expired, released := e.acquire(l, e.brief(e.key())), e.acquire(l, e.request(e.key()))
-	e.release(released)
+	expired, released := e.mustAcquire(l, e.brief(e.key())), e.mustAcquire(l, e.request(e.key()))
+	e.mustRelease(released)
 	e.expired(other, expired)
 	return []held{expired, released}
 }
@@ -145,12 +145,12 @@ func renewalOfNoGrant(e *env) {
 			Key: key, Owner: req.Owner, Token: 1, TTL: req.TTL, Start: time.Now(), Shared: e.shared,
 		}}
 	}
-	_, err := e.renews(never())
-	e.gone("Renew", err)
+	_, err := e.tryRenew(never())
+	e.mustBeLost("Renew", err)
 	e.vacant(b, key)
 	h := e.hold(b, key)
-	_, err = e.renews(never())
-	e.gone("Renew", err)
+	_, err = e.tryRenew(never())
+	e.mustBeLost("Renew", err)
 	e.only(b, h)
 }
 
@@ -158,13 +158,13 @@ func renewalOfNoGrant(e *env) {
 // beside another's.
 func renewalOfLostRecord(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	h := e.acquire(a, e.request(key))
+	h := e.mustAcquire(a, e.request(key))
 	e.fault(LoseRecord, a)()
 	if e.caps.HoldSurvives.Has(lock.SurvivesRecordLoss) {
 		e.skip("the store declares that grants survive it")
 	}
 	err := e.settledRenewal(h)
-	e.gone("Renew", err)
+	e.mustBeLost("Renew", err)
 	e.vacant(b, key)
 }
 
@@ -172,7 +172,7 @@ func renewalOfLostRecord(e *env) {
 // next one must find the grant as it left it.
 func renewalAfterLostReply(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	h := e.acquire(a, e.request(key))
+	h := e.mustAcquire(a, e.request(key))
 	heal := e.fault(LoseReply, a)
 	ctx, cancel := context.WithTimeout(e.ctx, e.ttl/2)
 	defer cancel()

@@ -24,7 +24,7 @@ func start() group {
 // startBounds: held.flaw looks at each Start, and e.outlives at the whole term.
 func startBounds(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	h := e.acquire(a, e.brief(key))
+	h := e.mustAcquire(a, e.brief(key))
 	e.outlives(b, h)
 }
 
@@ -63,7 +63,7 @@ func startOfLateRenewal(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	req := e.request(key)
 	req.TTL = 2 * e.ttl
-	h := e.acquire(a, req)
+	h := e.mustAcquire(a, req)
 	heal := e.fault(LoseReply, a)
 	renewed := make(chan error, 1)
 	e.start(func() {
@@ -96,7 +96,7 @@ func startAfterWait(e *env) {
 	w := e.wait(b, e.brief(key))
 	time.Sleep(2 * e.ttl)
 	released := time.Now()
-	e.release(blocker)
+	e.mustRelease(blocker)
 	h := w.granted()
 	if early := released.Sub(h.g.Start); early > e.ttl {
 		e.fail("a Start from the end of the wait", "one %v before the key was released", early)
@@ -127,7 +127,7 @@ func expirySeenByAll(e *env) {
 	ls := []lock.Locker{e.open(), e.open(), e.open(), e.open()}
 	var ws []*watched
 	for i, l := range ls {
-		ws = append(ws, &watched{h: e.acquire(l, e.brief(e.key())), observer: ls[(i+1)%len(ls)]})
+		ws = append(ws, &watched{h: e.mustAcquire(l, e.brief(e.key())), observer: ls[(i+1)%len(ls)]})
 	}
 	e.watch(ws)
 }
@@ -141,7 +141,7 @@ func (e *env) watch(ws []*watched) {
 			if w.next != nil {
 				continue
 			}
-			h, err := e.try(w.observer, e.rival(w.h.g.Key))
+			h, err := e.tryAcquire(w.observer, e.rival(w.h.g.Key))
 			if err != nil {
 				w.refused = h.asked
 				e.inTime(w)
@@ -179,13 +179,13 @@ func expiryAfterRenewal(e *env) {
 func expiryOfOneReader(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	long := e.hold(b, key)
-	short := e.acquire(a, e.brief(key))
+	short := e.mustAcquire(a, e.brief(key))
 	e.expired(b, short)
 	if early := time.Until(short.end()); early > drift(short.g.TTL) {
 		e.fail("a reader to be there until Start + TTL", "it is gone %v before it", early)
 	}
 	e.only(a, long)
-	e.refused(a, e.rival(key))
-	e.release(long)
+	e.mustBeHeld(a, e.rival(key))
+	e.mustRelease(long)
 	e.free(a, key)
 }

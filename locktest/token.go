@@ -42,22 +42,22 @@ func (e *env) higher(after held, before ...held) {
 // is that of two readers, so that each kind follows the other.
 func tokenAfterRelease(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	last := e.acquire(a, e.rival(key))
-	e.release(last)
+	last := e.mustAcquire(a, e.rival(key))
+	e.mustRelease(last)
 	for range 5 {
-		one := e.acquire(b, e.request(key))
+		one := e.mustAcquire(b, e.request(key))
 		e.higher(one, last)
 		before := []held{one}
 		if e.shared {
-			other := e.acquire(a, e.request(key))
+			other := e.mustAcquire(a, e.request(key))
 			e.higher(other, last)
-			e.release(other)
+			e.mustRelease(other)
 			before = append(before, other)
 		}
-		e.release(one)
-		last = e.acquire(a, e.rival(key))
+		e.mustRelease(one)
+		last = e.mustAcquire(a, e.rival(key))
 		e.higher(last, before...)
-		e.release(last)
+		e.mustRelease(last)
 	}
 }
 
@@ -66,23 +66,23 @@ func tokenAfterWait(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	first := e.lasting(a, e.rival(key))
 	w := e.wait(b, e.request(key))
-	e.release(first)
+	e.mustRelease(first)
 	second := w.granted()
 	e.higher(second, first)
 	w = e.wait(a, e.rival(key))
-	e.release(second)
+	e.mustRelease(second)
 	third := w.granted()
 	e.higher(third, second)
-	e.release(third)
+	e.mustRelease(third)
 }
 
 func tokenAfterExpiry(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
-	first := e.acquire(a, e.brief(key))
+	first := e.mustAcquire(a, e.brief(key))
 	e.expired(b, first)
-	second := e.acquire(b, e.rival(key))
+	second := e.mustAcquire(b, e.rival(key))
 	e.higher(second, first)
-	e.release(second)
+	e.mustRelease(second)
 }
 
 // tokenAfter checks tokens across f: that of a key in use, and that of one which nobody
@@ -90,9 +90,9 @@ func tokenAfterExpiry(e *env) {
 func tokenAfter(f Fault) func(*env) {
 	return func(e *env) {
 		a, b, idle, used := e.open(), e.open(), e.key(), e.key()
-		live := e.acquire(a, e.request(used))
-		before := e.acquire(a, e.brief(idle))
-		e.release(before)
+		live := e.mustAcquire(a, e.request(used))
+		before := e.mustAcquire(a, e.brief(idle))
+		e.mustRelease(before)
 		e.fault(f, a)()
 		if next, err := e.settled(b, e.rival(used)); err == nil {
 			e.higher(next, live)
@@ -129,7 +129,7 @@ func tokenOfLateReply(e *env) {
 func (e *env) effective(late *waiter, other lock.Locker) {
 	e.Helper()
 	e.eventually("a grant whose reply is late", e.patience(), func() (bool, string) {
-		rec := e.inspect(other, late.h.req.Key)
+		rec := e.mustInspect(other, late.h.req.Key)
 		return holder(rec, late.h.req.Owner) != nil || late.ended(), fmt.Sprintf("%+v", rec)
 	})
 }
@@ -139,7 +139,7 @@ func (e *env) succeed(l lock.Locker, key string, limit time.Duration) held {
 	e.Helper()
 	var next held
 	e.eventually("the key to be free when its holder's TTL is over", limit, func() (bool, string) {
-		h, err := e.try(l, e.rival(key))
+		h, err := e.tryAcquire(l, e.rival(key))
 		next = h
 		return err == nil, fmt.Sprint(err)
 	})

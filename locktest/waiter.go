@@ -142,5 +142,5 @@ func (w *waiter) withdraw() {
 	if w.err == nil {
 		w.e.fail("an error, since the key is held", "grant %+v", w.h.g)
 	}
-	w.e.undo(w.h.l, w.h.req.Key, w.h.req.Owner)
+	w.e.mustUndo(w.h.l, w.h.req.Key, w.h.req.Owner)
 }

@@ -32,9 +32,9 @@ func promptWakeup(e *env) {
 		blocker := e.lasting(a, e.rival(key))
 		w := e.wait(b, e.request(key))
 		released := time.Now()
-		e.release(blocker)
+		e.mustRelease(blocker)
 		h := w.granted()
-		e.release(h)
+		e.mustRelease(h)
 		return h.answered.Sub(released)
 	})
 }
@@ -44,8 +44,8 @@ func lostWakeup(e *env) {
 	blocker := e.lasting(a, e.rival(key))
 	w := e.wait(b, e.request(key))
 	e.fault(LoseWakeup, b)
-	e.release(blocker)
-	e.release(w.grantedWithin(5*time.Second + e.caps.ExpirySlack))
+	e.mustRelease(blocker)
+	e.mustRelease(w.grantedWithin(5*time.Second + e.caps.ExpirySlack))
 }
 
 func everyWaiterIsWoken(e *env) { e.line(e.open(), e.open(), e.open()) }
@@ -63,7 +63,7 @@ func (e *env) line(ls ...lock.Locker) {
 			ws = append(ws, e.wait(l, e.request(key)))
 		}
 	}
-	e.release(blocker)
+	e.mustRelease(blocker)
 	e.served(ws...)
 	e.vacant(ls[0], key)
 }
@@ -81,8 +81,8 @@ func waitingIsCalledOnce(e *env) {
 		}
 	}
 	time.Sleep(e.ttl) // for rechecks, of which none is the beginning of a wait
-	e.release(blocker)
-	e.release(w.granted())
+	e.mustRelease(blocker)
+	e.mustRelease(w.granted())
 	if n := w.calls.Load(); n != 1 {
 		e.fail("Request.Waiting to be called once", "%d calls", n)
 	}
@@ -91,12 +91,12 @@ func waitingIsCalledOnce(e *env) {
 func noWaitingForTry(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	w := e.ask(e.ctx, b, waiting(e.request(key)))
-	e.release(w.granted())
+	e.mustRelease(w.granted())
 	blocker := e.lasting(a, e.rival(key))
 	try := e.ask(e.ctx, b, e.request(key))
 	try.returned("ErrHeld", e.patience())
 	if n := w.calls.Load() + try.calls.Load(); n != 0 {
 		e.fail("Request.Waiting to be called when a wait begins only", "%d calls, for one who got a free key and one who did not ask to wait", n)
 	}
-	e.release(blocker)
+	e.mustRelease(blocker)
 }

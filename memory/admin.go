@@ -73,7 +73,7 @@ func (s *store) force(key, owner string, now moment, lost *notices) error {
 	if h.unclaimed == nil {
 		s.remember(e, h, now)
 	}
-	lost.add(h, lock.Forced)
+	lost.add(h, lock.ReasonForced)
 	e.drop(h)
 	s.refresh(key, now, lost)
 	return nil

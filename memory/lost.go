@@ -62,11 +62,11 @@ func (s *store) lostError(e *entry, g lock.Grant, now moment) error {
 	m, forced := s.forced[claim{g.Key, g.Owner, g.Token}]
 	switch {
 	case forced && now.at < m.expires:
-		err.Reason = lock.Forced
+		err.Reason = lock.ReasonForced
 	case e != nil:
-		err.Reason = lock.Taken
+		err.Reason = lock.ReasonTaken
 	case !g.Start.IsZero() && now.t.Sub(g.Start) >= g.TTL:
-		err.Reason = lock.Expired
+		err.Reason = lock.ReasonExpired
 	}
 	return err
 }

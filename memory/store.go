@@ -212,7 +212,7 @@ func (e *entry) keep(h *hold, now time.Duration, lost *notices) {
 		e.soonest = min(e.soonest, h.expires)
 		return
 	}
-	lost.add(h, lock.Expired)
+	lost.add(h, lock.ReasonExpired)
 	e.drop(h)
 }
 

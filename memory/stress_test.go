@@ -16,7 +16,7 @@ import (
 	"github.com/seed-215fdefa/lock/memory"
 )
 
-// Tries, waits that are cancelled at any moment and waits to the end, in both modes and
+// Tries, waits that are canceled at any moment and waits to the end, in both modes and
 // in real time. Two writers at once, or a writer beside a reader, are seen by the counts;
 // a grant that got lost, between a cancel and its hand-over, by a wait that never ends.
 func TestStress(t *testing.T) {

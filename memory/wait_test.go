@@ -72,7 +72,7 @@ func TestNobodyOvertakes(t *testing.T) {
 		time.Sleep(ttl)
 		refused(t, l, request("k"))
 		r := granted(t, late)
-		gone(t, lock.Taken, l.Release(t.Context(), g))
+		gone(t, lock.ReasonTaken, l.Release(t.Context(), g))
 		release(t, l, r)
 	})
 }
@@ -113,14 +113,14 @@ func TestReadersExpireAlone(t *testing.T) {
 		time.Sleep(ttl / 2)
 		kept, err := l.Renew(t.Context(), kept)
 		require.NoError(t, err)
-		gone(t, lock.Taken, l.Release(t.Context(), third))
+		gone(t, lock.ReasonTaken, l.Release(t.Context(), third))
 		time.Sleep(ttl / 2)
 		synctest.Wait()
-		require.Equal(t, []lock.LostReason{lock.Expired}, reasons)
+		require.Equal(t, []lock.LostReason{lock.ReasonExpired}, reasons)
 		pending(t, w)
 		time.Sleep(ttl / 2)
 		release(t, l, granted(t, w))
-		gone(t, lock.Expired, l.Release(t.Context(), kept))
+		gone(t, lock.ReasonExpired, l.Release(t.Context(), kept))
 	})
 }
 
@@ -133,7 +133,7 @@ func TestExpiryHandsOver(t *testing.T) {
 		require.NoError(t, err)
 		next := grantedAfter(t, ttl, c)
 		require.Equal(t, time.Now(), next.Start)
-		gone(t, lock.Taken, l.Release(t.Context(), g))
+		gone(t, lock.ReasonTaken, l.Release(t.Context(), g))
 		release(t, l, next)
 	})
 }
@@ -175,7 +175,7 @@ func TestCancelIsPrompt(t *testing.T) {
 }
 
 // A writer that gives up must let those behind it go, who waited for it alone.
-func TestCancelledWriterFreesReaders(t *testing.T) {
+func TestCanceledWriterFreesReaders(t *testing.T) {
 	bubble(t, func(t *testing.T, l *memory.Locker) {
 		reader := acquire(t, l, request("k", shared))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -189,25 +189,25 @@ func TestCancelledWriterFreesReaders(t *testing.T) {
 }
 
 func TestCancelAnywhereInLine(t *testing.T) {
-	for cancelled := range 5 {
+	for canceled := range 5 {
 		bubble(t, func(t *testing.T, l *memory.Locker) {
 			held := acquire(t, l, request("k"))
 			ctx, cancel := context.WithCancel(t.Context())
 			var line []<-chan outcome
 			for i := range 5 {
-				if i == cancelled {
+				if i == canceled {
 					line = append(line, start(ctx, l, request("k")))
 				} else {
 					line = append(line, start(t.Context(), l, request("k")))
 				}
 			}
 			cancel()
-			require.ErrorIs(t, (<-line[cancelled]).err, context.Canceled)
+			require.ErrorIs(t, (<-line[canceled]).err, context.Canceled)
 			_, _, waiters := memory.Size(l)
 			require.Equal(t, 4, waiters)
 			release(t, l, held)
 			for i, c := range line {
-				if i != cancelled {
+				if i != canceled {
 					release(t, l, granted(t, c))
 				}
 			}

@@ -90,7 +90,7 @@ func TestKnownKeyAnew(t *testing.T) {
 	require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", req.Owner))
 	select {
 	case r := <-lost:
-		require.Equal(t, lock.Forced, r)
+		require.Equal(t, lock.ReasonForced, r)
 	case <-time.After(storetest.Patience):
 		require.FailNow(t, "the loss was not told")
 	}

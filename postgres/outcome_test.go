@@ -89,7 +89,7 @@ func TestUndoWhileHeld(t *testing.T) {
 		_, err := other.Acquire(storetest.Bounded(t), late)
 		require.ErrorContains(t, err, "has been undone")
 		_, err = l.Renew(storetest.Bounded(t), lock.Grant{Key: late.Key, Owner: late.Owner, Token: g.Token, TTL: time.Minute})
-		require.Equal(t, lock.Expired, storetest.Lost(t, err), "nobody has forced it")
+		require.Equal(t, lock.ReasonExpired, storetest.Lost(t, err), "nobody has forced it")
 	}
 }
 

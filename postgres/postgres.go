@@ -279,11 +279,11 @@ func lost(reply string, g lock.Grant) error {
 	case done:
 		return nil
 	case "0":
-		return &lock.LostError{Reason: lock.Expired, Token: g.Token}
+		return &lock.LostError{Reason: lock.ReasonExpired, Token: g.Token}
 	case "2":
-		return &lock.LostError{Reason: lock.Taken, Token: g.Token}
+		return &lock.LostError{Reason: lock.ReasonTaken, Token: g.Token}
 	case "3":
-		return &lock.LostError{Reason: lock.Forced, Token: g.Token}
+		return &lock.LostError{Reason: lock.ReasonForced, Token: g.Token}
 	}
 	return unexpected(reply)
 }

@@ -139,7 +139,7 @@ func (r *registry) forced(owner string) {
 	delete(r.holders, owner)
 	r.mu.Unlock()
 	if h != nil {
-		h.lost(lock.Forced)
+		h.lost(lock.ReasonForced)
 	}
 }
 

@@ -133,13 +133,13 @@ func TestEarlyLossFromTheStart(t *testing.T) {
 			require.NoError(t, other.ForceRelease(storetest.Bounded(t), req.Key, req.Owner))
 			select {
 			case r := <-lost:
-				require.Equal(t, lock.Forced, r)
+				require.Equal(t, lock.ReasonForced, r)
 			case <-time.After(storetest.Patience):
 				require.FailNow(t, "the loss was not told")
 			}
 			_, err := l.Renew(storetest.Bounded(t), g)
-			require.Equal(t, lock.Forced, storetest.Lost(t, err))
-			require.Equal(t, lock.Forced, storetest.Lost(t, l.Release(storetest.Bounded(t), g)))
+			require.Equal(t, lock.ReasonForced, storetest.Lost(t, err))
+			require.Equal(t, lock.ReasonForced, storetest.Lost(t, l.Release(storetest.Bounded(t), g)))
 		}
 	}
 }
@@ -310,7 +310,7 @@ func TestPgBouncerWithListenConfig(t *testing.T) {
 	req.Lost = func(r lock.LostReason) { lost <- r }
 	storetest.Acquire(t, b, req)
 	require.NoError(t, a.ForceRelease(storetest.Bounded(t), req.Key, req.Owner))
-	require.Equal(t, lock.Forced, <-lost)
+	require.Equal(t, lock.ReasonForced, <-lost)
 	contest(t, []*process{a, b}, 8)
 }
 

@@ -248,7 +248,7 @@ func frozenMaster(t *testing.T, cluster *testserver.Cluster) {
 		renew(t, p, g)
 		release(t, p, g)
 	}
-	lostBecause(t, lock.Unreachable, leases[2].Err())
+	lostBecause(t, lock.ReasonUnreachable, leases[2].Err())
 	for _, lease := range leases[:2] {
 		require.NoError(t, lease.Err())
 		require.NoError(t, lease.Renew(ctx))

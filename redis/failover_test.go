@@ -134,7 +134,7 @@ func TestFailoverLosesGrant(t *testing.T) {
 		})
 		if taken { // never two without the loss being told
 			require.Greater(t, n.Token, g.Token)
-			lostBecause(t, lock.Taken, err)
+			lostBecause(t, lock.ReasonTaken, err)
 			holds(t, b, n)
 		} else {
 			require.NoError(t, err)
@@ -171,7 +171,7 @@ func TestFailoverToStaleReplica(t *testing.T) {
 	})
 	require.Greater(t, next.Token, lease.Token())
 	eventually(t, "the loss to be told", func() bool { return lease.Renew(ctx) != nil && lease.Err() != nil })
-	lostBecause(t, lock.Taken, lease.Err())
-	lostBecause(t, lock.Taken, context.Cause(lease.Context()))
+	lostBecause(t, lock.ReasonTaken, lease.Err())
+	lostBecause(t, lock.ReasonTaken, context.Cause(lease.Context()))
 	holds(t, b, next)
 }

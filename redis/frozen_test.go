@@ -38,17 +38,17 @@ func TestFrozenServer(t *testing.T) {
 	case <-time.After(patience):
 		require.FailNow(t, "the lease does not end while the server is frozen")
 	}
-	lostBecause(t, lock.Unreachable, lease.Err())
+	lostBecause(t, lock.ReasonUnreachable, lease.Err())
 	require.Equal(t, lease.Err(), context.Cause(lease.Context()))
 
 	w.server.Resume()
 	next := asks(t, rival, request("k")).granted()
 	require.Greater(t, next.Token, lease.Token())
-	lostBecause(t, lock.Unreachable, lease.Release(ctx))
+	lostBecause(t, lock.ReasonUnreachable, lease.Release(ctx))
 	stale := lock.Grant{Key: "k", Owner: owner, Token: lease.Token(), TTL: ttl, Start: time.Now()}
-	lostBecause(t, lock.Taken, holder.Release(ctx, stale))
+	lostBecause(t, lock.ReasonTaken, holder.Release(ctx, stale))
 	_, err = holder.Renew(ctx, stale)
-	lostBecause(t, lock.Taken, err)
+	lostBecause(t, lock.ReasonTaken, err)
 	holds(t, rival, next)
 	renew(t, rival, next)
 }

@@ -271,9 +271,9 @@ func lost(reply any, g lock.Grant) error {
 	case int64(1):
 		return nil
 	case int64(0):
-		return &lock.LostError{Reason: lock.Expired, Token: g.Token}
+		return &lock.LostError{Reason: lock.ReasonExpired, Token: g.Token}
 	case int64(2):
-		return &lock.LostError{Reason: lock.Taken, Token: g.Token}
+		return &lock.LostError{Reason: lock.ReasonTaken, Token: g.Token}
 	}
 	return fmt.Errorf("lock: redis: unexpected reply %v", reply)
 }

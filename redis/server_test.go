@@ -52,7 +52,7 @@ func TestServerAway(t *testing.T) {
 	eventually(t, "an answer", func() bool {
 		_, err := l.Renew(bounded(t), g)
 		if errors.Is(err, lock.ErrLost) {
-			lostBecause(t, lock.Expired, err)
+			lostBecause(t, lock.ReasonExpired, err)
 			return true
 		}
 		require.ErrorContains(t, err, "connection refused")

@@ -259,6 +259,6 @@ func (s *subscriber) forced(owner string) {
 	delete(s.holders, owner)
 	s.mu.Unlock()
 	if h != nil {
-		h.lost(lock.Forced)
+		h.lost(lock.ReasonForced)
 	}
 }

@@ -86,7 +86,7 @@ func TestTokenAfterFlushDuringHold(t *testing.T) {
 		next := acquire(t, b, request("k"))
 		require.Greater(t, next.Token, first.Token)
 		_, err := a.Renew(bounded(t), first)
-		lostBecause(t, lock.Taken, err)
+		lostBecause(t, lock.ReasonTaken, err)
 		holds(t, b, next)
 		release(t, b, next)
 	})

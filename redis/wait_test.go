@@ -82,7 +82,7 @@ func TestEarlyLossFromTheStart(t *testing.T) {
 		require.NoError(t, other.ForceRelease(bounded(t), req.Key, req.Owner))
 		select {
 		case r := <-lost:
-			require.Equal(t, lock.Forced, r)
+			require.Equal(t, lock.ReasonForced, r)
 		case <-time.After(patience):
 			require.FailNow(t, "the loss was not told")
 		}

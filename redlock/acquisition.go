@@ -13,7 +13,7 @@ import (
 )
 
 // keys are the KEYS of the scripts on a lock: lua/base.lua describes them. Nodes are single
-// servers, so no two need to be neighbours, and a name is its lock's key behind a letter.
+// servers, so no two need to be neighbors, and a name is its lock's key behind a letter.
 func (l *Locker) keys(key string) []string {
 	return []string{l.prefix + "node", l.prefix + "s:" + key, l.prefix + "r:" + key, l.prefix + "i:" + key, l.prefix + "m:" + key}
 }

@@ -127,9 +127,9 @@ func TestConfirmByTooFew(t *testing.T) {
 	require.Greater(t, storetest.Await(t, b, storetest.Request("k")).Token, g.Token)
 }
 
-// TestCancelledTryIsUndone: ctx ends while votes are missing. Those that are there are given
+// TestCanceledTryIsUndone: ctx ends while votes are missing. Those that are there are given
 // back, and so is the one that comes.
-func TestCancelledTryIsUndone(t *testing.T) {
+func TestCanceledTryIsUndone(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	w.ready(t)

@@ -99,14 +99,14 @@ func (l *Locker) lost(b *ballot, g lock.Grant) error {
 	if b.count(yes)+b.count(unknown)+b.count(pending) >= b.quorum {
 		return noQuorum(b)
 	}
-	lost := &lock.LostError{Token: g.Token, Reason: lock.Expired}
+	lost := &lock.LostError{Token: g.Token, Reason: lock.ReasonExpired}
 	for i, v := range b.votes {
 		switch r := b.answers[i].reply; {
 		case v != no:
 		case r == int64(3):
-			lost.Reason = lock.Forced
-		case r == int64(2) && lost.Reason != lock.Forced:
-			lost.Reason = lock.Taken
+			lost.Reason = lock.ReasonForced
+		case r == int64(2) && lost.Reason != lock.ReasonForced:
+			lost.Reason = lock.ReasonTaken
 		}
 	}
 	return lost

@@ -60,7 +60,7 @@ func TestFollowerCutOff(t *testing.T) {
 		default:
 			require.FailNow(t, "another has the lock, and the lease goes on", "%v left", time.Until(lease.Deadline()))
 		}
-		require.Equal(t, lock.Unreachable, storetest.Lost(t, lease.Err()))
+		require.Equal(t, lock.ReasonUnreachable, storetest.Lost(t, lease.Err()))
 		require.Greater(t, next.Token, lease.Token())
 
 		heal()

@@ -96,7 +96,7 @@ func TestSessionChangesUnderWay(t *testing.T) {
 	ctx := storetest.Bounded(t)
 	g := storetest.Acquire(t, a, storetest.Request("renewed"))
 	changes(func() { _, err = a.Renew(ctx, g) })
-	require.Equal(t, lock.Expired, storetest.Lost(t, err))
+	require.Equal(t, lock.ReasonExpired, storetest.Lost(t, err))
 
 	g = storetest.Acquire(t, a, storetest.Request("released"))
 	waiting := storetest.Waits(t, a, storetest.Request("released"))

@@ -89,7 +89,7 @@ func (l *Locker) tend() {
 	for _, g := range over { // its holder is as good as dead
 		l.discard(g.path)
 		if g.claim != nil && g.lost != nil {
-			g.lost(lock.Expired)
+			g.lost(lock.ReasonExpired)
 		}
 	}
 }
@@ -130,7 +130,7 @@ func (l *Locker) watching(p place, path string) {
 		}
 		l.mu.Unlock()
 		if gone && c != nil {
-			l.lose(c, lock.Forced)
+			l.lose(c, lock.ReasonForced)
 		}
 		if !ours {
 			nudgeAll(l.followers(p))
@@ -202,7 +202,7 @@ func (l *Locker) checkSession() {
 	}
 	l.mu.Unlock()
 	for _, c := range stale {
-		l.lose(c, lock.Expired)
+		l.lose(c, lock.ReasonExpired)
 		c.nudge()
 	}
 }

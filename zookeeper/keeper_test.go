@@ -36,7 +36,7 @@ func TestWatchOfAnother(t *testing.T) {
 	require.Equal(t, held, c.phase)
 	require.NoError(t, l.conn.Delete(l.path(c.key, c.node.name), -1))
 	l.watching(c.place(), l.path(c.key, c.node.name))
-	require.Equal(t, lock.Forced, <-lost)
+	require.Equal(t, lock.ReasonForced, <-lost)
 	require.Equal(t, ended, c.phase)
 }
 

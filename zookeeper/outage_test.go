@@ -70,7 +70,7 @@ func TestOutageLeavesNothing(t *testing.T) {
 	require.NoError(t, b.ForceRelease(storetest.Bounded(t), g.Key, g.Owner))
 	select {
 	case r := <-lost:
-		require.Equal(t, lock.Forced, r)
+		require.Equal(t, lock.ReasonForced, r)
 	case <-time.After(storetest.Patience):
 		require.FailNow(t, "the loss was not told")
 	}

@@ -44,7 +44,7 @@ func (l *Locker) release(ctx context.Context, c grip) error {
 		}
 		if s := l.conn.SessionID(); s != 0 && s != c.session {
 			l.end(c.claim)
-			return &lock.LostError{Reason: lock.Expired, Token: c.token}
+			return &lock.LostError{Reason: lock.ReasonExpired, Token: c.token}
 		}
 		if err := t.pause(ctx, l.done, err); err != nil {
 			return err
@@ -128,9 +128,9 @@ func (r *registry) doubt(c *claim) {
 // howLost is why the node of a grant is not there although nobody has released it.
 func (l *Locker) howLost(c grip) lock.LostReason {
 	if l.conn.SessionID() != c.session {
-		return lock.Expired
+		return lock.ReasonExpired
 	}
-	return lock.Forced
+	return lock.ReasonForced
 }
 
 // releaseOther releases a grant that is none of this Locker's claims: of another process,
@@ -194,9 +194,9 @@ func (l *Locker) locateOnce(ctx context.Context, g lock.Grant) (node, error) {
 	lost := &lock.LostError{Token: g.Token}
 	switch {
 	case len(line) > 0:
-		lost.Reason = lock.Taken
+		lost.Reason = lock.ReasonTaken
 	case !g.Start.IsZero() && time.Since(g.Start) >= g.TTL:
-		lost.Reason = lock.Expired
+		lost.Reason = lock.ReasonExpired
 	}
 	return node{}, lost
 }

@@ -340,7 +340,7 @@ func TestOtherProcess(t *testing.T) {
 	require.NotErrorIs(t, err, lock.ErrLost)
 	stale := g
 	stale.Token--
-	require.Equal(t, lock.Taken, storetest.Lost(t, b.Release(storetest.Bounded(t), stale)))
+	require.Equal(t, lock.ReasonTaken, storetest.Lost(t, b.Release(storetest.Bounded(t), stale)))
 	storetest.Holds(t, b, g)
 	storetest.Release(t, b, g)
 	storetest.Lost(t, a.Release(storetest.Bounded(t), g))

@@ -54,7 +54,7 @@ func TestSessionExpires(t *testing.T) {
 	for range grants {
 		select {
 		case r := <-lost:
-			require.Equal(t, lock.Expired, r)
+			require.Equal(t, lock.ReasonExpired, r)
 		case <-time.After(storetest.Patience):
 			require.FailNow(t, "the loss was not told")
 		}
@@ -204,10 +204,10 @@ func TestUnrenewed(t *testing.T) {
 	next := storetest.Await(t, b, storetest.Request("k"))
 	require.GreaterOrEqual(t, time.Since(g.Start), g.TTL)
 	require.Greater(t, next.Token, g.Token)
-	require.Equal(t, lock.Expired, <-lost)
+	require.Equal(t, lock.ReasonExpired, <-lost)
 	require.Equal(t, session, a.conn.SessionID())
 	_, err := a.Renew(storetest.Bounded(t), g)
-	require.Equal(t, lock.Taken, storetest.Lost(t, err))
+	require.Equal(t, lock.ReasonTaken, storetest.Lost(t, err))
 	storetest.Release(t, b, next)
 }
 

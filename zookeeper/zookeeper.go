@@ -11,7 +11,7 @@
 // # The session is the lease
 //
 // A dead process keeps its locks until the server expires its session. How long that takes
-// the client asks for, and the server decides: the [Dialer] knows. Request.TTL is honoured up to
+// the client asks for, and the server decides: the [Dialer] knows. Request.TTL is honored up to
 // [Locker.MaxTTL], two thirds of the session timeout less a tick; a longer one is granted
 // as that much, and is to be renewed in that time. A shorter one ends a grant that a living
 // process does not renew, since the Locker then deletes the node; if the process dies the
@@ -316,20 +316,20 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		case err == nil && u.session == c.session:
 			g.TTL, g.Start = min(g.TTL, l.MaxTTL()), u.start
 			if !l.prolong(c.claim, g) {
-				return lock.Grant{}, &lock.LostError{Reason: lock.Expired, Token: g.Token}
+				return lock.Grant{}, &lock.LostError{Reason: lock.ReasonExpired, Token: g.Token}
 			}
 			return g, nil
 		case err == nil, isTransient(err):
 			if l.conn.SessionID() != c.session {
 				l.end(c.claim)
-				return lock.Grant{}, &lock.LostError{Reason: lock.Expired, Token: g.Token}
+				return lock.Grant{}, &lock.LostError{Reason: lock.ReasonExpired, Token: g.Token}
 			}
 			if err := t.pause(ctx, l.done, err); err != nil {
 				return lock.Grant{}, wrap(err)
 			}
 		case errors.Is(err, zk.ErrNoNode):
 			l.end(c.claim)
-			return lock.Grant{}, &lock.LostError{Reason: lock.Forced, Token: g.Token}
+			return lock.Grant{}, &lock.LostError{Reason: lock.ReasonForced, Token: g.Token}
 		default:
 			return lock.Grant{}, wrap(err)
 		}

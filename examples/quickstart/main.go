@@ -116,13 +116,13 @@ type till struct {
 
 func (t till) Observe(_ context.Context, e lock.Event) {
 	switch e.Kind {
-	case lock.Contended:
+	case lock.EventContended:
 		t.say(t.who, "waits: somebody else has the lock")
-	case lock.Granted:
+	case lock.EventGranted:
 		t.say(t.who, "has the lock, token %d", e.Token)
-	case lock.Lost:
+	case lock.EventLost:
 		t.say(t.who, "has lost the lock, and its context has ended: %v", e.Err)
-	case lock.Released:
+	case lock.EventReleased:
 		t.say(t.who, "releases the lock")
 	}
 }

@@ -23,22 +23,22 @@ func ExampleLevel() {
 		},
 	}))
 	ctx, o := context.Background(), slogobserver.New(log)
-	away, lost := errors.New("server away"), &lock.LostError{Reason: lock.Unreachable, Token: 7}
+	away, lost := errors.New("server away"), &lock.LostError{Reason: lock.ReasonUnreachable, Token: 7}
 
 	e := lock.Event{Key: "report", Owner: "A", Token: 7}
-	for _, e.Kind = range []lock.EventKind{lock.Granted, lock.Renewed} {
+	for _, e.Kind = range []lock.EventKind{lock.EventGranted, lock.EventRenewed} {
 		e.Elapsed = 3 * time.Millisecond
 		o.Observe(ctx, e)
 	}
-	e.Kind, e.Err = lock.RenewFailed, away
+	e.Kind, e.Err = lock.EventRenewFailed, away
 	o.Observe(ctx, e)
-	e.Kind, e.Err, e.Elapsed = lock.Lost, lost, 10*time.Second
+	e.Kind, e.Err, e.Elapsed = lock.EventLost, lost, 10*time.Second
 	o.Observe(ctx, e)
-	e.Kind = lock.ReleasedLost
+	e.Kind = lock.EventReleasedLost
 	o.Observe(ctx, e)
-	e.Kind, e.Err = lock.Released, away
+	e.Kind, e.Err = lock.EventReleased, away
 	o.Observe(ctx, e)
-	e.Kind, e.Shared, e.Err = lock.Released, true, nil
+	e.Kind, e.Shared, e.Err = lock.EventReleased, true, nil
 	o.Observe(ctx, e)
 	// Output:
 	// level=DEBUG msg="lock granted" key=report owner=A token=7 waited=3ms

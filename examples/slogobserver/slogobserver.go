@@ -41,21 +41,21 @@ func (o Observer) Observe(ctx context.Context, e lock.Event) {
 // that, Info for what an operator looks for when things are slow, and Debug for the rest.
 func Level(e lock.Event) slog.Level {
 	switch e.Kind {
-	case lock.Lost, lock.ReleasedLost:
+	case lock.EventLost, lock.EventReleasedLost:
 		return slog.LevelError
-	case lock.RenewFailed:
+	case lock.EventRenewFailed:
 		return slog.LevelWarn
-	case lock.Failed:
+	case lock.EventFailed:
 		// That somebody else has the lock, or that the caller has given up, is an answer.
 		if errors.Is(e.Err, lock.ErrHeld) || errors.Is(e.Err, context.Canceled) {
 			return slog.LevelInfo
 		}
 		return slog.LevelWarn
-	case lock.Released:
+	case lock.EventReleased:
 		if e.Err != nil { // others wait for the TTL, at worst
 			return slog.LevelWarn
 		}
-	case lock.Contended:
+	case lock.EventContended:
 		return slog.LevelInfo
 	}
 	return slog.LevelDebug
@@ -63,9 +63,9 @@ func Level(e lock.Event) slog.Level {
 
 // elapsed is what Event.Elapsed means, by kind.
 var elapsed = map[lock.EventKind]string{
-	lock.Contended: "waited", lock.Granted: "waited", lock.Failed: "waited",
-	lock.Renewed: "slack", lock.RenewFailed: "slack",
-	lock.Lost: "held", lock.Released: "held", lock.ReleasedLost: "held",
+	lock.EventContended: "waited", lock.EventGranted: "waited", lock.EventFailed: "waited",
+	lock.EventRenewed: "slack", lock.EventRenewFailed: "slack",
+	lock.EventLost: "held", lock.EventReleased: "held", lock.EventReleasedLost: "held",
 }
 
 func attrs(e lock.Event) []slog.Attr {
@@ -76,7 +76,7 @@ func attrs(e lock.Event) []slog.Attr {
 	if e.Shared {
 		as = append(as, slog.Bool("shared", true))
 	}
-	if e.Kind == lock.Contended {
+	if e.Kind == lock.EventContended {
 		as = append(as, slog.Int("queue", e.Queue))
 	}
 	if name := elapsed[e.Kind]; name != "" {

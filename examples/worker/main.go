@@ -145,15 +145,15 @@ func (w *worker) progress(ctx context.Context, t lock.Token) (int, error) {
 // Observe tells about the lock. The work itself hears of a loss by its ctx.
 func (w *worker) Observe(_ context.Context, e lock.Event) {
 	switch e.Kind {
-	case lock.Contended:
+	case lock.EventContended:
 		w.say("waits in line, %d before it", e.Queue)
-	case lock.Granted:
+	case lock.EventGranted:
 		w.say("has the lock, token %d", e.Token)
-	case lock.RenewFailed:
+	case lock.EventRenewFailed:
 		w.say("could not renew, has %v left: %v", e.Elapsed.Round(time.Millisecond), e.Err)
-	case lock.Lost:
+	case lock.EventLost:
 		w.say("has lost the lock: %v", e.Err)
-	case lock.Released:
+	case lock.EventReleased:
 		w.say("has released the lock")
 	}
 }

@@ -34,7 +34,7 @@ func FrozenServer(t *testing.T, holder, rival lock.Locker, ttl time.Duration, fr
 		thaw()
 		require.FailNow(t, "the lease does not end while the server is frozen")
 	}
-	require.Equal(t, lock.Unreachable, Lost(t, lease.Err()))
+	require.Equal(t, lock.ReasonUnreachable, Lost(t, lease.Err()))
 	require.Equal(t, lease.Err(), context.Cause(lease.Context()))
 	thaw()
 
