@@ -26,7 +26,7 @@ short: ## the tests that need no server
 servers: ## install the servers that the tests need and that are missing
 	@GO='$(GO)' sh internal/testserver/servers.sh
 
-bench: servers ## measure, and print the README's table
+bench: servers ## measure, and print the tables of docs/performance.md
 	@$(GO) test -C internal/bench -count=1 -timeout 60m -v . -args -table | grep -v -e '^=== ' -e '^--- '
 
 fuzz: ## run each fuzz target for FUZZTIME (20s)

@@ -1,4 +1,4 @@
-// Package custombackend is a store for package lock, written from its README alone: for
+// Package custombackend is a store for package lock, written from docs/writing-a-store.md alone: for
 // one process, with waiters that poll. It never forgets a key, since tokens must rise.
 package custombackend
 

@@ -25,7 +25,7 @@ func TestSuite(t *testing.T) {
 	})
 }
 
-// What the README says of its size.
+// What docs/writing-a-store.md says of its size.
 func TestSize(t *testing.T) {
 	source, err := os.ReadFile("custombackend.go")
 	require.NoError(t, err)

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"log"
-	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -20,7 +21,6 @@ import (
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/dynamo"
 	"github.com/seed-215fdefa/lock/etcd"
-	"github.com/seed-215fdefa/lock/examples/slogobserver"
 	"github.com/seed-215fdefa/lock/memory"
 	"github.com/seed-215fdefa/lock/postgres"
 	"github.com/seed-215fdefa/lock/redis"
@@ -28,10 +28,11 @@ import (
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
-// The fragments of the README, each as it stands there. They compile; what they do is
+// The fragments of README and guides, each as it stands there. They compile; what they do is
 // tested elsewhere.
 var _ = []any{
-	which, others, do, tryDo, lease, whoHoldsIt, readers, logs, shutdown, fencing, fencedRows,
+	which, others, do, tryDo, lease, whoHoldsIt, readers, shutdown, fencing, fencedRows,
+	twoKeys, serverShutdown, oldAndNew,
 }
 
 // What the fragments use.
@@ -46,6 +47,13 @@ var (
 	sell     = func(stock string) string { return stock }
 	pool     *pgxpool.Pool
 	transfer func(context.Context, pgx.Tx) error
+
+	accounts  []string
+	move      = build
+	server    http.Server
+	closed    = make(chan error, 1)
+	oldLock   func(context.Context, string) error
+	oldUnlock func(string)
 
 	work    = func(context.Context, *lock.Lease) error { return nil }
 	read    = work
@@ -63,11 +71,11 @@ func which() *lock.Client {
 }
 
 func others(cli *clientv3.Client, db *dynamodb.Client, conn *zk.Conn, dialer *zookeeper.Dialer, a, b, c, d, e *goredis.Client) {
-	_ = etcd.New(cli)           // a *clientv3.Client
-	_ = postgres.New(pool)      // a *pgxpool.Pool; once before: postgres.Migrate(ctx, pool)
-	_ = dynamo.New(db, "locks") // a *dynamodb.Client; once before: dynamo.CreateTable(ctx, db, "locks")
+	_ = etcd.New(cli)           // go.etcd.io/etcd/client/v3
+	_ = postgres.New(pool)      // github.com/jackc/pgx/v5/pgxpool; once before: postgres.Migrate(ctx, pool)
+	_ = dynamo.New(db, "locks") // github.com/aws/aws-sdk-go-v2/service/dynamodb; once before: dynamo.CreateTable(ctx, db, "locks")
 	_ = redlock.New([]goredis.UniversalClient{a, b, c, d, e})
-	_ = zookeeper.New(conn, zookeeper.WithDialer(dialer)) // a *zk.Conn, and the *zookeeper.Dialer that connects it
+	_ = zookeeper.New(conn, zookeeper.WithDialer(dialer)) // github.com/go-zookeeper/zk, connected by the zookeeper.Dialer
 }
 
 func do() error {
@@ -112,11 +120,6 @@ func readers() error {
 		return err
 	}
 	return client.Do(ctx, "catalogue", rebuild) // alone
-}
-
-func logs() *lock.Client {
-	client := lock.New(store, lock.WithObserver(slogobserver.New(slog.Default())))
-	return client
 }
 
 func shutdown() error {
@@ -165,4 +168,30 @@ func fencedRows() error {
 		})
 	})
 	return err
+}
+
+func twoKeys() error {
+	slices.Sort(accounts)
+	err := client.Do(ctx, accounts[0], func(ctx context.Context, _ *lock.Lease) error {
+		return client.Do(ctx, accounts[1], func(ctx context.Context, _ *lock.Lease) error {
+			return move(ctx)
+		})
+	})
+	return err
+}
+
+func serverShutdown() error {
+	closing, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	go func() { closed <- client.Close(closing) }() // waiting handlers end with ErrClosed
+	err := server.Shutdown(closing)                 // handlers that hold a lock finish
+	return errors.Join(err, <-closed, store.Close())
+}
+
+func oldAndNew() error {
+	if err := oldLock(ctx, "report"); err != nil {
+		return err
+	}
+	defer oldUnlock("report")
+	return client.Do(ctx, "report", work)
 }

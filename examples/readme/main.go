@@ -1,4 +1,4 @@
-// Readme is the first program of the README. Its other fragments are in the tests.
+// Readme is the first program of the README. The fragments of README and guides are in the tests.
 package main
 
 import (
@@ -15,7 +15,7 @@ func main() {
 
 	ctx := context.Background()
 	err := lock.Do(ctx, "order:123", func(ctx context.Context, l *lock.Lease) error {
-		// Nobody else is in here with order:123. ctx ends before anybody else can be,
+		// Nobody else holds order:123 now. ctx ends if we lose it,
 		// and l.Token() lets the storage refuse us if we do not notice.
 		fmt.Println("shipping", l.Key())
 		return ctx.Err()

@@ -21,7 +21,7 @@ import (
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
-var update = flag.Bool("update", false, "write the README's table of stores anew")
+var update = flag.Bool("update", false, "write the table of stores in docs/choosing.md anew")
 
 // described is what Capabilities do not say.
 type described struct {
@@ -42,11 +42,11 @@ func stores() []described {
 	}
 }
 
-// TestStores compares the README's table with what the stores declare. To write it:
+// TestStores compares the table in docs/choosing.md with what the stores declare. To write it:
 //
 //	go test ./examples/readme -run Stores -update
 func TestStores(t *testing.T) {
-	const path, begin, end = "../../README.md", "<!-- stores:begin -->\n", "<!-- stores:end -->"
+	const path, begin, end = "../../docs/choosing.md", "<!-- stores:begin -->\n", "<!-- stores:end -->"
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)
 	before, rest, ok := strings.Cut(string(b), begin)

@@ -1,4 +1,4 @@
-// Package bench measures the library and prints the table in the README:
+// Package bench measures the library and prints the tables of docs/performance.md:
 //
 //	make bench
 //
