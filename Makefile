@@ -10,7 +10,7 @@ MODULES := $(sort $(patsubst ./%,%,$(dir $(shell find . -name go.mod -not -path 
 # does beside it is seen all the same.
 RACE := -race -gcflags=github.com/go-zookeeper/zk=-race=false
 
-.PHONY: help test short servers bench fuzz lint lint-code lint-modules lint-imports fmt
+.PHONY: help test short servers bench fuzz mutants lint lint-code lint-modules lint-imports fmt
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ fuzz: ## run each fuzz target for FUZZTIME (20s)
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime '$(FUZZTIME)' "$$pkg"; \
 		done; \
 	done
+
+mutants: servers ## break the code on purpose, PKG=redis alone, and see the tests notice
+	$(GO) run ./internal/mutants -pkg '$(PKG)'
 
 lint: lint-modules lint-imports lint-code ## linters, tidy modules, and what may be imported where
 
