@@ -15,6 +15,7 @@ import (
 
 	"github.com/seed-215fdefa/lock/dynamo"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
 
 func newTransport() *http.Transport {
@@ -94,7 +95,7 @@ func ownWorld(tb testing.TB) world {
 type process struct {
 	*dynamo.Locker
 	world world
-	net   *testserver.Proxy
+	net   *faultproxy.Proxy
 	http  *hooks
 	db    *dynamodb.Client
 }
@@ -114,7 +115,7 @@ func (w world) open(tb testing.TB, opts ...dynamo.Option) *process {
 // start is open for a process that has not asked the server yet.
 func (w world) start(tb testing.TB, opts ...dynamo.Option) *process {
 	tb.Helper()
-	p := &process{world: w, net: testserver.NewProxy(tb, w.server.Addr())}
+	p := &process{world: w, net: faultproxy.New(tb, w.server.Addr())}
 	rt := newTransport()
 	p.http = &hooks{next: rt}
 	p.db = newClient(p.http, p.net.Addr())

@@ -13,6 +13,7 @@ import (
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/etcd"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
 
 var quiet = zap.NewNop()
@@ -39,7 +40,7 @@ func plain(tb testing.TB, addrs ...string) *clientv3.Client {
 type process struct {
 	*etcd.Locker
 	cli    *clientv3.Client
-	proxy  *testserver.Proxy // nil: it has several servers
+	proxy  *faultproxy.Proxy // nil: it has several servers
 	server *testserver.Server
 	prefix string
 	deaf   *deafWatcher
@@ -54,7 +55,7 @@ func (p *process) Unwrap() lock.Locker { return p.Locker }
 // open returns one more process on the server.
 func open(tb testing.TB, server *testserver.Server, prefix string, opts ...etcd.Option) *process {
 	tb.Helper()
-	proxy := testserver.NewProxy(tb, server.Addr())
+	proxy := faultproxy.New(tb, server.Addr())
 	p := openOn(tb, prefix, []string{proxy.Addr()}, opts...)
 	p.proxy, p.server = proxy, server
 	return p

@@ -13,7 +13,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
-	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/postgres"
 )
 
@@ -302,8 +302,8 @@ func TestIsolationOfFrozenCaller(t *testing.T) {
 	w := sharedWorld(t)
 	l, other := w.open(t, "default_transaction_isolation=serializable"), w.open(t)
 	g := storetest.Acquire(t, l, storetest.Shared(storetest.Request("k")))
-	heal := l.net.all(func(p *testserver.Proxy) func() { // of a prepared statement, or rows
-		return p.DropReplies(func(chunk []byte) bool { return chunk[0] == '2' || chunk[0] == 'D' })
+	heal := l.net.all(func(p *faultproxy.Proxy) func() { // of a prepared statement, or rows
+		return p.Drop(faultproxy.Replies().Matching(func(chunk []byte) bool { return chunk[0] == '2' || chunk[0] == 'D' })).Heal
 	})
 	ctx, renewed := storetest.Bounded(t), make(chan error, 1)
 	g.TTL = time.Hour

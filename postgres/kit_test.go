@@ -16,6 +16,7 @@ import (
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/postgres"
 )
 
@@ -116,7 +117,7 @@ func (w world) open(tb testing.TB, params ...string) *process {
 	p := &process{world: w}
 	options := w.options
 	link := func(s *testserver.Server) string {
-		proxy := testserver.NewProxy(tb, s.Addr())
+		proxy := faultproxy.New(tb, s.Addr())
 		p.net = append(p.net, proxy)
 		return proxy.Addr()
 	}
@@ -181,9 +182,9 @@ func (p *process) warm(tb testing.TB) {
 }
 
 // network is all of a process' ways to servers.
-type network []*testserver.Proxy
+type network []*faultproxy.Proxy
 
-func (n network) all(fault func(*testserver.Proxy) func()) func() {
+func (n network) all(fault func(*faultproxy.Proxy) func()) func() {
 	var heals []func()
 	for _, p := range n {
 		heals = append(heals, fault(p))
@@ -195,14 +196,14 @@ func (n network) all(fault func(*testserver.Proxy) func()) func() {
 	}
 }
 
-func (n network) cut() func()         { return n.all((*testserver.Proxy).Cut) }
-func (n network) freeze() func()      { return n.all((*testserver.Proxy).Freeze) }
-func (n network) holdReplies() func() { return n.all((*testserver.Proxy).HoldReplies) }
+func (n network) cut() func()         { return n.all((*faultproxy.Proxy).Cut) }
+func (n network) freeze() func()      { return n.all((*faultproxy.Proxy).Freeze) }
+func (n network) holdReplies() func() { return n.all((*faultproxy.Proxy).HoldReplies) }
 
 // deafen drops notifications, which are messages of type A.
 func (n network) deafen() func() {
-	return n.all(func(p *testserver.Proxy) func() {
-		return p.DropReplies(func(chunk []byte) bool { return chunk[0] == 'A' })
+	return n.all(func(p *faultproxy.Proxy) func() {
+		return p.Drop(faultproxy.Replies().Matching(func(chunk []byte) bool { return chunk[0] == 'A' })).Heal
 	})
 }
 

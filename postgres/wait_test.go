@@ -13,6 +13,7 @@ import (
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/postgres"
 )
 
@@ -109,7 +110,7 @@ func TestEarlyLossFromTheStart(t *testing.T) {
 	other := w.open(t)
 	for _, wait := range []bool{false, true} {
 		for _, shared := range []bool{false, true} {
-			late := testserver.NewProxy(t, w.server.Addr())
+			late := faultproxy.New(t, w.server.Addr())
 			thaw := late.Freeze()
 			l := postgres.New(pool(t, w.url()), append(w.options, postgres.WithListenConfig(listenConfig(t, late.Addr())))...)
 			defer func() { require.NoError(t, l.Close()) }()

@@ -11,7 +11,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
-	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
@@ -54,7 +54,7 @@ func TestSessionChangesUnderWay(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t).lasting()
 	e := &expiring{dialed: make(chan struct{}), gate: make(chan struct{})}
-	proxy := testserver.NewProxy(t, w.server.Addr())
+	proxy := faultproxy.New(t, w.server.Addr())
 	// With three servers to try the client does not tell what waits to be sent that there is none.
 	conn, _, err := zk.Connect([]string{proxy.Addr(), proxy.Addr(), proxy.Addr()}, w.timeout,
 		zk.WithLogger(silent{}), zk.WithLogInfo(false), zk.WithDialer(e.dial))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
@@ -122,7 +123,7 @@ func takeTurns(tb testing.TB) {
 type process struct {
 	*zookeeper.Locker
 	conn  *zk.Conn
-	proxy *testserver.Proxy
+	proxy *faultproxy.Proxy
 	world world
 }
 
@@ -134,7 +135,7 @@ func (w world) open(tb testing.TB, opts ...zookeeper.Option) *process {
 
 func (w world) openAt(tb testing.TB, addr string, opts ...zookeeper.Option) *process {
 	tb.Helper()
-	proxy := testserver.NewProxy(tb, addr)
+	proxy := faultproxy.New(tb, addr)
 	conn := dial(tb, w.timeout, proxy.Addr())
 	l := zookeeper.New(conn, append([]zookeeper.Option{
 		zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithSessionTimeout(w.timeout),

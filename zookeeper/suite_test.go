@@ -12,6 +12,7 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
 
 func TestMain(m *testing.M) {
@@ -66,7 +67,7 @@ func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 		locktest.Freeze:    func(_ testing.TB, l lock.Locker) func() { return l.(*process).proxy.Freeze() },
 		locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() { return l.(*process).proxy.HoldReplies() },
 		locktest.LoseWakeup: func(_ testing.TB, l lock.Locker) func() {
-			return l.(*process).proxy.DropReplies(isEvent)
+			return l.(*process).proxy.Drop(faultproxy.Replies().Matching(isEvent)).Heal
 		},
 		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
 			p := l.(*process)

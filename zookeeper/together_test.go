@@ -14,7 +14,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
-	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
@@ -55,7 +55,7 @@ func TestManyHandOvers(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t).lasting()
 	b := w.open(t)
-	proxy, watches, connections := testserver.NewProxy(t, w.server.Addr()), new(gate), new(atomic.Int32)
+	proxy, watches, connections := faultproxy.New(t, w.server.Addr()), new(gate), new(atomic.Int32)
 	conn := dialBy(t, func(network, addr string, timeout time.Duration) (net.Conn, error) {
 		connections.Add(1)
 		return watches.dial(network, addr, timeout)

@@ -14,7 +14,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
-	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
@@ -185,7 +185,7 @@ func TestForceReleaseReplyLost(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t).lasting()
 	a := w.open(t)
-	proxy, watches, heal := testserver.NewProxy(t, w.server.Addr()), new(gate), make(chan func(), 1)
+	proxy, watches, heal := faultproxy.New(t, w.server.Addr()), new(gate), make(chan func(), 1)
 	var armed atomic.Bool
 	conn := dialBy(t, func(network, addr string, timeout time.Duration) (net.Conn, error) {
 		c, err := watches.dial(network, addr, timeout)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
 
 // zookeeperMemberKind is a member of an ensemble: ready when its process is, since it
@@ -27,7 +29,7 @@ type ZooKeeperEnsemble struct {
 	Members []*Server
 
 	tb    testing.TB
-	links map[[2]int]*Proxy // the way of a follower, first, to a leader
+	links map[[2]int]*faultproxy.Proxy // the way of a follower, first, to a leader
 }
 
 // leaderPatience is how long a follower's connection waits for its new leader to listen,
@@ -47,14 +49,14 @@ func NewZooKeeperEnsemble(tb testing.TB, args ...string) *ZooKeeperEnsemble {
 		tb.Fatalf("testserver: %v", err)
 	}
 	quorum, election := ports[:members], ports[members:]
-	e := &ZooKeeperEnsemble{tb: tb, links: make(map[[2]int]*Proxy)}
+	e := &ZooKeeperEnsemble{tb: tb, links: make(map[[2]int]*faultproxy.Proxy)}
 	for i := range members {
 		// A member finds the others by its own list, so its way to each may be its own.
 		servers := slices.Clone(args)
 		for j := range members {
 			addr := fmt.Sprintf("127.0.0.1:%d", quorum[j])
 			if i != j {
-				link := newProxy(tb, addr, leaderPatience)
+				link := faultproxy.New(tb, addr, faultproxy.WithPatience(leaderPatience))
 				e.links[[2]int{i, j}], addr = link, link.Addr()
 			}
 			servers = append(servers, fmt.Sprintf("server.%d=%s:%d", j+1, addr, election[j]))
