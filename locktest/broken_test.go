@@ -20,7 +20,7 @@ type broken struct {
 func in(paths ...string) []string { return paths }
 
 func brokenStores() []broken {
-	return []broken{
+	return append(subtlyBroken(), []broken{
 		{what: "no exclusion", caught: in("Exclusion/AmongProcesses/exclusive"), flaws: flaws{noExclusion: true}},
 		{what: "grants to a process what it holds already", caught: in("Exclusion/WithinOneProcess/exclusive"), flaws: flaws{reentrant: true}},
 		{what: "readers beside a writer", caught: in("Exclusion/SharedBesideExclusive"), flaws: flaws{sharedBesideExclusive: true}},
@@ -256,5 +256,5 @@ func brokenStores() []broken {
 				return c.Acquire(ctx, req)
 			}
 		})},
-	}
+	}...)
 }

@@ -41,11 +41,26 @@ type testCase struct {
 }
 
 func groups() []group {
-	return []group{
+	return merged(
 		exclusion(), tokens(), oneOwner(), renewal(), release(), failure(), start(),
 		deadHolders(), deadWaiters(), wakeups(), cancels(), expiry(), keys(),
-		capabilities(), inspect(), admin(), badInput(),
+		capabilities(), inspect(), admin(), badInput(), records(),
+	)
+}
+
+// merged joins the groups that have one name: a sentence may have its cases in several
+// files.
+func merged(parts ...group) []group {
+	var all []group
+	for _, g := range parts {
+		i := slices.IndexFunc(all, func(o group) bool { return o.name == g.name })
+		if i < 0 {
+			all = append(all, g)
+			continue
+		}
+		all[i].rows = append(all[i].rows, g.rows...)
 	}
+	return all
 }
 
 func (g group) cases() []testCase {

@@ -32,6 +32,7 @@ type flaws struct {
 	thawDropsHolds, restartDropsHolds, failoverDropsHolds         bool
 	restartDropsTokens, failoverDropsTokens                       bool
 	lax                                                           string // what is not validated
+	subtle
 }
 
 // checkRequest is lock.CheckRequest but for the value that f is lax about.

@@ -328,6 +328,18 @@ func (s *refServer) record(key string, k *refKey, now time.Time) lock.Record {
 			Owner: p.req.Owner, Shared: p.req.Shared, Waited: now.Sub(p.since), Metadata: p.req.Metadata,
 		})
 	}
+	return s.bounded(rec)
+}
+
+func (s *refServer) bounded(rec lock.Record) lock.Record {
+	rec.HolderCount, rec.WaiterCount = len(rec.Holders), len(rec.Waiters)
+	if !s.unboundedRecords {
+		rec.Holders = rec.Holders[:min(rec.HolderCount, lock.MaxRecord)]
+		rec.Waiters = rec.Waiters[:min(rec.WaiterCount, lock.MaxRecord)]
+	}
+	if s.countsWhatIsShown {
+		rec.HolderCount, rec.WaiterCount = len(rec.Holders), len(rec.Waiters)
+	}
 	return rec
 }
 

@@ -79,25 +79,30 @@ func (s *store) force(key, owner string, now moment, lost *notices) error {
 	return nil
 }
 
-// record is what is known of key, whose entry is e or nil. Its Metadata are the store's
-// own: see detached.
+// record is what is known of key, whose entry is e or nil. It shows the first in line, and
+// of the readers any: neither costs more where there are many. Its Metadata are the
+// store's own: see detached.
 func (e *entry) record(key string, now moment) lock.Record {
 	rec := lock.Record{Key: key}
 	if e == nil {
 		return rec
 	}
-	rec.Token = e.top
-	rec.Holders = make([]lock.Holder, 0, 1+len(e.more))
+	rec.Token, rec.HolderCount = e.top, 1+len(e.more)
+	rec.Holders = make([]lock.Holder, 0, min(rec.HolderCount, lock.MaxRecord))
 	rec.Holders = append(rec.Holders, e.first.holder(now))
 	for _, h := range e.more {
+		if len(rec.Holders) == lock.MaxRecord {
+			break
+		}
 		rec.Holders = append(rec.Holders, h.holder(now))
 	}
 	slices.SortFunc(rec.Holders, func(a, b lock.Holder) int { return cmp.Compare(a.Token, b.Token) })
 	if e.line == nil {
 		return rec
 	}
-	rec.Waiters = make([]lock.Waiter, 0, len(e.line.owners))
-	for w := e.line.head; w != nil; w = w.next {
+	rec.WaiterCount = len(e.line.owners)
+	rec.Waiters = make([]lock.Waiter, 0, min(rec.WaiterCount, lock.MaxRecord))
+	for w := e.line.head; w != nil && len(rec.Waiters) < lock.MaxRecord; w = w.next {
 		rec.Waiters = append(rec.Waiters, lock.Waiter{
 			Owner: w.req.Owner, Shared: w.req.Shared,
 			Waited: now.since(w.since), Metadata: w.req.Metadata,

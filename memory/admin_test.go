@@ -43,6 +43,8 @@ func TestInspect(t *testing.T) {
 			Waiters: []lock.Waiter{
 				{Owner: w.Owner, Waited: 2 * time.Second, Metadata: map[string]string{"n": "1"}},
 			},
+			HolderCount: 2,
+			WaiterCount: 1,
 		}
 		for range 2 {
 			rec, err = l.Inspect(t.Context(), "k")

@@ -101,7 +101,7 @@ func (l *Locker) Capabilities() lock.Capabilities {
 }
 
 // Acquire implements [lock.Locker]. The error of a refused try, and of a wait that ctx
-// or Close ended, is a *HeldError with the whole record.
+// or Close ended, is a *HeldError with the record.
 //
 // An owner that acquires again what it holds gets the same grant with its TTL restarted,
 // and one that stands in line joins its own place; the newer request's TTL, Metadata and
@@ -174,7 +174,7 @@ func (s *store) attempt(t *try, req *lock.Request, now moment, lost *notices) {
 }
 
 // Renew implements [lock.Locker]: it restarts the TTL at g.TTL, which may differ from
-// that of the grant so far and is ErrInvalid below [MinTTL].
+// that of the grant so far and is ErrInvalid below [MinTTL] and above [lock.MaxTTL].
 //
 // The LostError of a grant that is gone has the reason Forced until the forced grant's
 // TTL would have been over, Taken when others hold the key, and Expired when g's own
@@ -201,10 +201,10 @@ func (s *store) renew(g lock.Grant, now moment, lost *notices) (lock.Grant, erro
 	if h == nil || h.token != g.Token {
 		return lock.Grant{}, s.lostError(e, g, now)
 	}
-	if g.TTL < MinTTL {
-		return lock.Grant{}, fmt.Errorf("%w: TTL %v: store memory needs at least %v", lock.ErrInvalid, g.TTL, MinTTL)
+	if g.TTL < MinTTL || g.TTL > lock.MaxTTL {
+		return lock.Grant{}, fmt.Errorf("%w: TTL %v: store memory needs %v to %v", lock.ErrInvalid, g.TTL, MinTTL, lock.MaxTTL)
 	}
-	e.extend(h, now.plus(g.TTL))
+	e.extend(h, now.at+g.TTL)
 	s.arm(e, now)
 	g.Start, g.Shared = now.t, h.shared
 	return g, nil

@@ -49,14 +49,6 @@ func (s *store) now() moment {
 
 const forever = time.Duration(math.MaxInt64)
 
-// plus is when a TTL that starts at m is over; one that is out of range never is.
-func (m moment) plus(ttl time.Duration) time.Duration {
-	if ttl > forever-m.at {
-		return forever
-	}
-	return m.at + ttl
-}
-
 // since is the time from at to m; none if m was read before a step that came first.
 func (m moment) since(at time.Duration) time.Duration { return max(0, m.at-at) }
 
@@ -139,7 +131,7 @@ func (s *store) grant(e *entry, req *lock.Request, now moment) (lock.Grant, *hol
 		owner: req.Owner, token: s.last, start: now.at,
 		metadata: req.Metadata, lost: req.Lost, shared: req.Shared,
 	}
-	e.extend(h, now.plus(req.TTL))
+	e.extend(h, now.at+req.TTL)
 	return h.grant(req, now), h
 }
 
@@ -149,7 +141,7 @@ func (e *entry) regrant(h *hold, req *lock.Request, now moment) (lock.Grant, err
 		return lock.Grant{}, errMode(req)
 	}
 	h.metadata, h.lost, h.unclaimed = req.Metadata, req.Lost, nil
-	e.extend(h, now.plus(req.TTL))
+	e.extend(h, now.at+req.TTL)
 	return h.grant(req, now), nil
 }
 

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,8 @@ const own = "it has servers of its own, without a pooler: see TestSuite"
 func runSuite(t *testing.T, usual func(testing.TB) world, skips map[string]string) {
 	testserver.NeedServer(t)
 	t.Parallel()
+	failing := maps.Clone(failsSoFar)
+	maps.Copy(failing, skips)
 	locktest.Run(t, locktest.Harness{
 		New: func(tb testing.TB) func() lock.Locker {
 			var w world
@@ -78,7 +81,7 @@ func runSuite(t *testing.T, usual func(testing.TB) world, skips map[string]strin
 			f(t)
 		},
 		Faults: faults(),
-		Skips:  skips,
+		Skips:  failing,
 	})
 }
 

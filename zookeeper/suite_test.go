@@ -47,6 +47,7 @@ func TestSuite(t *testing.T) {
 			f(t)
 		},
 		Faults: faults(),
+		Skips:  failsSoFar,
 	})
 }
 

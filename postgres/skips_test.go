@@ -1,0 +1,10 @@
+package postgres_test
+
+// failsSoFar names the cases that the store does not pass yet, and what is seen there.
+var failsSoFar = map[string]string{
+	"RecordsAreBounded/Few/exclusive":     "a Record shows all and HolderCount and WaiterCount are 0",
+	"RecordsAreBounded/Few/shared":        "a Record shows all and HolderCount and WaiterCount are 0",
+	"RecordsAreBounded/Holders":           "a Record shows all and HolderCount and WaiterCount are 0",
+	"RecordsAreBounded/Waiters/exclusive": "a Record shows all and HolderCount and WaiterCount are 0",
+	"RecordsAreBounded/Waiters/shared":    "a Record shows all and HolderCount and WaiterCount are 0",
+}
