@@ -11,8 +11,8 @@ import (
 
 func admin() group {
 	const (
-		list  = "List yields the Record of every key that begins with prefix and is held or waited for, in no order, each once. An error ends it."
-		force = "ForceRelease ends owner's grant of key, and no other. Its holder learns it through Request.Lost or at its next renewal, with reason Forced or Taken. It returns ErrLost when owner does not hold key."
+		list  = "List yields the Record of every key that begins with prefix and is held or waited for, in no order, each once. Keys that change while it runs may be seen or not. An error ends it."
+		force = "ForceRelease ends owner's grant of key, and no other. Its holder learns it through Request.Lost or at its next renewal, with ReasonForced or ReasonTaken. It returns ErrLost when owner does not hold key."
 	)
 	return group{"Admin", []row{
 		{"List", list, both, needs(isAdmin), listAll},

@@ -10,7 +10,7 @@ import (
 )
 
 func cancels() group {
-	const prompt = "Cancel is prompt. When ctx ends every method must return promptly with an error for which errors.Is(err, ctx.Err()) holds; it is ErrHeld as well if Acquire saw the key held. A grant already known at that moment may be returned instead."
+	const prompt = "Cancel is prompt. When ctx ends every method must return promptly with an error for which errors.Is(err, ctx.Err()) holds; it is ErrHeld as well if Acquire saw the key held, and wraps the store's last error if that was in trouble. A grant already known at that moment may be returned instead."
 	return group{"CancelIsPrompt", []row{
 		{"Waiter", prompt, both, nil, cancelOfWaiter},
 		{"Deadline", prompt, both, nil, deadlineOfWaiter},

@@ -12,12 +12,12 @@ import (
 
 func capabilities() group {
 	const (
-		declared = "A capability that is declared works."
+		declared = "Capabilities.Shared: Request.Shared is served"
 		refused  = "A capability that is not declared is refused with ErrUnsupported, never silently approximated."
 		constant = "Capabilities says what the store promises. It must be constant and do no I/O."
-		fifo     = "FIFO: waiters are served in the order of arrival."
-		early    = "Request.Lost: a store that declares EarlyLoss calls it at most once, under no mutex of its own, never after the holder's own Release."
-		minTTL   = "MinTTL: less is ErrInvalid before any I/O."
+		fifo     = "Capabilities.FIFO: waiters are served in the order of arrival"
+		early    = "Lost, if not nil, is an early notice that the grant is gone. A store that declares EarlyLoss calls it at most once, under no mutex of its own, never after the holder's own Release, maybe before Acquire returns."
+		minTTL   = "Capabilities.MinTTL: less is ErrInvalid before any I/O"
 	)
 	return group{"Capabilities", []row{
 		{"Constant", constant, plain, nil, capabilitiesAreConstant},

@@ -10,7 +10,7 @@ import (
 func exclusion() group {
 	const (
 		one    = "Exclusion. By the store's own clock at most one exclusive grant of a key is live; shared grants live only beside shared grants."
-		stands = "Exclusion. This holds while the store keeps what it acknowledged: Capabilities.HoldSurvives says which faults it stands. Otherwise the loss is told at the next renewal, and the token is the guard."
+		stands = "This holds while the store keeps what it acknowledged, its clock does not jump forward, and nobody forces the lock: Capabilities.HoldSurvives says which faults it stands. Otherwise the loss is told at the next renewal, and the token is the guard."
 	)
 	return group{"Exclusion", []row{
 		{"AmongProcesses", one, both, nil, amongProcesses},

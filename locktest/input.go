@@ -11,7 +11,7 @@ import (
 )
 
 func badInput() group {
-	const invalid = "ErrInvalid before any I/O: an error that names the value and the rule, and leaves nothing."
+	const invalid = "Other errors are ErrInvalid before any I/O, ErrUnsupported for a capability that is not declared, ctx's own, or the store's; after the last two the outcome is unknown and the caller must undo it with Release(Grant{Key, Owner})."
 	return group{"BadInput", []row{
 		{"Key", invalid, both, nil, badKeys},
 		{"Owner", invalid, both, nil, badOwners},

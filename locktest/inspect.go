@@ -13,9 +13,10 @@ import (
 func inspect() group {
 	const (
 		knows = "Inspect returns what the store knows of key. A key that nobody holds is no error: its Record has no Holders."
-		meta  = "Request.Metadata says who and why; Inspect shows it."
-		line  = "Record.Waiters are in line order."
-		until = "Holder.ExpiresIn is the time until its TTL is over; negative = unknown."
+		meta  = "Metadata says who and why; Inspect shows it."
+		line  = "Record.Waiters: the first in line, in line order"
+		held  = "Without req.Wait it returns an error that is ErrHeld (a *HeldError where the holder is known) when the key is taken; with it, it stands in line until ctx ends."
+		until = "Holder.ExpiresIn: until its TTL is over; negative = unknown"
 	)
 	return group{"Inspect", []row{
 		{"FreeKey", knows, plain, nil, inspectFreeKey},
@@ -25,7 +26,7 @@ func inspect() group {
 		{"Metadata", meta, both, nil, inspectMetadata},
 		{"Waiters", line, both, needs(declares("FIFO", hasFIFO)), inspectWaiters},
 		{"ExpiresIn", until, both, nil, inspectExpiresIn},
-		{"HeldError", "Acquire without Wait returns an error that is ErrHeld, a *HeldError where the holder is known.", both, nil, inspectHeldError},
+		{"HeldError", held, both, nil, inspectHeldError},
 	}}
 }
 

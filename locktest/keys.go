@@ -8,7 +8,7 @@ import (
 )
 
 func keys() group {
-	const opaque = "Keys are opaque. Any non-empty UTF-8 string of up to MaxKeyLen bytes is a key of its own: \"/\", \"{}\", a leading \"}\", \"..\", NUL, controls, case. Stores must encode injectively."
+	const opaque = "Keys are opaque. Any non-empty UTF-8 string of up to [MaxKeyLen] bytes is a key of its own: \"/\", \"{}\", a leading \"}\", \"..\", NUL, controls, case. Stores must encode injectively."
 	return group{"KeysAreOpaque", []row{
 		{"Independent", opaque, both, nil, keysAreIndependent},
 		{"InLine", opaque, both, nil, keysAreIndependentInLine},

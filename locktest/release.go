@@ -11,7 +11,7 @@ import (
 func release() group {
 	const (
 		yours = "Release is yours alone. Release must end that owner's grant only; a stale one must return ErrLost and change nothing."
-		undo  = "Release is yours alone. Without a token (Grant{Key, Owner}) it must undo an acquisition whose outcome is unknown, or a place in line, and return nil if there is nothing to undo."
+		undo  = "Without a token (Grant{Key, Owner}) it must undo an acquisition whose outcome is unknown, or a place in line, and return nil if there is nothing to undo."
 	)
 	return group{"ReleaseIsYoursAlone", []row{
 		{"OfALiveGrant", yours, both, nil, releaseOfLiveGrant},

@@ -10,8 +10,8 @@ import (
 
 func start() group {
 	const (
-		early = "Grant.Start is no later than the store's own start of TTL: it was taken before the request was sent whose reply proved the grant."
-		wait  = "Wake-ups are hints. After any wait the claim must be verified, and Start taken before the verification was sent."
+		early = "Start is a local time with a monotonic reading, no later than the store's own start of TTL: it was taken before the request was sent whose reply proved the grant."
+		wait  = "After any wait the claim must be verified, and Start taken before the verification was sent."
 	)
 	return group{"StartIsEarly", []row{
 		{"Bounds", early, both, nil, startBounds},

@@ -11,7 +11,7 @@ import (
 func tokens() group {
 	const (
 		rise   = "Tokens rise. An exclusive grant's token must exceed every token granted for the key before it; a shared one must exceed every exclusive one before it. After release, expiry, a lost record, a restart, a failover: as far as Capabilities.TokenSurvives declares."
-		minted = "Tokens rise. The token must be minted in the same atomic step as the grant, or as the place in line where line order is grant order, so that no pause between two client steps can reorder tokens."
+		minted = "It must be minted in the same atomic step as the grant, or as the place in line where line order is grant order, so that no pause between two client steps can reorder tokens."
 	)
 	afterRelease := tokensSurvive(lock.SurvivesRelease)
 	return group{"TokensRise", []row{

@@ -8,15 +8,14 @@ import (
 
 func wakeups() group {
 	const (
-		prompt  = "Wake-ups are hints. A release must wake the next waiter promptly if Push is declared."
-		recheck = "Wake-ups are hints. A lost wake-up must cost no more than a bounded recheck."
-		waits   = "Request.Waiting is called once, when the wait begins, with what is known of holders and line."
+		hints = "Wake-ups are hints. A release must wake the next waiter promptly if Push is declared, and a lost wake-up must cost no more than a bounded recheck."
+		waits = "Waiting, if not nil, is called once when the wait begins, with what is known of holders and line."
 	)
 	return group{"WakeupsAreHints", []row{
-		{"Prompt", prompt, both, needs(declares("Push", hasPush)), promptWakeup},
-		{"LostWakeup", recheck, both, needs(can(LoseWakeup)), lostWakeup},
-		{"EveryWaiter", recheck, both, nil, everyWaiterIsWoken},
-		{"FromOneProcess", recheck, both, nil, everyWaiterOfOneProcess},
+		{"Prompt", hints, both, needs(declares("Push", hasPush)), promptWakeup},
+		{"LostWakeup", hints, both, needs(can(LoseWakeup)), lostWakeup},
+		{"EveryWaiter", hints, both, nil, everyWaiterIsWoken},
+		{"FromOneProcess", hints, both, nil, everyWaiterOfOneProcess},
 		{"WaitingIsCalledOnce", waits, both, nil, waitingIsCalledOnce},
 		{"NoWaitingForATry", waits, both, nil, noWaitingForTry},
 	}}
