@@ -8,7 +8,7 @@ import (
 )
 
 func records() group {
-	const bounded = "Records are bounded. A Record must hold at most MaxRecord holders and as many waiters, with the true counts beside them."
+	const bounded = "Records are bounded. A [Record] must hold at most [MaxRecord] holders and as many waiters, with the true counts beside them."
 	return group{"RecordsAreBounded", []row{
 		{"Holders", bounded, shared, nil, manyHolders},
 		{"Waiters", bounded, both, needs(declares("FIFO", hasFIFO)), manyWaiters},
