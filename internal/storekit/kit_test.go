@@ -1,0 +1,145 @@
+package storekit
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode/utf8"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+func TestDoubts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var d Doubts
+		require.False(t, d.Take("a"))
+		d.Add("a")
+		require.False(t, d.Take("b"))
+		require.True(t, d.Take("a"))
+		require.False(t, d.Take("a"))
+		d.Add("a")
+		time.Sleep(UndoLife - 1)
+		d.Add("c")
+		d.Add("a") // again: it is young now
+		time.Sleep(2 * time.Nanosecond)
+		d.Add("b")
+		require.True(t, d.Take("a"))
+		time.Sleep(UndoLife + 1)
+		d.Add("d") // forgets the others
+		require.Len(t, d.owners, 1)
+		require.Len(t, d.oldest, 1)
+		require.False(t, d.Take("b"))
+		require.True(t, d.Take("d"))
+	})
+}
+
+// BenchmarkDoubts adds owners none of whom can be forgotten yet: each costs the same.
+func BenchmarkDoubts(b *testing.B) {
+	var d Doubts
+	for i := range b.N {
+		d.Add(strconv.Itoa(i))
+	}
+}
+
+func TestRecent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRecent(time.Second)
+		require.False(t, r.Has("k"))
+		r.Add("k")
+		time.Sleep(time.Second - 1)
+		require.True(t, r.Has("k"))
+		time.Sleep(time.Nanosecond)
+		require.False(t, r.Has("k"))
+	})
+}
+
+func TestProcessName(t *testing.T) {
+	require.Regexp(t, "^[A-Za-z0-9_-]{22}$", ProcessName())
+	require.NotEqual(t, ProcessName(), ProcessName())
+}
+
+// slept is t as a machine sees it that was suspended for d since: its monotonic clock is
+// behind by that.
+func slept(t time.Time, d time.Duration) time.Time {
+	(*struct {
+		wall uint64
+		mono int64
+	})(unsafe.Pointer(&t)).mono += int64(d)
+	return t
+}
+
+func TestElapsedKnowsOfSleep(t *testing.T) {
+	now := time.Now().Add(-time.Second)
+	asleep := slept(now, time.Hour)
+	require.Less(t, time.Since(asleep), -time.Minute, "the monotonic clock does not")
+	require.InDelta(t, time.Second, Elapsed(asleep), float64(time.Minute))
+	require.InDelta(t, time.Hour, Elapsed(slept(now, -time.Hour)), float64(time.Minute), "a wall clock that was set back")
+
+	g := lock.Grant{Start: slept(time.Now().Add(-2*time.Second), time.Hour), TTL: time.Second}
+	require.Equal(t, lock.ReasonExpired, Vanished(g))
+	g.TTL = time.Hour
+	require.Zero(t, Vanished(g), "it cannot have expired")
+}
+
+func TestMetadata(t *testing.T) {
+	for _, m := range []map[string]string{
+		nil, {"": ""}, {"who": "me"}, {"ü": "日本", "\x00": "\x7f\u2028", "😀": `"\<>&`},
+	} {
+		s := EncodeMetadata(m)
+		require.NotRegexp(t, `[^\x20-\x7e]`, s)
+		back, ok := DecodeMetadata(s)
+		require.True(t, ok, s)
+		require.Equal(t, m, back)
+	}
+	require.Empty(t, EncodeMetadata(map[string]string{}))
+	for _, s := range []string{"null", "[]", "{", `{"a":1}`, "x"} {
+		_, ok := DecodeMetadata(s)
+		require.False(t, ok, s)
+	}
+}
+
+func TestBound(t *testing.T) {
+	r := lock.Record{Holders: make([]lock.Holder, 20), Waiters: make([]lock.Waiter, 3), WaiterCount: 5}
+	Bound(&r)
+	require.Len(t, r.Holders, lock.MaxRecord)
+	require.Equal(t, 20, r.HolderCount)
+	require.Len(t, r.Waiters, 3)
+	require.Equal(t, 5, r.WaiterCount)
+}
+
+func TestCheckRenewal(t *testing.T) {
+	g := lock.Grant{Key: "k", Owner: "o", TTL: lock.MaxTTL}
+	require.NoError(t, CheckRenewal(g))
+	for _, ttl := range []time.Duration{0, -1, lock.MaxTTL + 1, 1<<63 - 1} {
+		g.TTL = ttl
+		require.ErrorIs(t, CheckRenewal(g), lock.ErrInvalid)
+		require.ErrorContains(t, CheckRenewal(g), ttl.String())
+	}
+	require.ErrorIs(t, CheckRenewal(lock.Grant{Owner: "o", TTL: 1}), lock.ErrInvalid)
+}
+
+func FuzzEscaping(f *testing.F) {
+	letters := NewEscaping(func(b byte) bool { return 'a' <= b && b <= 'z' || b == '%' })
+	tags := NewEscaping(func(b byte) bool { return b != '{' && b != '}' })
+	f.Add("a/b", "a")
+	f.Add("%2F", "%")
+	f.Add("{ü}", "%7b")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		for _, e := range []*Escaping{letters, tags} {
+			back, ok := e.Decode(e.Encode(a))
+			require.Equal(t, a != "", ok)
+			require.Equal(t, a, back)
+			require.Equal(t, utf8.ValidString(a) || e == letters, utf8.ValidString(e.Encode(a)))
+			require.Equal(t, strings.HasPrefix(a, b), strings.HasPrefix(e.Encode(a), e.Encode(b)))
+			if key, ok := e.Decode(b); ok {
+				require.Equal(t, b, e.Encode(key), "only what it makes is decoded")
+			}
+		}
+		require.NotContains(t, tags.Encode(a), "{")
+	})
+}

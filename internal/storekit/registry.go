@@ -1,0 +1,201 @@
+package storekit
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// Mailbox is where the wake-ups of one waiter arrive, and its grant if the release of another
+// holder in this process brought it. Senders never block.
+type Mailbox struct {
+	wakeups chan struct{} // has room for one: one that was not seen yet is as good as two
+	grants  chan Handover // has room for one
+}
+
+// Handover is a grant by a release in this process: its reply is the proof, for which Start
+// was taken before the release was sent.
+type Handover struct {
+	Token lock.Token
+	Start time.Time
+}
+
+// NewMailbox returns an empty Mailbox.
+func NewMailbox() *Mailbox {
+	return &Mailbox{make(chan struct{}, 1), make(chan Handover, 1)}
+}
+
+// Wake has the waiter claim. It is a hint.
+func (m *Mailbox) Wake() {
+	select {
+	case m.wakeups <- struct{}{}:
+	default:
+	}
+}
+
+// Deliver passes a grant to the waiter. If that has given up, its undo, which is sent after
+// that, finds the grant.
+func (m *Mailbox) Deliver(h Handover) {
+	select {
+	case m.grants <- h:
+	default: // it has this grant already
+	}
+}
+
+// Registry has who waits in this Locker and who wants to hear of a loss, by owner. It is safe
+// for concurrent use.
+type Registry struct {
+	deaf atomic.Bool // wake-ups do not arrive
+
+	mu      sync.Mutex // guards the rest; held for no I/O and no callback
+	waiters map[string]*Mailbox
+	holders map[string]*holder
+	sweepAt int // how many holders are enough to look for dead ones
+}
+
+// holder is who has a grant, or asks for one, and wants to hear of its loss.
+type holder struct {
+	lost  func(lock.LostReason)
+	until time.Time // the end of the grant; zero while it is asked for
+}
+
+// NewRegistry returns an empty Registry.
+func NewRegistry() *Registry {
+	return &Registry{waiters: make(map[string]*Mailbox), holders: make(map[string]*holder)}
+}
+
+// Join registers a waiter until Leave.
+func (r *Registry) Join(owner string) *Mailbox {
+	m := NewMailbox()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiters[owner] = m
+	return m
+}
+
+// Leave forgets a waiter.
+func (r *Registry) Leave(owner string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.waiters, owner)
+}
+
+// Hold registers a holder's callback, which may be nil, before its grant can be forced. It is
+// called until Drop, or until the end that Keep has told. Now and then those are forgotten
+// whose grants ended without a release.
+func (r *Registry) Hold(owner string, lost func(lock.LostReason)) {
+	if lost == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.holders[owner] = &holder{lost: lost}
+	if len(r.holders) < r.sweepAt {
+		return
+	}
+	now := time.Now()
+	for o, h := range r.holders {
+		if !h.until.IsZero() && now.After(h.until) {
+			delete(r.holders, o)
+		}
+	}
+	r.sweepAt = max(64, 2*len(r.holders))
+}
+
+// Keep tells when g, which was granted or renewed, ends.
+func (r *Registry) Keep(g lock.Grant) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h := r.holders[g.Owner]; h != nil {
+		h.until = g.Start.Add(g.TTL)
+	}
+}
+
+// Drop forgets a holder: its callback is not called any more, unless that has begun.
+func (r *Registry) Drop(owner string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.holders, owner)
+}
+
+// Lost calls the callback of a holder, if it has one, and forgets it, so that it is called at
+// most once.
+func (r *Registry) Lost(owner string, reason lock.LostReason) {
+	r.mu.Lock()
+	h := r.holders[owner]
+	delete(r.holders, owner)
+	r.mu.Unlock()
+	if h != nil {
+		h.lost(reason)
+	}
+}
+
+// Wake has owner, if it waits here, claim.
+func (r *Registry) Wake(owner string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m := r.waiters[owner]; m != nil {
+		m.Wake()
+	}
+}
+
+// WakeAll has all waiters look: a wake-up may have been lost.
+func (r *Registry) WakeAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.waiters {
+		m.Wake()
+	}
+}
+
+// Deliver passes a grant to owner, if it waits here.
+func (r *Registry) Deliver(owner string, h Handover) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m := r.waiters[owner]; m != nil {
+		m.Deliver(h)
+	}
+}
+
+// The payloads of notifications. Stores write them in scripts and functions, too.
+const (
+	wakePayload   = "wake "
+	forcedPayload = "forced "
+)
+
+// Heard takes the payload of a notification, "wake OWNER" or "forced OWNER". It ignores others.
+func (r *Registry) Heard(payload string) {
+	if owner, ok := strings.CutPrefix(payload, wakePayload); ok {
+		r.Wake(owner)
+	} else if owner, ok := strings.CutPrefix(payload, forcedPayload); ok {
+		r.Lost(owner, lock.ReasonForced)
+	}
+}
+
+// Recheck is how long a waiter with that TTL may go without a look: a third of its heartbeat,
+// so that two may fail before its place is lost, or a tenth while wake-ups do not arrive.
+func (r *Registry) Recheck(ttl time.Duration) time.Duration {
+	if r.deaf.Load() {
+		return Heartbeat(ttl) / 10
+	}
+	return Heartbeat(ttl) / 3
+}
+
+// setDeaf notes whether wake-ups arrive, and has all waiters look if that has changed.
+func (r *Registry) setDeaf(deaf bool) (changed bool) {
+	if r.deaf.Swap(deaf) == deaf {
+		return false
+	}
+	r.WakeAll()
+	return true
+}
+
+// idle reports whether there is nobody to tell anything.
+func (r *Registry) idle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.waiters)+len(r.holders) == 0
+}
