@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -93,7 +95,7 @@ func (k *call) leave() {
 // of a grant which came too late, so that asking again may do.
 func (k *call) try(l *Lease) (again bool, err error) {
 	*l = Lease{e: &k.c.engine, cfg: k.cfg, index: -1, due: never}
-	l.grant = Grant{Key: k.key, Owner: newOwner(), Shared: k.cfg.shared}
+	l.grant = Grant{Key: k.key, Owner: newOwner(k.c.id), Shared: k.cfg.shared}
 	req := Request{
 		Key: k.key, Owner: l.grant.Owner, TTL: k.cfg.ttl, Shared: k.cfg.shared,
 		Wait: k.wait, Metadata: k.cfg.metadata,
@@ -109,6 +111,9 @@ func (k *call) try(l *Lease) (again bool, err error) {
 		err = fmt.Errorf("store %s broke its contract: granted token %d, TTL %v, start %v",
 			k.c.caps.Store, g.Token, g.TTL, g.Start)
 	}
+	if err == nil {
+		g.TTL = min(g.TTL, MaxTTL) // the lease may end sooner, and no time overflows
+	}
 	if err != nil {
 		return false, k.refused(l, err)
 	}
@@ -117,6 +122,11 @@ func (k *call) try(l *Lease) (again bool, err error) {
 
 // granted makes l held, unless that is over already.
 func (k *call) granted(l *Lease, g Grant) (again bool, err error) {
+	if drift := k.cfg.driftOf(g.TTL); drift >= g.TTL {
+		k.undo(l)
+		return false, fmt.Errorf("%w: drift %v with TTL %v as granted by store %s, asked for %v: drift must be less than the TTL",
+			ErrInvalid, drift, g.TTL, k.c.caps.Store, k.cfg.ttl)
+	}
 	e := l.e
 	ended := k.ctx.Err()
 	var fx effects
@@ -176,14 +186,19 @@ func (k *call) hold(l *Lease, now time.Duration) {
 // error to tell.
 func (k *call) refused(l *Lease, err error) error {
 	if k.unknown(err) {
-		e := l.e
-		var fx effects
-		now := e.lock(&fx)
-		l.told = true // there was no hold to tell the end of
-		e.leave(l, now)
-		e.unlock(now, &fx)
+		k.undo(l)
 	}
 	return k.explain(err)
+}
+
+// undo has the engine release what l's owner may have.
+func (k *call) undo(l *Lease) {
+	e := l.e
+	var fx effects
+	now := e.lock(&fx)
+	l.told = true // there was no hold to tell the end of
+	e.leave(l, now)
+	e.unlock(now, &fx)
 }
 
 // unknown reports whether a grant or a place in line may be left after err: not when the
@@ -196,29 +211,48 @@ func (k *call) unknown(err error) bool {
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// explain says who ended a call that ended by a context: the caller, Close, or its bound.
+// explain turns an error of the store into the call's: it says who ended a call that ended
+// by a context, and that the key is held only if the store has shown it.
 func (k *call) explain(err error) error {
+	rec, seen, rest := k.split(err)
 	switch {
 	case k.ctx.Err() != nil:
-		rec, seen, rest := k.split(err)
-		if rest = k.withCause(rest); seen {
-			return &HeldError{Record: rec, Err: rest}
-		}
-		return rest
+		rest = k.withCause(rest)
 	case k.cctx.Err() != nil:
 		return ErrClosed
-	case k.limit == 0 || !errors.Is(err, context.DeadlineExceeded) || k.within.Err() == nil:
-		return err
-	case !k.wait:
-		return fmt.Errorf("the store has not answered within the TTL of %v: %w", k.limit, context.DeadlineExceeded)
+	case k.limit > 0 && k.within.Err() != nil && errors.Is(err, context.DeadlineExceeded):
+		return k.over(rec, seen, rest)
+	case errors.Is(err, ErrHeld):
+		rest = storeError(k.ctx, rest)
+	default: // it may have been held once, but the store has failed since
+		return storeError(k.ctx, err)
 	}
-	// No DeadlineExceeded in it: no deadline of the caller's has passed.
-	rec, seen, _ := k.split(err)
-	over := fmt.Errorf("the wait of %v is over", k.limit)
+	if seen {
+		return k.held(rec, rest)
+	}
+	return rest
+}
+
+// over is the error of a call whose bound ended it.
+func (k *call) over(rec Record, seen bool, err error) error {
 	if !seen {
-		over = fmt.Errorf("%w, and the store has not said who holds the key", over)
+		return fmt.Errorf("%w: no answer within %v: %w", ErrUnavailable, k.limit, err)
 	}
-	return &HeldError{Record: rec, Err: over}
+	over := fmt.Errorf("the wait of %v is over", k.limit)
+	if err != nil && err != context.DeadlineExceeded { //nolint:errorlint // alone it says nothing more
+		over = fmt.Errorf("%w: %w", over, storeError(k.ctx, err))
+	}
+	return k.held(rec, over)
+}
+
+// held is the *HeldError of a key that was seen held.
+func (k *call) held(rec Record, why error) error {
+	return &HeldError{Record: rec, Err: why, SameClient: k.c.holds(rec)}
+}
+
+// holds reports whether one of r's holders is a lease of c.
+func (c *Client) holds(r Record) bool {
+	return slices.ContainsFunc(r.Holders, func(h Holder) bool { return strings.HasPrefix(h.Owner, c.id) })
 }
 
 // split tells apart what an error of Acquire says of holders, who may be known from the
@@ -229,6 +263,8 @@ func (k *call) split(err error) (rec Record, seen bool, rest error) {
 	var held *HeldError
 	if errors.As(err, &held) {
 		rec, rest = held.Record, held.Err
+	} else if err == ErrHeld { //nolint:errorlint // alone it says nothing more
+		rest = nil
 	}
 	if r := k.seen.Load(); r != nil {
 		seen = true
@@ -273,27 +309,31 @@ func (k *call) waiting(l *Lease, r Record) {
 	for front < len(r.Waiters) && r.Waiters[front].Owner != l.grant.Owner {
 		front++
 	}
-	k.tell(EventContended, l, front, nil)
+	k.tell(l, Event{Kind: EventContended, Queue: front, SameClient: k.c.holds(r)})
 }
 
 // failed is err as the caller gets it. l is that of the last try, if there was one.
 func (k *call) failed(l *Lease, err error) error {
+	var held *HeldError
+	same := errors.As(err, &held) && held.SameClient
 	err = k.op.fail(k.key, err)
-	k.tell(EventFailed, l, 0, err)
+	k.tell(l, Event{Kind: EventFailed, SameClient: same, Err: err})
 	return err
 }
 
 // tell has the observers see an event before the grant.
-func (k *call) tell(kind EventKind, l *Lease, queue int, err error) {
+func (k *call) tell(l *Lease, ev Event) {
 	if len(k.cfg.observers) == 0 {
 		return
 	}
-	ev := Event{Kind: kind, Key: k.key, Shared: k.cfg.shared, Queue: queue, Err: err}
+	ev.Store, ev.Key, ev.Shared = k.c.caps.Store, k.key, k.cfg.shared
 	if l != nil {
-		ev.Owner = l.grant.Owner
+		if l.grant.Token == 0 {
+			ev.Owner = l.grant.Owner
+		}
 		var fx effects
 		now := l.e.lock(&fx)
-		ev.Elapsed = now - k.start
+		ev = ev.measured(now - k.start)
 		l.e.unlock(now, &fx)
 	}
 	for _, o := range k.cfg.observers {
@@ -301,11 +341,26 @@ func (k *call) tell(kind EventKind, l *Lease, queue int, err error) {
 	}
 }
 
-// newOwner is 128 random bits in the letters that a store takes.
-func newOwner() string {
+// An owner is the id of its Client, by which that recognizes its own leases in a Record,
+// and 128 random bits.
+const (
+	idBytes = 6
+	idLen   = 8 // in base64
+)
+
+// newID returns a Client's part of its owners.
+func newID() string {
+	var bits [idBytes]byte
+	_, _ = rand.Read(bits[:]) // never fails
+	return base64.RawURLEncoding.EncodeToString(bits[:])
+}
+
+// newOwner returns id and 128 random bits in the letters that a store takes.
+func newOwner(id string) string {
 	var bits [16]byte
 	_, _ = rand.Read(bits[:]) // never fails
-	var owner [22]byte
-	base64.RawURLEncoding.Encode(owner[:], bits[:])
+	var owner [idLen + 22]byte
+	copy(owner[:], id)
+	base64.RawURLEncoding.Encode(owner[idLen:], bits[:])
 	return string(owner[:])
 }

@@ -36,9 +36,13 @@ func CheckRequest(req Request, c Capabilities) error {
 		return err
 	}
 	if req.Shared && !c.Shared {
-		return fmt.Errorf("%w: shared mode: store %s does not have it", ErrUnsupported, c.Store)
+		return unsupported("shared mode", c)
 	}
 	return nil
+}
+
+func unsupported(what string, c Capabilities) error {
+	return fmt.Errorf("%w: store %s does not have %s", ErrUnsupported, c.Store, what)
 }
 
 // CheckKey returns an error that is ErrInvalid unless key is non-empty UTF-8 of at most

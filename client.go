@@ -16,6 +16,7 @@ import (
 // the store may have granted.
 type Client struct {
 	caps   Capabilities
+	id     string // what the owners of its leases begin with
 	cfg    config
 	err    error
 	engine engine
@@ -39,6 +40,7 @@ func New(l Locker, opts ...Option) *Client {
 	}
 	c.cfg, c.err = *cfg, err
 	c.cfg.callWait, c.cfg.callReentrant = false, false
+	c.id = newID()
 	c.engine.init(l)
 	return c
 }
@@ -88,26 +90,6 @@ func (c *Client) Lock(ctx context.Context, key string, opts ...Option) (*Lease, 
 // error is context.DeadlineExceeded then.
 func (c *Client) TryLock(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 	return c.lock(ctx, opTryLock, key, opts)
-}
-
-// Inspect returns what the store knows of key: who holds it, since when, who waits. What
-// it says may be over when it arrives: it is for people, not for decisions.
-func (c *Client) Inspect(ctx context.Context, key string) (Record, error) {
-	r, err := c.inspect(ctx, key)
-	if err != nil {
-		return Record{}, opInspect.fail(key, err)
-	}
-	return r, nil
-}
-
-func (c *Client) inspect(ctx context.Context, key string) (Record, error) {
-	if _, err := c.config(ctx, opInspect, key, nil); err != nil {
-		return Record{}, err
-	}
-	if c.engine.closed() {
-		return Record{}, ErrClosed
-	}
-	return c.engine.store.Inspect(ctx, key)
 }
 
 func (c *Client) lock(ctx context.Context, op operation, key string, opts []Option) (*Lease, error) {

@@ -71,7 +71,7 @@ func TestCloseReleasesLeases(t *testing.T) {
 		for i := range 2 * maxFresh {
 			all = append(all, mustLock(t, c, fmt.Sprint(i)))
 		}
-		done := all[0].Done()
+		done := all[0].Context().Done()
 		f.onRelease(func(ctx context.Context, g Grant, release releaseFunc) error {
 			<-done
 			time.Sleep(time.Millisecond)

@@ -48,11 +48,21 @@ func (c *Client) do(ctx context.Context, op operation, key string, fn func(conte
 func (d *doCall) run(fn func(context.Context, *Lease) error) (err error) {
 	defer func() {
 		lost := d.end()
-		if lost != nil {
-			err = errors.Join(err, d.op.fail(d.key, lost))
-		}
+		err = d.op.join(d.key, err, lost)
 	}()
 	return fn(&d.fn, d.fn.lease)
+}
+
+// join is fn's error with the loss of its lease, which may be nil: told once, so only if
+// fn has not returned it, and on one line.
+func (o operation) join(key string, err, lost error) error {
+	switch {
+	case lost == nil || err != nil && errors.Is(err, lost):
+		return err
+	case err == nil:
+		return o.fail(key, lost)
+	}
+	return o.fail(key, fmt.Errorf("%w; fn: %w", lost, err))
 }
 
 // end releases the lease, and returns the loss if it was lost. A release that the store

@@ -54,8 +54,8 @@ func (fx *effects) tell(ctx context.Context, l *Lease, kind EventKind, elapsed t
 	}
 	fx.add(effect{ctx: ctx, sources: l.cfg.observers, event: Event{
 		Kind: kind, Key: l.grant.Key, Owner: l.grant.Owner, Token: l.grant.Token,
-		Shared: l.grant.Shared, Elapsed: elapsed, Err: err,
-	}})
+		Shared: l.grant.Shared, Store: l.e.name, Err: err,
+	}.measured(elapsed)})
 }
 
 // run carries them out: all contexts before the first observer, which may be slow.

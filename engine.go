@@ -24,6 +24,7 @@ const (
 // they are to be told is put into effects and done after unlock.
 type engine struct {
 	store Locker
+	name  string          // Capabilities.Store
 	bg    context.Context // of what runs in the background; ends when Close is done or gives up
 	stop  context.CancelCauseFunc
 
@@ -45,7 +46,7 @@ type engine struct {
 
 // init makes e ready. It starts nothing: there is no timer before the first call.
 func (e *engine) init(store Locker) {
-	e.store = store
+	e.store, e.name = store, store.Capabilities().Store
 	e.bg, e.stop = context.WithCancelCause(context.Background())
 	e.clock.read = systemClock
 	e.failing = make(map[*Lease]struct{})
@@ -310,6 +311,18 @@ func (l *Lease) next() time.Duration {
 		at = min(at, l.end)
 	}
 	return at
+}
+
+// held returns the leases that have not ended.
+func (e *engine) held() (ls []*Lease) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, l := range e.heap {
+		if l.phase == held && l.err == nil {
+			ls = append(ls, l)
+		}
+	}
+	return ls
 }
 
 // leaseHeap is ordered by at.

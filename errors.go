@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -8,37 +9,46 @@ import (
 	"time"
 )
 
-// Errors to test for with errors.Is. Those of a context are never swallowed.
+// Errors to test for with errors.Is.
+//
+// The error of a [Client] or a [Lease] is exactly one of these, or the error of the ctx
+// that the caller gave, with two exceptions: it is ErrHeld and ctx's error when ctx ended a
+// wait for a key that was seen held, and ErrHeld and ErrUnavailable when [WithWait] ended
+// such a wait while the store was in trouble.
 var (
-	// ErrHeld says that somebody else has the key. Often a *HeldError.
+	// ErrHeld says that the store has shown somebody else to hold the key. The error is a
+	// *HeldError where the store says who.
 	ErrHeld = errors.New("lock: held")
-	// ErrLost says that a grant is not there any more. Often a *LostError.
+	// ErrLost says that a grant does not exist any more. The error is a *LostError where
+	// the grant was a Lease.
 	ErrLost = errors.New("lock: lost")
-	// ErrStale says that a newer token has been seen. Always a *StaleError.
+	// ErrStale says that a resource has seen a newer token. The error is a *StaleError.
 	ErrStale = errors.New("lock: stale token")
-	// ErrUnavailable says that the store failed, or did not answer, within the bound of
-	// the call. It wraps the store's last error. Whether the key is held is not known.
+	// ErrUnavailable says that the store failed, or did not answer within the bound of the
+	// call. It wraps the store's last error. Whether the key is held is not known.
 	ErrUnavailable = errors.New("lock: store unavailable")
 	// ErrReleased is a lease's Err, and the cause of its context, after Release.
 	ErrReleased = errors.New("lock: released")
 	// ErrClosed says that the Client or the store is closed.
 	ErrClosed = errors.New("lock: closed")
-	// ErrDeadlock says that the call's ctx holds the key already, and would wait for
-	// itself.
+	// ErrDeadlock says that the call would wait for itself, since its ctx holds the key.
 	ErrDeadlock = errors.New("lock: deadlock")
-	// ErrInvalid says that an argument or an option breaks a rule; nothing was sent.
+	// ErrInvalid says that an argument or an option breaks a rule. Nothing was sent, unless
+	// only the TTL that the store granted broke it: then the grant is undone.
 	ErrInvalid = errors.New("lock: invalid")
-	// ErrUnsupported says that the store does not have what was asked; nothing was sent.
+	// ErrUnsupported says that the store does not have what the call needs. Nothing was
+	// sent.
 	ErrUnsupported = errors.New("lock: unsupported")
-	// ErrNoDefault says that a package-level function was called without SetDefault.
+	// ErrNoDefault says that a package-level function was called before SetDefault.
 	ErrNoDefault = errors.New("lock: no default client: call SetDefault first")
 )
 
-// Error says which operation on which key failed. Every error of a [Client] for a key is
-// one, but for what Do's function returns.
+// Error says which operation failed on which key. Every error that a [Client] or a [Lease]
+// returns for a key is one, except that Do and TryDo return their function's error as it
+// is.
 type Error struct {
-	Op  string // lock, trylock, do, trydo, renew, release or inspect
-	Key string
+	Op  string // do, trydo, lock, trylock, renew, release, inspect, list or force
+	Key string // of List the prefix
 	Err error
 }
 
@@ -50,13 +60,30 @@ func (e *Error) Error() string {
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// HeldError says who has the key. It is ErrHeld.
-type HeldError struct {
-	Record Record // what was known of holders and line; may be empty
-	Err    error  // why waiting ended, such as a context's error; may be nil
+// Refused reports whether err, as Do, TryDo, Lock or TryLock has returned it for key, says
+// that this very call did not get key because somebody else holds it. It tells a refusal
+// from an error of Do's function, which may be ErrHeld as well if the function asked for
+// another key:
+//
+//	err := lock.TryDo(ctx, "report", build)
+//	if lock.Refused(err, "report") {
+//		return nil // another replica is at it
+//	}
+//
+// An error that was wrapped since, or that is of another key, is no refusal.
+func Refused(err error, key string) bool {
+	e, ok := err.(*Error) //nolint:errorlint // one that is wrapped is of another call
+	return ok && e.Key == key && errors.Is(e.Err, ErrHeld)
 }
 
-// Error says who holds the key, since when and with which metadata, as far as known.
+// HeldError says who holds the key. It is ErrHeld.
+type HeldError struct {
+	Record     Record // the holders and the line, as far as known
+	Err        error  // why the wait ended, such as a context's error; nil if there was none
+	SameClient bool   // a lease of the Client that was asked holds the key
+}
+
+// Error names up to three holders, with what is known of each.
 func (e *HeldError) Error() string {
 	var b strings.Builder
 	b.WriteString("lock: held")
@@ -65,9 +92,12 @@ func (e *HeldError) Error() string {
 			fmt.Fprintf(&b, " and %d more", max(e.Record.HolderCount, len(e.Record.Holders))-i)
 			break
 		}
-		sep := " by "
-		if i > 0 {
-			sep = ", "
+		sep := ", "
+		switch {
+		case i == 0 && e.SameClient:
+			sep = " by this Client: "
+		case i == 0:
+			sep = " by "
 		}
 		b.WriteString(sep + h.describe())
 	}
@@ -142,14 +172,14 @@ func (r LostReason) String() string {
 	return "unknown"
 }
 
-// LostError says that a grant was lost, and how. It is ErrLost.
+// LostError says how a grant was lost. It is ErrLost.
 type LostError struct {
 	Reason LostReason
 	Token  Token // of the lost grant; 0 = unknown
-	Err    error // the last error of the store, if that is why; may be nil
+	Err    error // the store's last error; nil if it had none
 }
 
-// Error names the reason, the token and the store's error as far as known.
+// Error names the reason, the token and the store's error, as far as known.
 func (e *LostError) Error() string {
 	s := "lock: lost"
 	if e.Reason != 0 {
@@ -170,7 +200,7 @@ func (e *LostError) Is(target error) bool { return target == ErrLost }
 // Unwrap returns Err.
 func (e *LostError) Unwrap() error { return e.Err }
 
-// StaleError says that a resource has seen a newer token. It is ErrStale.
+// StaleError says which token was refused, and which is newer. It is ErrStale.
 type StaleError struct {
 	Key           string
 	Token, Newest Token
@@ -183,6 +213,20 @@ func (e *StaleError) Error() string {
 
 // Is reports true for ErrStale.
 func (e *StaleError) Is(target error) bool { return target == ErrStale }
+
+// storeError is an error of the store as the Client returns it: ErrUnavailable, unless it
+// says something about the lock, or that ctx has ended.
+func storeError(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return err
+	}
+	for _, known := range []error{ErrHeld, ErrLost, ErrUnavailable, ErrClosed, ErrInvalid, ErrUnsupported} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
 
 // bare is err's message without the prefix that the message around it has already.
 func bare(err error) string { return strings.TrimPrefix(err.Error(), "lock: ") }

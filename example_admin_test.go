@@ -33,7 +33,7 @@ func ExampleAs() {
 		fmt.Println(r.Key, "held by", h.Metadata["host"])
 		fmt.Println(admin.ForceRelease(ctx, r.Key, h.Owner))
 	}
-	<-l.Done()
+	<-l.Context().Done()
 	// Output:
 	// job:1 held by web-1
 	// <nil>

@@ -1,6 +1,7 @@
 package lock_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -11,13 +12,14 @@ import (
 // reads too: the first write below would otherwise undo the second holder's.
 func ExampleGuard() {
 	var g lock.Guard
+	ctx := context.Background()
 	stock := 10
 	read := func(t lock.Token) (n int, err error) {
-		err = g.Do("stock", t, func() error { n = stock; return nil })
+		err = g.Do(ctx, "stock", t, func(context.Context) error { n = stock; return nil })
 		return n, err
 	}
 	write := func(t lock.Token, n int) error {
-		return g.Do("stock", t, func() error { stock = n; return nil })
+		return g.Do(ctx, "stock", t, func(context.Context) error { stock = n; return nil })
 	}
 
 	first, _ := read(1) // the holder of token 1 freezes here

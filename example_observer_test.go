@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/memory"
@@ -29,7 +30,12 @@ func (o logged) Observe(ctx context.Context, e lock.Event) {
 	}
 	attrs := []slog.Attr{
 		slog.String("key", e.Key), slog.String("owner", e.Owner),
-		slog.Uint64("token", uint64(e.Token)), slog.Duration("elapsed", e.Elapsed),
+		slog.Uint64("token", uint64(e.Token)),
+	}
+	for name, d := range map[string]time.Duration{"waited": e.Waited, "held": e.Held, "slack": e.Slack} {
+		if d > 0 {
+			attrs = append(attrs, slog.Duration(name, d))
+		}
 	}
 	if e.Shared {
 		attrs = append(attrs, slog.Bool("shared", true))
@@ -48,7 +54,7 @@ func ExampleObserver() {
 		Level: slog.LevelDebug,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			switch a.Key {
-			case slog.TimeKey, "owner", "token", "elapsed": // they differ each time
+			case slog.TimeKey, "owner", "token", "waited", "held": // they differ each time
 				return slog.Attr{}
 			}
 			return a

@@ -26,7 +26,7 @@ func ExampleWithRenewal() {
 			fmt.Println(err)
 		}
 	}
-	<-l.Done() // it hangs
+	<-l.Context().Done() // it hangs
 	var lost *lock.LostError
 	if errors.As(l.Err(), &lost) {
 		fmt.Println("lost:", lost.Reason)

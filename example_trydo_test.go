@@ -2,7 +2,6 @@ package lock_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/seed-215fdefa/lock"
@@ -21,7 +20,7 @@ func ExampleTryDo() {
 			fmt.Println("so does another")
 			return nil
 		})
-		fmt.Println("another leaves it alone:", errors.Is(err, lock.ErrHeld))
+		fmt.Println("another leaves it alone:", lock.Refused(err, "report:2026-11"))
 		return nil
 	}
 	if err := lock.TryDo(ctx, "report:2026-11", report); err != nil {

@@ -1,32 +1,33 @@
 package lock
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"sync"
 )
 
 // Token is a fencing token: a number that rises with every exclusive grant of a key, so
-// that a resource can refuse a holder that has been succeeded. 0 is none.
+// that a resource can refuse a holder that has been succeeded. 0 is no token.
 //
-// It fits exactly into a float64, hence into JSON numbers and Lua, and into SQL's
-// bigint. Where a store has no consensus counter of its own the token is max(previous +
-// 1, server time in µs), which survives the loss of the counter as long as the servers'
-// clocks agree within the time that the loss takes.
+// A Token fits exactly into a float64, and so into JSON numbers and Lua, and into a SQL
+// bigint. A store without a consensus counter grants max(previous + 1, server time in µs).
+// That survives the loss of the counter if the servers' clocks differ by less than the loss
+// takes.
 type Token uint64
 
 // MaxToken is the largest Token, 2^53 - 1.
 const MaxToken Token = 1<<53 - 1
 
-// String is the decimal form that ParseToken reads.
+// String returns the decimal form that ParseToken reads.
 func (t Token) String() string { return strconv.FormatUint(uint64(t), 10) }
 
-// MarshalBinary is String in bytes, so that go-redis takes a Token as an argument.
+// MarshalBinary returns String as bytes. It makes a Token an argument that go-redis takes.
 func (t Token) MarshalBinary() ([]byte, error) {
 	return strconv.AppendUint(nil, uint64(t), 10), nil
 }
 
-// UnmarshalBinary reads what MarshalBinary wrote; 0 is allowed.
+// UnmarshalBinary reads what MarshalBinary wrote. Unlike ParseToken it takes 0.
 func (t *Token) UnmarshalBinary(b []byte) error {
 	if string(b) == "0" {
 		*t = 0
@@ -39,8 +40,8 @@ func (t *Token) UnmarshalBinary(b []byte) error {
 	return err
 }
 
-// ParseToken reads a decimal token of 1 to MaxToken, without sign, space or leading
-// zero. Any other string is ErrInvalid.
+// ParseToken reads a decimal token from 1 to MaxToken. Any other string is ErrInvalid, also
+// one with a sign, a space or a leading zero.
 func ParseToken(s string) (Token, error) {
 	v, err := strconv.ParseUint(s, 10, 64)
 	if err != nil || v == 0 || Token(v) > MaxToken || s[0] == '0' {
@@ -49,50 +50,80 @@ func ParseToken(s string) (Token, error) {
 	return Token(v), nil
 }
 
-// Guard is the resource's side of fencing, for a resource in this process: it admits a
-// token that is not older than the newest it has seen for the key, and holds the key
-// while the protected step runs. The zero Guard is ready. It keeps one entry for each
-// key it has seen, for as long as it lives, since a stale holder may wake at any time.
+// Guard is the resource's side of fencing, for a resource in this process. For each key it
+// admits a token that is not older than the newest it has seen, and runs one protected step
+// at a time. The zero Guard is ready to use. It keeps an entry for each key that it has
+// seen, for as long as it lives, since a stale holder may wake at any time.
 //
-// A read-modify-write must go through Do when it reads as well: else a holder that
-// froze between its read and its write loses its successor's update.
+// A read-modify-write must go through Do when it reads, too. Otherwise a holder that froze
+// between its read and its write undoes its successor's write:
 //
 //	var n int
-//	err := g.Do(key, token, func() error { n = read(); return nil })
+//	err := g.Do(ctx, key, token, func(context.Context) error { n = read(); return nil })
 //	…
-//	err = g.Do(key, token, func() error { return write(n + 1) })
+//	err = g.Do(ctx, key, token, func(context.Context) error { return write(n + 1) })
 //
-// Guards order writers. Tokens of shared leases do not order their holders among
-// themselves. A Guard is safe for concurrent use and must not be copied.
+// A Guard orders writers. It does not order the holders of shared leases among themselves.
+// It is safe for concurrent use and must not be copied.
 type Guard struct {
-	mu    sync.Mutex // guards marks; never held while a mark.mu is waited for
+	mu    sync.Mutex // guards marks
 	marks map[string]*mark
 }
 
+// mark is the newest token of a key.
 type mark struct {
-	mu     sync.Mutex // held while a step runs; guards newest
+	step   chan struct{} // has room for the one step that runs, which may use newest
 	newest Token
 }
 
-// Do runs write if t is not older than the newest token seen for key, which becomes t,
-// and returns write's error. No other step of the same key runs meanwhile; other keys
-// are not delayed. A stale t is a *StaleError, and write is not called. A token out of
-// range or a nil write is ErrInvalid. The mark stays raised when write fails or panics.
-func (g *Guard) Do(key string, t Token, write func() error) error {
-	if t == 0 || t > MaxToken {
-		return fmt.Errorf("%w: token %d: must be from 1 to %d", ErrInvalid, t, MaxToken)
+// step is the ctx of a protected step, by which a nested one is recognized.
+type step struct {
+	context.Context
+	mark *mark
+}
+
+// Value returns mark if it is asked for its own step.
+func (s *step) Value(key any) any {
+	if key == any(s.mark) {
+		return s.mark
 	}
-	if write == nil {
+	return s.Context.Value(key)
+}
+
+// Do runs write if t is not older than the newest token seen for key, and returns write's
+// error. t is then the newest; it stays so if write fails or panics. Steps of the same key
+// run one at a time; other keys are not delayed.
+//
+// Without running write, Do returns a *StaleError if t is too old, ErrInvalid if t is out of
+// range or write is nil, ctx's error if it ends before write begins, and ErrDeadlock if ctx
+// comes from a step of the same key, which Do would wait for.
+func (g *Guard) Do(ctx context.Context, key string, t Token, write func(context.Context) error) error {
+	switch {
+	case ctx == nil:
+		return fmt.Errorf("%w: ctx is nil", ErrInvalid)
+	case t == 0 || t > MaxToken:
+		return fmt.Errorf("%w: token %d: must be from 1 to %d", ErrInvalid, t, MaxToken)
+	case write == nil:
 		return fmt.Errorf("%w: write is nil: it must be a function", ErrInvalid)
 	}
 	m := g.mark(key)
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	if ctx.Value(m) != nil {
+		return fmt.Errorf("%w: ctx comes from a step of %q", ErrDeadlock, key)
+	}
+	select {
+	case m.step <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-m.step }()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if t < m.newest {
 		return &StaleError{Key: key, Token: t, Newest: m.newest}
 	}
 	m.newest = t
-	return write()
+	return write(&step{ctx, m})
 }
 
 func (g *Guard) mark(key string) *mark {
@@ -103,7 +134,7 @@ func (g *Guard) mark(key string) *mark {
 		if g.marks == nil {
 			g.marks = make(map[string]*mark)
 		}
-		m = new(mark)
+		m = &mark{step: make(chan struct{}, 1)}
 		g.marks[key] = m
 	}
 	return m

@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -8,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -65,26 +68,26 @@ func FuzzParseToken(f *testing.F) {
 func TestGuard(t *testing.T) {
 	var g Guard
 	ran := 0
-	write := func() error { ran++; return nil }
-	require.NoError(t, g.Do("k", 5, write))
-	require.NoError(t, g.Do("k", 5, write), "the same holder may write again")
-	require.NoError(t, g.Do("l", 1, write), "keys are apart")
-	err := g.Do("k", 4, write)
+	write := func(context.Context) error { ran++; return nil }
+	require.NoError(t, g.Do(t.Context(), "k", 5, write))
+	require.NoError(t, g.Do(t.Context(), "k", 5, write), "the same holder may write again")
+	require.NoError(t, g.Do(t.Context(), "l", 1, write), "keys are apart")
+	err := g.Do(t.Context(), "k", 4, write)
 	var stale *StaleError
 	require.ErrorAs(t, err, &stale)
 	require.ErrorIs(t, err, ErrStale)
 	require.Equal(t, StaleError{Key: "k", Token: 4, Newest: 5}, *stale)
 	require.Equal(t, 3, ran)
-	require.Equal(t, errWork, g.Do("k", 6, func() error { return errWork }))
-	require.ErrorIs(t, g.Do("k", 5, write), ErrStale, "the mark stays raised")
-	require.Panics(t, func() { _ = g.Do("k", 7, func() error { panic("boom") }) })
-	require.ErrorIs(t, g.Do("k", 6, write), ErrStale)
-	require.NoError(t, g.Do("k", 7, write), "and the key is free")
+	require.Equal(t, errWork, g.Do(t.Context(), "k", 6, func(context.Context) error { return errWork }))
+	require.ErrorIs(t, g.Do(t.Context(), "k", 5, write), ErrStale, "the mark stays raised")
+	require.Panics(t, func() { _ = g.Do(t.Context(), "k", 7, func(context.Context) error { panic("boom") }) })
+	require.ErrorIs(t, g.Do(t.Context(), "k", 6, write), ErrStale)
+	require.NoError(t, g.Do(t.Context(), "k", 7, write), "and the key is free")
 	for _, bad := range []Token{0, MaxToken + 1} {
-		require.ErrorIs(t, g.Do("k", bad, write), ErrInvalid)
+		require.ErrorIs(t, g.Do(t.Context(), "k", bad, write), ErrInvalid)
 	}
-	require.ErrorIs(t, g.Do("k", 8, nil), ErrInvalid)
-	require.NoError(t, g.Do("k", 7, write), "a nil write raises nothing")
+	require.ErrorIs(t, g.Do(t.Context(), "k", 8, nil), ErrInvalid)
+	require.NoError(t, g.Do(t.Context(), "k", 7, write), "a nil write raises nothing")
 }
 
 func TestGuardUnderConcurrency(t *testing.T) {
@@ -96,7 +99,7 @@ func TestGuardUnderConcurrency(t *testing.T) {
 		wg.Go(func() {
 			for range 1000 {
 				k, tok := rand.N(len(newest)), Token(1+rand.N(1000))
-				err := g.Do(fmt.Sprint(k), tok, func() error {
+				err := g.Do(t.Context(), fmt.Sprint(k), tok, func(context.Context) error {
 					if tok < newest[k] {
 						return errors.New("written by a stale holder")
 					}
@@ -120,11 +123,11 @@ func TestGuardedReadModifyWrite(t *testing.T) {
 	var g Guard
 	n := 0
 	read := func(tok Token) (v int, err error) {
-		err = g.Do("k", tok, func() error { v = n; return nil })
+		err = g.Do(t.Context(), "k", tok, func(context.Context) error { v = n; return nil })
 		return v, err
 	}
 	write := func(tok Token, v int) error {
-		return g.Do("k", tok, func() error { n = v; return nil })
+		return g.Do(t.Context(), "k", tok, func(context.Context) error { n = v; return nil })
 	}
 	old, err := read(1)
 	require.NoError(t, err)
@@ -141,12 +144,36 @@ func FuzzGuard(f *testing.F) {
 		for _, b := range tokens {
 			tok := Token(b)
 			ran := false
-			err := g.Do("k", tok, func() error { ran = true; return nil })
+			err := g.Do(t.Context(), "k", tok, func(context.Context) error { ran = true; return nil })
 			require.Equal(t, tok != 0 && tok >= newest, ran)
 			require.Equal(t, ran, err == nil)
 			if ran {
 				newest = tok
 			}
 		}
+	})
+}
+
+// A step inside a step of the same key would wait for itself.
+func TestGuardInsideItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g, other Guard
+		nothing := func(context.Context) error { return nil }
+		require.NoError(t, g.Do(t.Context(), "k", 1, func(ctx context.Context) error {
+			require.NoError(t, g.Do(ctx, "l", 1, func(ctx context.Context) error {
+				require.ErrorIs(t, g.Do(ctx, "k", 2, nothing), ErrDeadlock)
+				return nil
+			}), "another key")
+			require.NoError(t, other.Do(ctx, "k", 1, nothing), "another Guard")
+			short, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			require.ErrorIs(t, g.Do(short, "k", 2, nothing), context.DeadlineExceeded, "with the outer ctx it waits")
+			return nil
+		}))
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, g.Do(ended, "k", 3, nothing), context.Canceled)
+		require.NoError(t, g.Do(t.Context(), "k", 1, nothing), "nothing of these raised the mark")
+		require.ErrorIs(t, g.Do(nil, "k", 1, nothing), ErrInvalid) //nolint:staticcheck // that is the test
 	})
 }

@@ -86,6 +86,9 @@ const (
 // Key is the lock's name.
 func (l *Lease) Key() string { return l.grant.Key }
 
+// Owner identifies the lease's grant, as in a [Record] and in an [Event].
+func (l *Lease) Owner() string { return l.grant.Owner }
+
 // Token is the fencing token, the same as long as the lease is held.
 func (l *Lease) Token() Token { return l.grant.Token }
 
@@ -134,9 +137,6 @@ func (l *Lease) Context() context.Context {
 	}
 	return ctx
 }
-
-// Done returns a channel that is closed when the lease ends.
-func (l *Lease) Done() <-chan struct{} { return l.Context().Done() }
 
 // Renew restarts the lease's TTL, and so verifies that the store still knows it. It
 // returns ErrReleased, ErrClosed or a *LostError if the lease has ended, also if it does
@@ -189,6 +189,7 @@ func (l *Lease) finishRenew(ctx context.Context, o *op, g Grant, err error) erro
 	var fx effects
 	now := e.lock(&fx)
 	e.renewed(ctx, l, o, g, err, now, &fx)
+	err = storeError(ctx, err)
 	if l.err != nil {
 		err = l.err
 	}

@@ -73,7 +73,7 @@ func (l *Lease) runNested(ctx context.Context, op operation, fn func(context.Con
 	err := fn(ctx, l)
 	var lost *LostError
 	if errors.As(l.Err(), &lost) {
-		return errors.Join(err, op.fail(l.grant.Key, lost))
+		return op.join(l.grant.Key, err, lost)
 	}
 	return err
 }

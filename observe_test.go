@@ -31,7 +31,7 @@ func TestEvents(t *testing.T) {
 		"a renewal": {
 			func(*testing.T, *fake, *Client, context.Context, *Lease) { time.Sleep(4 * time.Second) },
 			[]string{"granted", "renewed", "released"},
-			func(t *testing.T, e Event) { require.Equal(t, 4*time.Second, e.Elapsed, "held") },
+			func(t *testing.T, e Event) { require.Equal(t, 4*time.Second, e.Held, "held") },
 		},
 		"a renewal that fails first": {
 			func(_ *testing.T, f *fake, _ *Client, _ context.Context, _ *Lease) {
@@ -126,7 +126,7 @@ func TestEventsOfAWait(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []string{"contended", "granted"}, own.kinds())
 		require.Equal(t, 2, own.events[0].Queue)
-		require.Equal(t, 2*time.Second, own.last().Elapsed)
+		require.Equal(t, 2*time.Second, own.last().Waited)
 		require.Equal(t, l.Token(), own.last().Token)
 		require.True(t, own.last().Shared)
 		for _, ctx := range own.ctxs {
@@ -137,7 +137,7 @@ func TestEventsOfAWait(t *testing.T) {
 
 		_, err = c.Lock(t.Context(), "k", WithObserver(own), WithWait(time.Second))
 		require.Equal(t, []string{"contended", "granted", "contended", "failed"}, own.kinds())
-		require.Equal(t, time.Second, own.last().Elapsed)
+		require.Equal(t, time.Second, own.last().Waited)
 		require.Equal(t, err, own.last().Err)
 		require.Equal(t, f.sent("acquire")[2].req.Owner, own.last().Owner)
 	})
@@ -151,7 +151,7 @@ func TestLateGrantIsTold(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, l.Release(t.Context()))
 		require.Equal(t, []string{"granted", "lost", "granted", "released"}, seen.kinds())
-		require.Equal(t, deadline, seen.events[0].Elapsed)
+		require.Equal(t, deadline, seen.events[0].Waited)
 	})
 }
 
@@ -185,7 +185,7 @@ func TestObserverUnderNoMutex(t *testing.T) {
 		n.l.Store(l)
 		time.Sleep(5 * time.Second)
 		f.onRenew(failRenew)
-		<-l.Done()
+		<-l.Context().Done()
 		time.Sleep(time.Nanosecond)
 		n.l.Store(nil)
 		l = mustLock(t, n.c, "l", WithObserver(n))

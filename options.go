@@ -9,9 +9,10 @@ import (
 
 // Defaults of the options.
 const (
-	DefaultTTL        = 15 * time.Second
-	DefaultBackoffMin = 50 * time.Millisecond
-	DefaultBackoffMax = time.Second
+	DefaultTTL = 15 * time.Second
+
+	defaultBackoffMin = 50 * time.Millisecond
+	defaultBackoffMax = time.Second
 )
 
 // unlimited is the wait of a config that only ctx ends.
@@ -45,7 +46,7 @@ type config struct {
 func defaults() config {
 	return config{
 		ttl: DefaultTTL, drift: -1, wait: unlimited, renewal: true,
-		backoffMin: DefaultBackoffMin, backoffMax: DefaultBackoffMax,
+		backoffMin: defaultBackoffMin, backoffMax: defaultBackoffMax,
 	}
 }
 
@@ -64,6 +65,9 @@ func WithWait(d time.Duration) Option {
 		c.wait, c.callWait = d, true
 		if d < 0 {
 			c.fail("wait %v: must not be negative", d)
+		}
+		if d > MaxTTL {
+			c.wait = unlimited
 		}
 	}
 }
@@ -121,15 +125,15 @@ func WithObserver(o Observer) Option {
 	}
 }
 
-// WithBackoff sets the pauses between retries of a renewal, of a release in the
-// background, and after a grant that came too late: they grow exponentially from min to
-// max, with full jitter. min must be positive and no more than max. Both are capped at a
-// tenth of the TTL. Default: 50 ms to 1 s.
-func WithBackoff(min, max time.Duration) Option {
+// WithBackoff sets the pauses between retries: of a renewal, of a release in the
+// background, and of a call whose grant came too late. They grow exponentially from
+// shortest to longest, with full jitter, and are capped at a tenth of the TTL. shortest must
+// be positive and no more than longest. Default: 50 ms to 1 s.
+func WithBackoff(shortest, longest time.Duration) Option {
 	return func(c *config) {
-		c.backoffMin, c.backoffMax = min, max
-		if min <= 0 || min > max {
-			c.fail("backoff from %v to %v: min must be positive and no more than max", min, max)
+		c.backoffMin, c.backoffMax = shortest, longest
+		if shortest <= 0 || shortest > longest {
+			c.fail("backoff from %v to %v: shortest must be positive and no more than longest", shortest, longest)
 		}
 	}
 }
@@ -169,7 +173,7 @@ func (c *config) check(caps Capabilities) error {
 		return fmt.Errorf("%w: drift %v with TTL %v: drift must be less than the TTL", ErrInvalid, d, c.ttl)
 	}
 	if c.shared && !caps.Shared {
-		return fmt.Errorf("%w: shared mode: store %s does not have it", ErrUnsupported, caps.Store)
+		return unsupported("shared mode", caps)
 	}
 	return checkMetadata(c.metadata)
 }
@@ -190,13 +194,13 @@ func (c *config) driftOf(ttl time.Duration) time.Duration {
 	if c.drift >= 0 {
 		return c.drift
 	}
-	return ttl/100 + 2*time.Millisecond
+	return min(ttl/100+2*time.Millisecond, ttl/2)
 }
 
 // pause is how long to wait before retry n (from 0).
 func (c *config) pause(n int, ttl time.Duration) time.Duration {
-	max := min(c.backoffMax, ttl/10)
-	return backoff(n, min(c.backoffMin, max), max)
+	longest := min(c.backoffMax, ttl/10)
+	return backoff(n, min(c.backoffMin, longest), longest)
 }
 
 // operation is a call by the name that *Error gives it.
@@ -210,6 +214,8 @@ const (
 	opRenew   operation = "renew"
 	opRelease operation = "release"
 	opInspect operation = "inspect"
+	opList    operation = "list"
+	opForce   operation = "force"
 )
 
 func (o operation) try() bool  { return o == opTryDo || o == opTryLock }

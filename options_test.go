@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,18 +22,16 @@ func TestBadOptions(t *testing.T) {
 		"TTL below the store's": {[]Option{WithTTL(10), WithDrift(0)}, []string{"TTL 10ns", "store fake", "1ms"}},
 		"drift negative":        {[]Option{WithDrift(-second)}, []string{"drift -1s"}},
 		"drift the TTL":         {[]Option{WithTTL(second), WithDrift(second)}, []string{"drift 1s", "TTL 1s"}},
-		"default drift too large": {
-			[]Option{WithTTL(2 * time.Millisecond)}, []string{"drift 2.02ms", "TTL 2ms"},
-		},
-		"wait negative":       {[]Option{WithWait(-second)}, []string{"wait -1s"}},
-		"backoff zero":        {[]Option{WithBackoff(0, second)}, []string{"0s to 1s"}},
-		"backoff upside down": {[]Option{WithBackoff(2*second, second)}, []string{"2s to 1s"}},
-		"observer nil":        {[]Option{WithObserver(nil)}, []string{"observer is nil"}},
-		"option nil":          {[]Option{WithTTL(second), nil}, []string{"option 1 is nil"}},
-		"metadata too large":  {[]Option{WithMetadata(map[string]string{"k": strings.Repeat("x", 4096)})}, []string{"4097 bytes", "4096"}},
-		"metadata not UTF-8":  {[]Option{WithMetadata(map[string]string{"k": "\xff"})}, []string{"UTF-8"}},
-		"the first is told":   {[]Option{WithWait(-1), WithDrift(-1)}, []string{"wait -1ns"}},
-		"drift above the TTL": {[]Option{WithDrift(2 * second), WithTTL(second)}, []string{"drift 2s", "TTL 1s"}},
+		"TTL above the most":    {[]Option{WithTTL(math.MaxInt64)}, []string{"TTL 2562047h47m16.854775807s", "at most 8784h0m0s"}},
+		"wait negative":         {[]Option{WithWait(-second)}, []string{"wait -1s"}},
+		"backoff zero":          {[]Option{WithBackoff(0, second)}, []string{"0s to 1s"}},
+		"backoff upside down":   {[]Option{WithBackoff(2*second, second)}, []string{"2s to 1s"}},
+		"observer nil":          {[]Option{WithObserver(nil)}, []string{"observer is nil"}},
+		"option nil":            {[]Option{WithTTL(second), nil}, []string{"option 1 is nil"}},
+		"metadata too large":    {[]Option{WithMetadata(map[string]string{"k": strings.Repeat("x", 4096)})}, []string{"4097 bytes", "4096"}},
+		"metadata not UTF-8":    {[]Option{WithMetadata(map[string]string{"k": "\xff"})}, []string{"UTF-8"}},
+		"the first is told":     {[]Option{WithWait(-1), WithDrift(-1)}, []string{"wait -1ns"}},
+		"drift above the TTL":   {[]Option{WithDrift(2 * second), WithTTL(second)}, []string{"drift 2s", "TTL 1s"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake()
@@ -83,6 +82,62 @@ func TestOptionsThatDoNotFit(t *testing.T) {
 	require.Empty(t, f.log, "before any I/O")
 	require.ErrorIs(t, New(nil).Do(t.Context(), "k", never2), ErrInvalid)
 	require.ErrorIs(t, (*Client)(nil).Close(t.Context()), ErrInvalid)
+}
+
+// The default drift leaves something of any TTL, and a wait is bounded only if it can end.
+func TestExtremeDurations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f)
+		for _, ttl := range []time.Duration{time.Millisecond, 2 * time.Millisecond, 3 * time.Millisecond, MaxTTL} {
+			l, err := c.TryLock(t.Context(), "k", WithTTL(ttl), WithRenewal(false))
+			require.NoError(t, err, ttl)
+			require.GreaterOrEqual(t, time.Until(l.Deadline()), ttl/2)
+			require.NoError(t, l.Release(t.Context()))
+		}
+		for _, wait := range []time.Duration{math.MaxInt64, MaxTTL + 1, MaxTTL} {
+			l := mustLock(t, c, "k")
+			time.AfterFunc(time.Hour, func() { _ = l.Release(context.Background()) })
+			start := time.Now()
+			l, err := c.Lock(t.Context(), "k", WithWait(wait))
+			require.NoError(t, err, wait)
+			require.Equal(t, time.Hour, time.Since(start))
+			require.NoError(t, l.Release(t.Context()))
+		}
+	})
+}
+
+// A store may grant a shorter TTL than it was asked for, of which the drift leaves nothing.
+func TestDriftAboveTheGrantedTTL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.onAcquire(func(ctx context.Context, r Request, acquire acquireFunc) (Grant, error) {
+			r.TTL = 4 * time.Second
+			return acquire(ctx, r)
+		})
+		c := client(t, f, WithTTL(30*time.Second), WithDrift(5*time.Second))
+		err := c.Do(t.Context(), "k", never2)
+		require.ErrorIs(t, err, ErrInvalid)
+		require.ErrorContains(t, err, "drift 5s with TTL 4s as granted by store fake, asked for 30s")
+		require.Len(t, f.sent("acquire"), 1)
+		time.Sleep(time.Nanosecond)
+		require.False(t, f.held("k"), "given back")
+	})
+}
+
+// A store that grants an absurd TTL must not make a time overflow.
+func TestGrantedTTLIsCapped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.onAcquire(func(ctx context.Context, r Request, acquire acquireFunc) (Grant, error) {
+			g, err := acquire(ctx, r)
+			g.TTL = math.MaxInt64
+			return g, err
+		})
+		l := mustLock(t, client(t, f), "k", WithRenewal(false))
+		require.NoError(t, l.Err())
+		require.Less(t, time.Until(l.Deadline()), MaxTTL)
+	})
 }
 
 func TestSharedOnAStoreWithout(t *testing.T) {
@@ -140,7 +195,7 @@ func TestPauses(t *testing.T) {
 		for n := range 100 {
 			p := c.pause(n, DefaultTTL)
 			require.Positive(t, p)
-			require.LessOrEqual(t, p, min(DefaultBackoffMin<<min(n, 10), DefaultBackoffMax))
+			require.LessOrEqual(t, p, min(defaultBackoffMin<<min(n, 10), defaultBackoffMax))
 			require.LessOrEqual(t, c.pause(n, 100*time.Millisecond), 10*time.Millisecond, "a tenth of the TTL")
 			require.GreaterOrEqual(t, c.pause(n, 1), time.Duration(0))
 		}

@@ -8,22 +8,23 @@ import (
 	"time"
 )
 
-// Poll waits for a lock on a store that cannot wake its waiters: it calls try until that
+// Poll waits for a lock on a store that cannot wake its waiters: it calls try until try
 // returns anything but ErrHeld, or ctx ends. Without req.Wait it calls try once.
 //
-// Pauses grow exponentially from min to max, with full jitter above min (see
-// https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/); a holder
-// whose end is known from a *HeldError is waited for no longer than that. try takes
-// Grant.Start itself, before it sends; it must return promptly when ctx ends.
-// req.Waiting is called once, when the first try found the key held.
+// Pauses grow exponentially from shortest to longest, with full jitter above shortest (see
+// https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). If a
+// *HeldError says when a holder expires, Poll tries again soon after that. try takes
+// Grant.Start itself, before it sends; it must return promptly when ctx ends. req.Waiting
+// is called once, when the first try has found the key held.
 //
 // When ctx ends Poll returns an error that is both ctx.Err() and, if the key was seen
-// held, ErrHeld. A min that is not positive, or above max, is ErrInvalid.
-func Poll(ctx context.Context, req Request, min, max time.Duration,
+// held, ErrHeld. A shortest that is not positive, or above longest, is ErrInvalid.
+func Poll(ctx context.Context, req Request, shortest, longest time.Duration,
 	try func(context.Context) (Grant, error),
 ) (Grant, error) {
-	if min <= 0 || min > max {
-		return Grant{}, fmt.Errorf("%w: poll from %v to %v: min must be positive and no more than max", ErrInvalid, min, max)
+	if shortest <= 0 || shortest > longest {
+		return Grant{}, fmt.Errorf("%w: poll from %v to %v: shortest must be positive and no more than longest",
+			ErrInvalid, shortest, longest)
 	}
 	var last Record
 	for n := 0; ; n++ {
@@ -35,9 +36,9 @@ func Poll(ctx context.Context, req Request, min, max time.Duration,
 		if n == 0 && req.Waiting != nil {
 			req.Waiting(last)
 		}
-		pause := min + backoff(n, min, max-min)
+		pause := shortest + backoff(n, shortest, longest-shortest)
 		if end, ok := firstExpiry(last); ok && end < pause {
-			pause = end + backoff(0, min, min)
+			pause = end + backoff(0, shortest, shortest)
 		}
 		t := time.NewTimer(pause)
 		select {
@@ -76,12 +77,12 @@ func firstExpiry(r Record) (time.Duration, bool) {
 	return first, ok
 }
 
-// backoff is the pause before retry n (from 0): uniform in (0, min·2ⁿ], the upper bound
-// capped at max. See the source named at Poll.
-func backoff(n int, min, max time.Duration) time.Duration {
-	limit := max
-	if n < 62 && min<<n>>n == min && min<<n < max {
-		limit = min << n
+// backoff is the pause before retry n (from 0): uniform in (0, shortest·2ⁿ], the upper
+// bound capped at longest. See the source named at Poll.
+func backoff(n int, shortest, longest time.Duration) time.Duration {
+	limit := longest
+	if n < 62 && shortest<<n>>n == shortest && shortest<<n < longest {
+		limit = shortest << n
 	}
 	if limit <= 0 {
 		return 0

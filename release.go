@@ -137,6 +137,7 @@ func (x *ending) send(o *op) error {
 	default:
 		l.tried = true // and the caller may try again
 	}
+	err = storeError(x.caller, err)
 	x.fx.tellEnd(x.caller, l, x.elapsed, err)
 	x.now = e.free(l, o, x.now, &x.fx)
 	x.unlock()
@@ -192,7 +193,7 @@ func (e *engine) left(l *Lease, err error, now time.Duration, fx *effects) {
 	if errors.Is(err, ErrLost) {
 		err = e.notThere(l, err)
 	}
-	fx.tellEnd(context.Background(), l, now-l.since, err)
+	fx.tellEnd(context.Background(), l, now-l.since, storeError(context.Background(), err))
 	switch {
 	case err == nil, errors.Is(err, ErrLost), l.bound <= now,
 		errors.Is(err, ErrClosed), errors.Is(err, ErrInvalid), errors.Is(err, ErrUnsupported):

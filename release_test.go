@@ -38,7 +38,7 @@ func TestContextMadeAfterTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := mustLock(t, client(t, newFake()), "k")
 		require.NoError(t, l.Release(t.Context()))
-		<-l.Done()
+		<-l.Context().Done()
 		require.ErrorIs(t, context.Cause(l.Context()), ErrReleased)
 	})
 }

@@ -107,7 +107,7 @@ func (e *engine) renewFailed(ctx context.Context, l *Lease, o *op, err error, no
 		e.plan(l)
 		return
 	}
-	fx.tell(ctx, l, EventRenewFailed, l.end-now, err)
+	fx.tell(ctx, l, EventRenewFailed, l.end-now, storeError(ctx, err))
 	if o.abandoned {
 		return
 	}

@@ -33,7 +33,7 @@ func ExampleLocker_ForceRelease() {
 		fmt.Println(rec.Key, holder.Metadata)
 		fmt.Println(locker.ForceRelease(ctx, rec.Key, holder.Owner))
 	}
-	<-lease.Done()
+	<-lease.Context().Done()
 	fmt.Println(errors.Is(lease.Err(), lock.ErrLost))
 	// Output:
 	// job:7 map[host:a]

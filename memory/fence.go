@@ -1,6 +1,10 @@
 package memory
 
-import "github.com/seed-215fdefa/lock"
+import (
+	"context"
+
+	"github.com/seed-215fdefa/lock"
+)
 
 // Value is a variable in this process that the holders of a lock read and write, and
 // that a holder who has been succeeded can do neither with.
@@ -27,7 +31,7 @@ func NewValue[T any](key string, v T) *Value[T] { return &Value[T]{key: key, v: 
 // none. What a T points to is not copied: a holder must not change it, but Store a new one.
 func (x *Value[T]) Load(t lock.Token) (T, error) {
 	var v T
-	err := x.guard.Do(x.key, t, func() error {
+	err := x.guard.Do(context.Background(), x.key, t, func(context.Context) error {
 		v = x.v
 		return nil
 	})
@@ -37,7 +41,7 @@ func (x *Value[T]) Load(t lock.Token) (T, error) {
 // Store replaces the value, and refuses all tokens older than t from now on. With an
 // error, those of Load, it changes nothing.
 func (x *Value[T]) Store(t lock.Token, v T) error {
-	return x.guard.Do(x.key, t, func() error {
+	return x.guard.Do(context.Background(), x.key, t, func(context.Context) error {
 		x.v = v
 		return nil
 	})

@@ -40,7 +40,7 @@ func ExampleLocker_ForceRelease() {
 			fmt.Println(locker.ForceRelease(ctx, record.Key, h.Owner))
 		}
 	}
-	<-lease.Done() // it is told at once
+	<-lease.Context().Done() // it is told at once
 	fmt.Println(errors.Is(lease.Err(), lock.ErrLost))
 	// Output:
 	// report is held by web-3

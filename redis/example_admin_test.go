@@ -35,7 +35,7 @@ func ExampleLocker_ForceRelease() {
 			fmt.Println(locker.ForceRelease(ctx, record.Key, h.Owner))
 		}
 	}
-	<-lease.Done() // it is told at once
+	<-lease.Context().Done() // it is told at once
 	fmt.Println(lease.Renew(ctx) != nil)
 	// Output:
 	// report is held by web-3

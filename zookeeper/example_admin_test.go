@@ -40,7 +40,7 @@ func ExampleLocker_ForceRelease() {
 			fmt.Println(locker.ForceRelease(ctx, record.Key, h.Owner))
 		}
 	}
-	<-lease.Done() // it is told, without asking
+	<-lease.Context().Done() // it is told, without asking
 	fmt.Println(lease.Renew(ctx) != nil)
 	// Output:
 	// report is held by web-3

@@ -35,7 +35,7 @@ func (r *replica) run(ctx context.Context) {
 		switch {
 		case err == nil:
 			r.say("%s done", name)
-		case errors.Is(err, lock.ErrHeld):
+		case lock.Refused(err, "cron:"+r.job):
 			r.say("%s is being run by another", name)
 		case errors.Is(err, errHasRun):
 			r.say("%s has been run", name)

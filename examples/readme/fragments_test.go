@@ -89,7 +89,7 @@ func tryDo() error {
 	err := client.TryDo(ctx, "report", func(ctx context.Context, _ *lock.Lease) error {
 		return build(ctx)
 	})
-	if errors.Is(err, lock.ErrHeld) {
+	if lock.Refused(err, "report") {
 		return nil // another replica is at it
 	}
 	return err

@@ -34,8 +34,8 @@ func Example() {
 	})
 	_ = err // is ErrHeld
 	// Output:
-	// level=DEBUG msg="lock granted" key=report
-	// level=INFO msg="lock contended" key=report queue=0
-	// level=INFO msg="lock failed" key=report
-	// level=DEBUG msg="lock released" key=report
+	// level=DEBUG msg="lock granted" store=memory key=report
+	// level=INFO msg="lock contended" store=memory key=report queue=0 same_client=true
+	// level=INFO msg="lock failed" store=memory key=report same_client=true
+	// level=DEBUG msg="lock released" store=memory key=report
 }

@@ -61,15 +61,8 @@ func Level(e lock.Event) slog.Level {
 	return slog.LevelDebug
 }
 
-// elapsed is what Event.Elapsed means, by kind.
-var elapsed = map[lock.EventKind]string{
-	lock.EventContended: "waited", lock.EventGranted: "waited", lock.EventFailed: "waited",
-	lock.EventRenewed: "slack", lock.EventRenewFailed: "slack",
-	lock.EventLost: "held", lock.EventReleased: "held", lock.EventReleasedLost: "held",
-}
-
 func attrs(e lock.Event) []slog.Attr {
-	as := []slog.Attr{slog.String("key", e.Key), slog.String("owner", e.Owner)}
+	as := []slog.Attr{slog.String("store", e.Store), slog.String("key", e.Key), slog.String("owner", e.Owner)}
 	if e.Token != 0 {
 		as = append(as, slog.Uint64("token", uint64(e.Token)))
 	}
@@ -79,8 +72,16 @@ func attrs(e lock.Event) []slog.Attr {
 	if e.Kind == lock.EventContended {
 		as = append(as, slog.Int("queue", e.Queue))
 	}
-	if name := elapsed[e.Kind]; name != "" {
-		as = append(as, slog.Duration(name, e.Elapsed))
+	if e.SameClient {
+		as = append(as, slog.Bool("same_client", true))
+	}
+	switch e.Kind {
+	case lock.EventContended, lock.EventGranted, lock.EventFailed:
+		as = append(as, slog.Duration("waited", e.Waited))
+	case lock.EventRenewed, lock.EventRenewFailed:
+		as = append(as, slog.Duration("slack", e.Slack))
+	default:
+		as = append(as, slog.Duration("held", e.Held))
 	}
 	if e.Err != nil {
 		as = append(as, slog.Any("error", e.Err))

@@ -150,7 +150,7 @@ func (w *worker) Observe(_ context.Context, e lock.Event) {
 	case lock.EventGranted:
 		w.say("has the lock, token %d", e.Token)
 	case lock.EventRenewFailed:
-		w.say("could not renew, has %v left: %v", e.Elapsed.Round(time.Millisecond), e.Err)
+		w.say("could not renew, has %v left: %v", e.Slack.Round(time.Millisecond), e.Err)
 	case lock.EventLost:
 		w.say("has lost the lock: %v", e.Err)
 	case lock.EventReleased:

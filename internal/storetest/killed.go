@@ -64,7 +64,7 @@ func hold(env string, open func(args []string) (lock.Locker, Resource, error)) e
 		return readAndWrite(r, lease)
 	}
 	fmt.Println("token", lease.Token())
-	<-lease.Done()
+	<-lease.Context().Done()
 	return lease.Err()
 }
 
