@@ -94,7 +94,8 @@ func TestAdminOfAClient(t *testing.T) {
 			keys = append(keys, r.Key)
 		}
 		require.Equal(t, []string{"x:a", "x:b"}, keys)
-		for range c.List(t.Context(), "x:") {
+		for _, err := range c.List(t.Context(), "x:") {
+			require.NoError(t, err)
 			break
 		}
 		f.err = errIO

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"time"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/memory"
@@ -30,12 +29,8 @@ func (o logged) Observe(ctx context.Context, e lock.Event) {
 	}
 	attrs := []slog.Attr{
 		slog.String("key", e.Key), slog.String("owner", e.Owner),
-		slog.Uint64("token", uint64(e.Token)),
-	}
-	for name, d := range map[string]time.Duration{"waited": e.Waited, "held": e.Held, "slack": e.Slack} {
-		if d > 0 {
-			attrs = append(attrs, slog.Duration(name, d))
-		}
+		slog.Uint64("token", uint64(e.Token)), slog.Duration("waited", e.Waited),
+		slog.Duration("held", e.Held), slog.Duration("slack", e.Slack),
 	}
 	if e.Shared {
 		attrs = append(attrs, slog.Bool("shared", true))
@@ -54,7 +49,7 @@ func ExampleObserver() {
 		Level: slog.LevelDebug,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			switch a.Key {
-			case slog.TimeKey, "owner", "token", "waited", "held": // they differ each time
+			case slog.TimeKey, "owner", "token", "waited", "held", "slack": // they differ each time
 				return slog.Attr{}
 			}
 			return a

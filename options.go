@@ -11,8 +11,8 @@ import (
 const (
 	DefaultTTL = 15 * time.Second
 
-	defaultBackoffMin = 50 * time.Millisecond
-	defaultBackoffMax = time.Second
+	shortestPause = 50 * time.Millisecond
+	longestPause  = time.Second
 )
 
 // unlimited is the wait of a config that only ctx ends.
@@ -46,7 +46,7 @@ type config struct {
 func defaults() config {
 	return config{
 		ttl: DefaultTTL, drift: -1, wait: unlimited, renewal: true,
-		backoffMin: defaultBackoffMin, backoffMax: defaultBackoffMax,
+		backoffMin: shortestPause, backoffMax: longestPause,
 	}
 }
 

@@ -195,7 +195,7 @@ func TestPauses(t *testing.T) {
 		for n := range 100 {
 			p := c.pause(n, DefaultTTL)
 			require.Positive(t, p)
-			require.LessOrEqual(t, p, min(defaultBackoffMin<<min(n, 10), defaultBackoffMax))
+			require.LessOrEqual(t, p, min(shortestPause<<min(n, 10), longestPause))
 			require.LessOrEqual(t, c.pause(n, 100*time.Millisecond), 10*time.Millisecond, "a tenth of the TTL")
 			require.GreaterOrEqual(t, c.pause(n, 1), time.Duration(0))
 		}

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	pollMin = 10 * time.Millisecond
-	pollMax = time.Second
+	pollShortest = 10 * time.Millisecond
+	pollLongest  = time.Second
 )
 
 func TestPollGrants(t *testing.T) {
@@ -24,7 +24,7 @@ func TestPollGrants(t *testing.T) {
 			require.Len(t, at, 1, "when the first try has found the key held")
 			require.Equal(t, "k", r.Key)
 		}}
-		g, err := Poll(t.Context(), req, pollMin, pollMax, func(context.Context) (Grant, error) {
+		g, err := Poll(t.Context(), req, pollShortest, pollLongest, func(context.Context) (Grant, error) {
 			if at = append(at, time.Now()); len(at) < 200 {
 				return Grant{}, ErrHeld
 			}
@@ -36,19 +36,19 @@ func TestPollGrants(t *testing.T) {
 		var late time.Duration
 		for i := range at[1:] {
 			pause := at[i+1].Sub(at[i])
-			require.Greater(t, pause, pollMin)
-			require.LessOrEqual(t, pause, min(pollMin+pollMin<<min(i, 20), pollMax))
+			require.Greater(t, pause, pollShortest)
+			require.LessOrEqual(t, pause, min(pollShortest+pollShortest<<min(i, 20), pollLongest))
 			if i >= 100 {
 				late += pause
 			}
 		}
-		require.InDelta(t, pollMax/2, late/99, float64(pollMax/5), "full jitter")
+		require.InDelta(t, pollLongest/2, late/99, float64(pollLongest/5), "full jitter")
 	})
 }
 
 func TestPollWithoutWait(t *testing.T) {
 	n := 0
-	_, err := Poll(t.Context(), Request{}, pollMin, pollMax, func(context.Context) (Grant, error) {
+	_, err := Poll(t.Context(), Request{}, pollShortest, pollLongest, func(context.Context) (Grant, error) {
 		n++
 		return Grant{}, ErrHeld
 	})
@@ -59,7 +59,7 @@ func TestPollWithoutWait(t *testing.T) {
 func TestPollEndsWithOtherErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
-		_, err := Poll(t.Context(), Request{Wait: true}, pollMin, pollMax, func(context.Context) (Grant, error) {
+		_, err := Poll(t.Context(), Request{Wait: true}, pollShortest, pollLongest, func(context.Context) (Grant, error) {
 			if n++; n < 3 {
 				return Grant{}, ErrHeld
 			}
@@ -89,7 +89,7 @@ func TestPollEndsWithContext(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				defer cancel()
 				start := time.Now()
-				_, err := Poll(ctx, Request{Wait: true}, pollMin, pollMax, try)
+				_, err := Poll(ctx, Request{Wait: true}, pollShortest, pollLongest, try)
 				require.Equal(t, 10*time.Second, time.Since(start))
 				require.ErrorIs(t, err, context.DeadlineExceeded)
 				require.ErrorIs(t, err, ErrHeld)
@@ -101,7 +101,7 @@ func TestPollEndsWithContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := Poll(ctx, Request{Wait: true}, pollMin, pollMax, func(ctx context.Context) (Grant, error) {
+	_, err := Poll(ctx, Request{Wait: true}, pollShortest, pollLongest, func(ctx context.Context) (Grant, error) {
 		return Grant{}, ctx.Err()
 	})
 	require.ErrorIs(t, err, context.Canceled)
@@ -139,14 +139,14 @@ func FuzzBackoff(f *testing.F) {
 	f.Add(70, int64(1), int64(1)<<62)
 	f.Add(3, int64(1)<<61, int64(1)<<62)
 	f.Add(5, int64(0), int64(0))
-	f.Fuzz(func(t *testing.T, n int, min, max int64) {
-		if n < 0 || min < 0 || max < min {
+	f.Fuzz(func(t *testing.T, n int, shortest, longest int64) {
+		if n < 0 || shortest < 0 || longest < shortest {
 			t.Skip()
 		}
-		p := backoff(n, time.Duration(min), time.Duration(max))
+		p := backoff(n, time.Duration(shortest), time.Duration(longest))
 		require.GreaterOrEqual(t, p, time.Duration(0))
-		require.LessOrEqual(t, p, time.Duration(max))
-		if min > 0 {
+		require.LessOrEqual(t, p, time.Duration(longest))
+		if shortest > 0 {
 			require.Positive(t, p)
 		}
 	})
