@@ -2,7 +2,6 @@ package locktest
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"maps"
 	"path"
@@ -29,6 +28,7 @@ type flaws struct {
 	neverWakes, noRecheck, oneWakeForAll, slowToCancel, deafToCtx bool
 	forcesAll, forcesSilently, forceWarnsOnly, lostAfterRelease   bool
 	tellsTwice, handsOver                                         bool
+	lateRenewalShortens, handsOverTTL                             bool
 	thawDropsHolds, restartDropsHolds, failoverDropsHolds         bool
 	restartDropsTokens, failoverDropsTokens                       bool
 	lax                                                           string // what is not validated
@@ -190,10 +190,6 @@ func declaring(change func(c *lock.Capabilities)) func(*refClient) lock.Locker {
 			return caps
 		}
 	})
-}
-
-func isContext(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // tokenFirst draws the token in a request before that for the grant.

@@ -104,10 +104,7 @@ func (s *refServer) ended(k *refKey, reset bool) {
 // wake wakes the first in line, and the readers behind a reader.
 func (s *refServer) wake(k *refKey) {
 	for s.handsOver && len(k.line) > 0 && s.admits(k, k.line[0].req, k.line[0].by) {
-		p, now := k.line[0], time.Now()
-		k.leave(p.req.Owner)
-		k.holders = append(k.holders, &refHold{req: p.req, token: s.mint(k, p.req, now), since: now, expires: now.Add(p.req.TTL), by: p.by})
-		p.by.wake(p.req.Owner)
+		s.grant(k, k.line[0], time.Now())
 	}
 	for i, p := range k.line {
 		if i > 0 && (!p.req.Shared || !k.line[i-1].req.Shared) && !s.servesLast {
@@ -115,6 +112,13 @@ func (s *refServer) wake(k *refKey) {
 		}
 		p.by.wake(p.req.Owner)
 	}
+}
+
+// grant hands the key over to p, which is in line.
+func (s *refServer) grant(k *refKey, p *refPlace, now time.Time) {
+	k.leave(p.req.Owner)
+	k.holders = append(k.holders, &refHold{req: p.req, token: s.mint(k, p.req, now), since: now, expires: now.Add(p.req.TTL), by: p.by})
+	p.by.wake(p.req.Owner)
 }
 
 func (k *refKey) holder(owner string) *refHold {
@@ -162,7 +166,9 @@ func (s *refServer) acquire(c *refClient, req lock.Request, now time.Time) (*ref
 	}
 	k := s.key(req.Key, sweep)
 	if h := k.holder(req.Owner); h != nil && !s.retryCreates {
-		h.expires = now.Add(req.TTL)
+		if !s.handsOverTTL {
+			h.expires = now.Add(req.TTL)
+		}
 		return h, lock.Record{}
 	}
 	if !s.admits(k, req, c) {
@@ -217,13 +223,15 @@ func (k *refKey) leave(owner string) {
 	}
 }
 
-func (s *refServer) lost(k *refKey, g lock.Grant) error {
-	err := &lock.LostError{Token: g.Token, Reason: lock.ReasonExpired}
+func (s *refServer) lost(k *refKey, g lock.Grant, now time.Time) error {
+	err := &lock.LostError{Token: g.Token}
 	switch {
 	case s.forced[g.Owner]:
 		err.Reason = lock.ReasonForced
 	case len(k.holders) > 0:
 		err.Reason = lock.ReasonTaken
+	case !now.Before(g.Start.Add(g.TTL)):
+		err.Reason = lock.ReasonExpired
 	}
 	return err
 }
@@ -238,8 +246,13 @@ func (s *refServer) renew(c *refClient, g lock.Grant, now time.Time) error {
 	if h == nil && s.renewByKey && len(k.holders) > 0 {
 		h = k.holders[0]
 	}
+	for _, r := range k.holders {
+		if h == nil && s.lateRenewalShortens && now.Add(g.TTL).Before(r.expires) {
+			r.expires = now.Add(g.TTL)
+		}
+	}
 	if h == nil || h.token != g.Token && !s.renewByKey || s.versioned && h.version != c.versions[g.Owner] {
-		return s.lost(k, g)
+		return s.lost(k, g, now)
 	}
 	h.version++
 	for _, r := range k.holders {
@@ -269,14 +282,15 @@ func (s *refServer) release(c *refClient, g lock.Grant, now time.Time) error {
 	}
 	none := len(k.holders) == n
 	if s.readerLetsIn && g.Shared && len(k.line) > 0 && k.line[0].by == c {
-		p := k.line[0]
-		k.leave(p.req.Owner)
-		k.holders = append(k.holders, &refHold{req: p.req, token: s.mint(k, p.req, now), since: now, expires: now.Add(p.req.TTL), by: c})
-		c.wake(p.req.Owner)
+		s.grant(k, k.line[0], now)
+	}
+	if len(k.holders) == 0 && len(k.line) > 0 && s.handsOverTTL {
+		k.line[0].req.TTL = g.TTL
+		s.grant(k, k.line[0], now)
 	}
 	s.ended(k, s.resetByRelease)
 	if none && g.Token != 0 {
-		return s.lost(k, g)
+		return s.lost(k, g, now)
 	}
 	return nil
 }

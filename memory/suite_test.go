@@ -1,6 +1,8 @@
 package memory_test
 
 import (
+	"flag"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,4 +61,19 @@ func TestSuiteInRealTime(t *testing.T) {
 		f(t)
 	}
 	locktest.Run(t, h)
+}
+
+var exploreFor = flag.Duration("explore.for", time.Second, "how long each test of random work goes on")
+
+func TestExplore(t *testing.T) {
+	h := harness()
+	h.Around = synctest.Test
+	locktest.Explore(t, h, 1, *exploreFor)
+}
+
+func TestExploreInRealTime(t *testing.T) {
+	t.Parallel()
+	h := harness()
+	h.TTL = 100 * time.Millisecond
+	locktest.Explore(t, h, rand.Uint64(), *exploreFor)
 }

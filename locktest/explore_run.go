@@ -1,0 +1,381 @@
+package locktest
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+// round is a plan that runs.
+type round struct {
+	*history
+	h       Harness
+	tb      testing.TB
+	open    func() lock.Locker
+	ctx     context.Context // of all calls; ends early when one is stuck
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	mu      sync.Mutex    // guards procs
+	procs   []lock.Locker // those that are alive
+}
+
+// roundTB is a testing.TB whose cleanups are a round's, not a test's.
+type roundTB struct {
+	testing.TB
+	mu       sync.Mutex // guards cleanups
+	cleanups []func()
+}
+
+func (r *roundTB) Cleanup(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cleanups = append(r.cleanups, f)
+}
+
+// finish runs the cleanups, the last first, and those that they add.
+func (r *roundTB) finish() {
+	for {
+		r.mu.Lock()
+		n := len(r.cleanups)
+		if n == 0 {
+			r.mu.Unlock()
+			return
+		}
+		f := r.cleanups[n-1]
+		r.cleanups = r.cleanups[:n-1]
+		r.mu.Unlock()
+		f()
+	}
+}
+
+// round runs pl and returns what came of it, checked.
+func (h Harness) round(t *testing.T, pl plan) *history {
+	dog := watch(h.roundLimit(), fmt.Sprintf("Explore with seed %d", pl.seed), panics)
+	defer dog.stop()
+	var hist *history
+	h.around(t, func(t *testing.T) {
+		dog.arm()
+		tb := &roundTB{TB: t}
+		defer tb.finish()
+		r := &round{h: h, tb: tb, open: h.New(tb), history: &history{plan: pl, ttl: h.ttl(), owners: map[string]*tenure{}}}
+		r.ctx, r.stop = context.WithCancel(context.Background())
+		defer r.stop()
+		hist = r.history
+		r.run()
+	})
+	if hist == nil {
+		t.Fatal("Harness.Around has not called f by the time it returned: for Explore it must, so without t.Parallel")
+	}
+	return hist
+}
+
+// roundLimit is how long a round may take: its steps, their last calls, the wait until all
+// is over, and the recovery from a fault.
+func (h Harness) roundLimit() time.Duration { return 4*time.Minute + 120*h.ttl() }
+
+func (r *round) run() {
+	for range r.plan.procs {
+		r.procs = append(r.procs, r.open())
+	}
+	r.caps = r.procs[0].Capabilities()
+	r.begun = time.Now()
+	r.fake = !monotonic(r.begun)
+	var faults []step
+	for _, s := range r.plan.steps {
+		if s.kind == befalls {
+			faults = append(faults, s)
+			continue
+		}
+		r.running.Go(func() {
+			r.until(s.at)
+			r.step(s)
+		})
+	}
+	for _, s := range faults { // on this goroutine, as the harness may require
+		r.befall(s)
+	}
+	m := &model{history: r.history}
+	if r.ended() {
+		r.settle(m)
+	}
+	left := r.flaws
+	r.flaws = nil
+	m.check()
+	r.flaws = append(r.flaws, left...) // which say less of how it came
+	if r.stop(); r.ended() {
+		return
+	}
+	r.tb.(*roundTB).finish() // which may end what does not care for its ctx
+	if !r.ended() && r.fake {
+		panics(r.report()) // a bubble cannot be left
+	}
+}
+
+// ended waits for all steps to end, for as long as they may take.
+func (r *round) ended() bool {
+	done := make(chan struct{})
+	go func() { r.running.Wait(); close(done) }()
+	limit := time.NewTimer(r.h.roundLimit() / 4)
+	defer limit.Stop()
+	select {
+	case <-done:
+		return true
+	case <-limit.C:
+		return false
+	}
+}
+
+func (r *round) until(at time.Duration) { time.Sleep(at - r.now()) }
+
+// proc is process n as it is now.
+func (r *round) proc(n int) lock.Locker {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.procs[n]
+}
+
+func (r *round) step(s step) {
+	l := r.proc(s.proc)
+	switch s.kind {
+	case acquires:
+		if !s.shared || r.caps.Shared {
+			r.live(l, s)
+		}
+	case inspects:
+		r.inspect(l, s.proc, s.key)
+	case forces:
+		if a, ok := lock.As[lock.Admin](l); ok {
+			r.force(a, s)
+		}
+	}
+}
+
+// befall lets a fault happen, if the harness has it. A process that is severed is followed
+// by another.
+func (r *round) befall(s step) {
+	do := r.h.Faults[s.fault]
+	if do == nil {
+		return
+	}
+	r.until(s.at)
+	c := r.add(&call{op: s.fault.String(), fault: s.fault, proc: s.proc, key: -1})
+	heal := do(r.tb, r.proc(s.proc))
+	if s.fault == Sever {
+		next := r.open()
+		r.mu.Lock()
+		r.procs[s.proc] = next
+		r.mu.Unlock()
+	} else {
+		time.Sleep(s.lasts)
+	}
+	if heal != nil {
+		heal()
+	}
+	r.finish(context.Background(), c, func() {})
+}
+
+// live is an owner's life.
+func (r *round) live(l lock.Locker, s step) {
+	t := &tenure{step: s, name: fmt.Sprintf("t%d", s.id)}
+	t.owner = t.name + "-" + rand.Text()
+	r.history.mu.Lock()
+	r.owners[t.owner], r.lives = t, append(r.lives, t)
+	r.history.mu.Unlock()
+	g, err := r.acquire(l, t)
+	switch {
+	case err == nil:
+		for _, a := range s.acts {
+			if time.Sleep(a.pause); r.ctx.Err() == nil {
+				r.act(l, t, a, &g)
+			}
+		}
+	case t.acquire.unknown() && s.undo:
+		r.act(l, t, act{kind: undoes, limit: 2 * r.ttl}, &g)
+	}
+}
+
+func (r *round) acquire(l lock.Locker, t *tenure) (lock.Grant, error) {
+	told := func(c *call, to func(*tenure)) {
+		c.t, c.proc, c.key = t, t.proc, t.key
+		r.told(c, to)
+	}
+	var once sync.Once
+	req := lock.Request{
+		Key: keyName(t.key), Owner: t.owner, TTL: t.ttl, Shared: t.shared, Wait: t.wait,
+		Lost: func(reason lock.LostReason) {
+			c := &call{op: "lost", reason: reason}
+			told(c, func(t *tenure) { t.losses = append(t.losses, c) })
+		},
+		Waiting: func(lock.Record) {
+			once.Do(func() {
+				c := &call{op: "waiting"}
+				told(c, func(t *tenure) { t.waiting = c })
+			})
+		},
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	if t.cancel {
+		defer time.AfterFunc(t.limit, cancel).Stop()
+	} else {
+		ctx, cancel = context.WithTimeout(ctx, t.limit)
+		defer cancel()
+	}
+	c := &call{op: "acquire", proc: t.proc, key: t.key, t: t}
+	t.acquire = c
+	asked := time.Now()
+	r.add(c)
+	c.limit = c.begin + t.limit
+	g, err := l.Acquire(ctx, req)
+	answered := time.Now()
+	r.finish(ctx, c, func() { c.grant, c.err, c.start = g, err, g.Start.Sub(r.begun) })
+	if err == nil {
+		r.sane(c, held{req: req, g: g, asked: asked, answered: answered}, asked)
+	}
+	return g, err
+}
+
+// sane checks what a grant is by itself.
+func (r *round) sane(c *call, h held, earliest time.Time) {
+	if want, seen := h.flaw(earliest); want != "" {
+		r.history.mu.Lock()
+		defer r.history.mu.Unlock()
+		r.flaws = append(r.flaws, violation{ofGrants, want, seen, c.key})
+	}
+}
+
+// act does a to the grant in g, which a renewal replaces.
+func (r *round) act(l lock.Locker, t *tenure, a act, g *lock.Grant) {
+	ctx, cancel := context.WithTimeout(r.ctx, a.limit)
+	defer cancel()
+	c := r.add(&call{op: a.kind.String(), proc: t.proc, key: t.key, t: t})
+	r.history.mu.Lock()
+	c.limit = c.begin + a.limit
+	t.acts = append(t.acts, c)
+	r.history.mu.Unlock()
+	var next lock.Grant
+	var err error
+	switch a.kind {
+	case renews:
+		next, err = l.Renew(ctx, *g)
+	case releases:
+		err = l.Release(ctx, *g)
+	case undoes:
+		err = l.Release(ctx, lock.Grant{Key: keyName(t.key), Owner: t.owner})
+	}
+	answered := time.Now()
+	r.finish(ctx, c, func() { c.grant, c.err, c.start = next, err, next.Start.Sub(r.begun) })
+	if a.kind != renews || err != nil {
+		return
+	}
+	req := lock.Request{Key: g.Key, Owner: g.Owner, Shared: g.Shared}
+	r.sane(c, held{req: req, g: next, asked: g.Start, answered: answered}, g.Start)
+	*g = next
+}
+
+func (r *round) inspect(l lock.Locker, proc, key int) *call {
+	ctx, cancel := context.WithTimeout(r.ctx, 2*r.ttl)
+	defer cancel()
+	c := r.add(&call{op: "inspect", proc: proc, key: key})
+	rec, err := l.Inspect(ctx, keyName(key))
+	r.finish(ctx, c, func() { c.recs, c.err, c.limit = []lock.Record{rec}, err, c.begin+2*r.ttl })
+	return c
+}
+
+func (r *round) list(l lock.Locker) *call {
+	c := r.add(&call{op: "list", proc: -1, key: -1})
+	a, ok := lock.As[lock.Admin](l)
+	if !ok {
+		r.finish(context.Background(), c, func() {})
+		return c
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, r.patience())
+	defer cancel()
+	var recs []lock.Record
+	var err error
+	for rec, e := range a.List(ctx, "") {
+		if e != nil {
+			err = e
+			break
+		}
+		recs = append(recs, rec)
+	}
+	r.finish(ctx, c, func() { c.recs, c.err = recs, err })
+	return c
+}
+
+// force ends the grant of the owner of step target, if there is that owner.
+func (r *round) force(a lock.Admin, s step) {
+	r.history.mu.Lock()
+	i := slices.IndexFunc(r.lives, func(t *tenure) bool { return t.id == s.target })
+	if i < 0 {
+		r.history.mu.Unlock()
+		return
+	}
+	t := r.lives[i]
+	r.history.mu.Unlock()
+	ctx, cancel := context.WithTimeout(r.ctx, 2*r.ttl)
+	defer cancel()
+	c := r.add(&call{op: "force", proc: s.proc, key: t.key, t: t})
+	r.history.mu.Lock()
+	c.limit = c.begin + 2*r.ttl
+	t.forces = append(t.forces, c)
+	r.history.mu.Unlock()
+	err := a.ForceRelease(ctx, keyName(t.key), t.owner)
+	r.finish(ctx, c, func() { c.err = err })
+}
+
+// settle looks at what is left when all calls are over: until it is over, or too old. Then
+// the keys must be free.
+func (r *round) settle(m *model) {
+	l := r.open()
+	for key := range r.plan.keys {
+		limit := m.deserted(key)
+		for {
+			c := r.inspect(l, -1, key)
+			if c.err == nil && len(c.recs[0].Holders)+len(c.recs[0].Waiters) == 0 {
+				break
+			}
+			if c.begin > limit && (c.err == nil || c.begin > limit+r.recovery()) {
+				m.found(violation{ofLeftovers, fmt.Sprintf("nothing to be left after %s", ms(limit)), r.describe(c), key})
+				return
+			}
+			c.dull = true
+			time.Sleep(max(r.ttl/50, time.Millisecond))
+		}
+		r.probe(l, m, key, limit)
+	}
+	if c := r.list(l); len(c.recs) > 0 {
+		m.found(violation{ofLeftovers, "List to yield nothing", r.records(c.recs), -1})
+	}
+}
+
+// probe takes key, which Inspect has shown free, as soon as it can be had, and gives it back.
+func (r *round) probe(l lock.Locker, m *model, key int, limit time.Duration) {
+	for n := 0; ; n++ {
+		s := step{id: 1000*(key+1) + n, kind: acquires, at: r.now(), proc: -1, key: key, ttl: 4 * r.ttl, limit: r.patience()}
+		s.acts = []act{{kind: releases, limit: r.patience()}}
+		r.live(l, s)
+		c := r.lives[len(r.lives)-1].acquire
+		if c.err == nil {
+			return
+		}
+		if c.begin > limit {
+			m.found(violation{ofLeftovers, fmt.Sprintf("the key to be free after %s", ms(limit)), r.describe(c), key})
+			return
+		}
+		time.Sleep(max(r.ttl/50, time.Millisecond))
+	}
+}
+
+// patience and recovery are an env's.
+func (h *history) patience() time.Duration { return 5*time.Second + 2*h.ttl }
+func (h *history) recovery() time.Duration { return 20*time.Second + 5*h.ttl }
+
+func keyName(key int) string { return fmt.Sprintf("key-%d", key) }
