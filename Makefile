@@ -1,5 +1,8 @@
 GO ?= go
 FUZZTIME ?= 20s
+STORE ?= redis
+SEED ?= 1
+FOR ?= 3m
 
 # The linters are pinned in a module of their own, built once and kept in Go's build cache.
 TOOL := $(GO) tool -modfile=internal/tools/go.mod
@@ -10,7 +13,7 @@ MODULES := $(sort $(patsubst ./%,%,$(dir $(shell find . -name go.mod -not -path 
 # does beside it is seen all the same.
 RACE := -race -gcflags=github.com/go-zookeeper/zk=-race=false
 
-.PHONY: help test short servers bench fuzz mutants lint lint-code lint-modules lint-imports fmt
+.PHONY: help test short servers bench fuzz mutants chaos lint lint-code lint-modules lint-imports fmt
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +43,9 @@ fuzz: ## run each fuzz target for FUZZTIME (20s)
 
 mutants: servers ## break the code on purpose, PKG=redis alone, and see the tests notice
 	$(GO) run ./internal/mutants -pkg '$(PKG)'
+
+chaos: servers ## break STORE (redis) and its callers for FOR (3m), by the schedule of SEED (1)
+	$(GO) test -count=1 -timeout 24h -v -run '^TestChaos$$' ./internal/chaos -args -store='$(STORE)' -seed='$(SEED)' -for='$(FOR)'
 
 lint: lint-modules lint-imports lint-code ## linters, tidy modules, and what may be imported where
 

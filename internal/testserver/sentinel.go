@@ -43,7 +43,7 @@ func RedisSentinel(tb testing.TB) *Sentinel {
 	s.sentinel.call("SENTINEL", "MONITOR", s.MasterName, host, port, "1")
 	s.sentinel.call("SENTINEL", "SET", s.MasterName, "failover-timeout", "5000")
 	s.patience(busy)
-	s.awaitReplica()
+	s.AwaitReplica()
 	return s
 }
 
@@ -87,7 +87,7 @@ func (s *Sentinel) Failover() {
 		return err // such as NOGOODSLAVE right after another failover
 	})
 	s.AwaitFailover(old)
-	s.awaitReplica()
+	s.AwaitReplica()
 }
 
 // AwaitFailover has the sentinel look for half a second whether old is alive, and returns when
@@ -106,8 +106,8 @@ func (s *Sentinel) AwaitFailover(old *Server) {
 	})
 }
 
-// awaitReplica returns when the sentinel has a replica to fail over to.
-func (s *Sentinel) awaitReplica() {
+// AwaitReplica returns when the sentinel has a replica to fail over to.
+func (s *Sentinel) AwaitReplica() {
 	s.tb.Helper()
 	eventually(s.tb, failoverTimeout, "a sentinel that knows the replica", func() error {
 		if err := inStep(s.Master(), s.Replica()); err != nil {

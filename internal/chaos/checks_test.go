@@ -1,0 +1,278 @@
+//go:build linux
+
+package chaos
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// checkGuard is for the registers in the test's process. The order of their events is that
+// of their decisions. What the bare one has lost is no violation: it shows what fences are for.
+func (c *checker) checkGuard() {
+	type register struct {
+		token lock.Token
+		value int64
+	}
+	guarded, bare := make(map[string]register), make(map[string]int64)
+	for _, e := range c.events {
+		was := guarded[e.Key]
+		switch {
+		case e.Kind == kBareWrite:
+			c.counts["bare register: writes"]++
+			if e.Prev != bare[e.Key] {
+				c.counts["bare register: lost updates"]++
+			}
+			bare[e.Key] = e.Op
+		case e.Kind != kGuardRead && e.Kind != kGuardWrite:
+		case e.Err != "":
+			c.counts["guard: refused"]++
+		case e.Token < was.token:
+			c.bad("guard: stale token accepted", e.Key, e.At, "%d after %d", e.Token, was.token)
+		case e.Kind == kGuardRead:
+			guarded[e.Key] = register{e.Token, was.value}
+		default:
+			c.counts["guard: writes"]++
+			if e.Prev != was.value {
+				c.bad("guard: lost update", e.Key, e.At, "%s over %d", e, was.value)
+			}
+			guarded[e.Key] = register{e.Token, e.Op}
+		}
+	}
+}
+
+// checkFence is for the store's own fence: nothing is accepted after something newer was,
+// and the writes that were acknowledged are one chain, each upon the one before.
+func (c *checker) checkFence() {
+	accepted := make(map[string][]event)
+	for _, e := range append(c.byKind[kFenceRead], c.byKind[kFenceWrite]...) {
+		c.counts[strings.TrimRight(string(e.Kind)+": "+e.Err, ": ")]++
+		if e.Err == "" {
+			accepted[e.Key] = append(accepted[e.Key], e)
+		}
+	}
+	sent := make(map[string]map[int64]event) // a write may have taken effect that was not acknowledged
+	for _, e := range c.byKind[kFenceSend] {
+		if sent[e.Key] == nil {
+			sent[e.Key] = make(map[int64]event)
+		}
+		sent[e.Key][e.Value] = e
+	}
+	for key, all := range accepted {
+		inOrder(all, all, func(newest lock.Token, e event) {
+			if e.Token < newest {
+				c.bad("fence: stale token accepted", key, e.At, "%s after %d", e, newest)
+			}
+		})
+		c.checkChain(key, all, sent[key])
+	}
+}
+
+// checkChain walks from the newest write that was acknowledged to the first.
+func (c *checker) checkChain(key string, accepted []event, sent map[int64]event) {
+	var top event
+	for _, e := range accepted {
+		if e.Kind == kFenceWrite && (e.Token > top.Token || e.Token == top.Token && e.At > top.At) {
+			top = e
+		}
+	}
+	met := make(map[int64]bool)
+	for e := top; e.Value != 0 && !met[e.Value]; e = sent[e.Prev] {
+		met[e.Value] = true
+		if e.Token < sent[e.Prev].Token {
+			c.bad("fence: older write over a newer", key, e.At, "%s over %s", e, sent[e.Prev])
+		}
+	}
+	for _, e := range accepted {
+		if e.Kind == kFenceWrite && !met[e.Value] {
+			c.bad("fence: lost update", key, e.At, "%s is not below %s", e, top)
+		}
+	}
+}
+
+// inOrder calls visit for each of later, with the newest token of those of earlier that had
+// returned when it began.
+func inOrder(earlier, later []event, visit func(newest lock.Token, e event)) {
+	returned, began := slices.Clone(earlier), slices.Clone(later)
+	slices.SortFunc(began, func(a, b event) int { return int(a.At - b.At) })
+	slices.SortFunc(returned, func(a, b event) int { return int(a.End - b.End) })
+	var newest lock.Token
+	for _, e := range began {
+		for len(returned) > 0 && returned[0].End < e.At {
+			newest = max(newest, returned[0].Token)
+			returned = returned[1:]
+		}
+		visit(newest, e)
+	}
+}
+
+// checkTokens is for every grant of the Locker, one that came too late for its caller too.
+func (c *checker) checkTokens() {
+	grants := make(map[string][]event)
+	for _, e := range c.byKind[kAcquire] {
+		if e.Err == "" {
+			grants[e.Key] = append(grants[e.Key], e)
+			c.counts["grants"]++
+		}
+	}
+	for key, all := range grants {
+		owner := make(map[lock.Token]event)
+		for _, e := range all {
+			if o, ok := owner[e.Token]; ok && (!o.Shared || !e.Shared) {
+				c.bad("token given twice", key, e.End, "%s and %s", o, e)
+			}
+			owner[e.Token] = e
+		}
+		exclusive := slices.DeleteFunc(slices.Clone(all), func(e event) bool { return e.Shared })
+		c.checkRising(key, all, exclusive)
+	}
+}
+
+// checkRising: an exclusive grant's token exceeds all before it, a shared one's all
+// exclusive ones before it.
+func (c *checker) checkRising(key string, all, exclusive []event) {
+	rule := func(shared bool) func(newest lock.Token, e event) {
+		return func(newest lock.Token, e event) {
+			if e.Shared == shared && e.Token <= newest {
+				c.bad("token does not rise", key, e.End, "%s after %d", e, newest)
+			}
+		}
+	}
+	inOrder(all, all, rule(false))
+	inOrder(exclusive, all, rule(true))
+}
+
+// checkExclusion compares holds by local deadlines, which the store's faults are measured
+// by, and by what the workers were told, which the Client's are.
+func (c *checker) checkExclusion() {
+	byKey := make(map[string][]*hold)
+	for _, h := range c.holds {
+		byKey[h.Key] = append(byKey[h.Key], h)
+	}
+	for _, all := range byKey {
+		slices.SortFunc(all, func(a, b *hold) int { return int(a.got - b.got) })
+		for i, a := range all {
+			for _, b := range all[i+1:] {
+				if b.got < a.told && (!a.Shared || !b.Shared) {
+					c.overlap(a, b)
+				}
+			}
+		}
+	}
+}
+
+// overlap is for b, which was had before the holder of a was told of its end.
+func (c *checker) overlap(a, b *hold) {
+	excuse := c.excuse(a.At, b.End)
+	if a.forced > 0 && a.forced <= b.End || b.forced > 0 && b.forced <= a.End {
+		excuse = "force release"
+	}
+	byDeadline := min(a.told, a.deadline) - b.got
+	switch {
+	case excuse != "":
+		c.counts["two holders, excused by "+excuse]++
+	case byDeadline > 0:
+		c.bad("exclusion by deadline", a.Key, b.got, "by %v: %s and %s", time.Duration(byDeadline), a, b)
+	case c.ran(a.Proc, a.deadline, a.told):
+		c.bad("exclusion by what was told", a.Key, b.got, "by %v: %s and %s", time.Duration(a.told-b.got), a, b)
+	default:
+		c.counts["two holders, excused by a process that did not run"]++
+	}
+}
+
+// checkLosses is for how late a loss was told, and for losses that nothing explains.
+func (c *checker) checkLosses() {
+	for _, h := range c.holds {
+		ran := c.ran(h.Proc, h.deadline, h.told)
+		if late := h.told - h.expiry; late > 0 && ran && h.told < c.last && h.told != c.killed[h.Proc] {
+			c.bad("told after Start + TTL", h.Key, h.told, "%v: %s", time.Duration(late), h)
+		}
+		if !strings.HasPrefix(h.ended.Err, "lost") {
+			continue
+		}
+		c.counts["leases "+h.ended.Err]++
+		late := h.told - h.deadline
+		if late >= -int64(5*time.Millisecond) {
+			name := "losses told after the local deadline"
+			if !ran {
+				name += ", by processes that did not run"
+			}
+			c.times[name] = append(c.times[name], late)
+			continue
+		}
+		if excuse := c.excuse(h.At, h.told); excuse != "" {
+			c.counts["losses before their time, excused by "+excuse]++
+		} else if h.forced == 0 {
+			c.bad("lost though nothing was broken", h.Key, h.told, "%v early: %s: %s", time.Duration(-late), h.ended.Text, h)
+		}
+	}
+}
+
+// checkReleased: nobody is refused because of a holder whose release had been confirmed.
+func (c *checker) checkReleased() {
+	released := make(map[string]event) // by owner; an undo has no token
+	for _, e := range c.byKind[kRelease] {
+		if e.Err == "" && e.Token > 0 {
+			released[e.Owner] = e
+		}
+	}
+	for _, e := range c.byKind[kAcquire] {
+		if e.Err != "held" || e.Wait {
+			continue
+		}
+		for owner := range strings.SplitSeq(e.Text, ",") {
+			r, ok := released[owner]
+			if ok && r.End < e.At && c.excuse(r.At, e.End) == "" {
+				c.bad("refused for a holder that had released", e.Key, e.At, "%s for %s, %v after its release",
+					e.Owner, owner, time.Duration(e.At-r.End))
+			}
+		}
+	}
+}
+
+// checkOrder: where FIFO is declared and nothing has been broken for a while, nobody who
+// came after a waiter is granted a smaller token.
+func (c *checker) checkOrder() {
+	lines := make(map[string][]event)
+	for _, e := range c.byKind[kAcquire] {
+		if e.Err == "" && c.quiet(e.At, e.End) {
+			lines[e.Key] = append(lines[e.Key], e)
+		}
+	}
+	for key, line := range lines {
+		for i, a := range line {
+			if a.Waiting == 0 {
+				continue
+			}
+			for _, b := range line[i+1:] {
+				if b.At > a.End {
+					break
+				}
+				if b.At <= a.Waiting || a.Shared && b.Shared {
+					continue
+				}
+				c.counts["pairs in line"]++
+				if b.Token < a.Token && c.caps.FIFO {
+					c.bad("order in line", key, b.End, "%s overtakes %s", b, a)
+				} else if b.Token < a.Token {
+					c.counts["pairs in line, overtaken"]++
+				}
+			}
+		}
+	}
+}
+
+// quiet reports whether nothing was broken from a while before a time to its end.
+func (c *checker) quiet(from, to int64) bool {
+	const settled = int64(4 * time.Second)
+	broken := func(e event) bool { return max(e.At, e.End)+settled > from && e.At < to }
+	for _, k := range []kind{kFault, kKill, kForce} {
+		if slices.ContainsFunc(c.byKind[k], broken) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,271 @@
+//go:build linux
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// worker does random ops, one after the other.
+type worker struct {
+	*child
+	rng  *rand.Rand
+	long bool // holds for about a TTL, on keys that only its like take
+}
+
+// work ends when it is told to stop, or the Client is closed.
+func (c *child) work(i int) {
+	w := worker{child: c, rng: rand.New(rand.NewPCG(c.Seed, uint64(c.Proc)<<16|uint64(i))), long: i == 0}
+	for !c.stop.Load() {
+		err := w.op()
+		switch {
+		case errors.Is(err, lock.ErrClosed):
+			return
+		case classOf(err) == "store", classOf(err) == "unavailable":
+			time.Sleep(between(w.rng, 20*time.Millisecond, 100*time.Millisecond))
+		}
+		time.Sleep(between(w.rng, 0, 6*time.Millisecond))
+	}
+}
+
+func between(rng *rand.Rand, a, b time.Duration) time.Duration {
+	return a + time.Duration(rng.Int64N(int64(b-a)+1))
+}
+
+// longest is the bound of an op that has no other.
+const longest = 12 * time.Second
+
+// op is one call of a Client, with what it does under the lock.
+func (w *worker) op() (err error) {
+	e := event{Kind: kOp, Op: int64(w.Proc)<<32 | w.ops.Add(1), Key: w.key(), Shared: w.rng.IntN(6) == 0}
+	ttl := between(w.rng, w.TTL[0], w.TTL[1])
+	e.TTL, e.Text = int64(ttl), []string{"do", "do", "lock", "lock", "trydo", "trylock"}[w.rng.IntN(6)]
+	opts := w.options(e, ttl)
+	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), opKey{}, e.Op), longest)
+	defer cancel()
+	bound := longest
+	switch {
+	case strings.HasPrefix(e.Text, "try"):
+		bound = ttl // a Client gives a try no longer
+	case w.rng.IntN(2) == 0: // WithWait(0) is a try
+		wait := max(0, between(w.rng, -100*time.Millisecond, 3*time.Second))
+		opts = append(opts, lock.WithWait(wait))
+		bound = wait
+		if wait == 0 {
+			bound = ttl
+		}
+	case w.rng.IntN(2) == 0:
+		bound = between(w.rng, 5*time.Millisecond, 3*time.Second)
+		var stop context.CancelFunc
+		if w.rng.IntN(2) == 0 {
+			ctx, stop = context.WithTimeout(ctx, bound)
+		} else {
+			ctx, stop = context.WithCancel(ctx)
+			defer time.AfterFunc(bound, stop).Stop()
+		}
+		defer stop()
+	}
+	e.At = now()
+	e.Bound = e.At + int64(bound)
+	err = w.call(ctx, &e, ttl, opts)
+	e.End, e.Err = now(), classOf(err)
+	if err != nil {
+		e.Text += ": " + text(err)
+	}
+	w.journal.add(e)
+	if w.rng.IntN(60) == 0 {
+		w.inspect(e.Key)
+	}
+	return err
+}
+
+func (w *worker) key() string {
+	if w.long {
+		return keyName(shortKeys + w.rng.IntN(longKeys))
+	}
+	return keyName(w.rng.IntN(1 + w.rng.IntN(shortKeys))) // the first are the most contended
+}
+
+func (w *worker) options(e event, ttl time.Duration) []lock.Option {
+	opts := []lock.Option{lock.WithTTL(ttl), lock.WithRenewal(w.rng.IntN(25) > 0)}
+	if e.Shared {
+		opts = append(opts, lock.WithShared())
+	}
+	if w.rng.IntN(8) == 0 {
+		opts = append(opts, lock.WithMetadata(map[string]string{"op": fmt.Sprint(e.Op)}))
+	}
+	return opts
+}
+
+// call takes the lock by the method that e.Text names, and sets e.Value if it got it.
+func (w *worker) call(ctx context.Context, e *event, ttl time.Duration, opts []lock.Option) error {
+	section := func(ctx context.Context, l *lock.Lease) error {
+		e.Value = 1
+		err := w.hold(ctx, *e, l, ttl)
+		w.journal.add(event{Kind: kDone, Op: e.Op, Key: e.Key, Token: l.Token()})
+		return err
+	}
+	switch e.Text {
+	case "do":
+		return w.client.Do(ctx, e.Key, section, opts...)
+	case "trydo":
+		return w.client.TryDo(ctx, e.Key, section, opts...)
+	}
+	take := w.client.Lock
+	if e.Text == "trylock" {
+		take = w.client.TryLock
+	}
+	l, err := take(ctx, e.Key, opts...)
+	if err != nil {
+		return err
+	}
+	err = section(l.Context(), l)
+	rctx, stop := context.WithTimeout(context.WithoutCancel(ctx), between(w.rng, time.Millisecond, 2*time.Second))
+	defer stop()
+	if w.rng.IntN(20) == 0 {
+		stop() // the release goes on in the background
+	}
+	return errors.Join(err, l.Release(rctx))
+}
+
+// inspect looks for a record that cannot be.
+func (w *worker) inspect(key string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	r, err := w.client.Inspect(ctx, key)
+	for _, h := range r.Holders {
+		if err == nil && (len(r.Holders) > 1 && !h.Shared || h.Token == 0) {
+			w.journal.add(event{Kind: kRecord, Key: key, Text: fmt.Sprintf("%+v", r)})
+			return
+		}
+	}
+}
+
+// hold is the critical section: one round or two.
+func (w *worker) hold(ctx context.Context, e event, l *lock.Lease, ttl time.Duration) error {
+	w.journal.add(event{Kind: kHold, Op: e.Op, Key: e.Key, Token: l.Token(), Shared: e.Shared})
+	context.AfterFunc(l.Context(), func() {
+		at := now()
+		err := context.Cause(l.Context())
+		w.journal.add(event{Kind: kEnded, At: at, Op: e.Op, Key: e.Key, Token: l.Token(), Err: classOf(err), Text: text(err)})
+	})
+	r := round{worker: w, l: l, Access: Access{Key: e.Key, Token: l.Token()}, work: w.length(ttl)}
+	r.heedless, r.fenced = w.rng.IntN(8) == 0, w.rng.IntN(3) == 0 && w.conn.get != nil
+	for n := range 1 + w.rng.IntN(5)/4 {
+		r.Round = e.Op<<1 | int64(n)
+		if err := r.do(ctx, e.Shared); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// length is how long a section takes: mostly little, at times more than a TTL.
+func (w *worker) length(ttl time.Duration) time.Duration {
+	n := w.rng.IntN(1000)
+	switch {
+	case w.long:
+		return between(w.rng, ttl/20, 3*ttl/2)
+	case n < 850:
+		return between(w.rng, 0, time.Millisecond)
+	case n < 970:
+		return between(w.rng, time.Millisecond, 15*time.Millisecond)
+	case n < 994:
+		return between(w.rng, 15*time.Millisecond, 300*time.Millisecond)
+	}
+	return between(w.rng, ttl/2, 5*ttl/2)
+}
+
+// round is a read and a write of each register.
+type round struct {
+	*worker
+	Access
+	l        *lock.Lease
+	work     time.Duration
+	heedless bool // goes on after a loss: that is what fences are for
+	fenced   bool // uses the store's own register too
+}
+
+// do returns an error if the outcome of its write is unknown: nothing may follow it.
+func (r *round) do(ctx context.Context, shared bool) error {
+	bare := r.Access
+	r.ask("", &bare)
+	if shared {
+		r.sleep(ctx)
+		return nil
+	}
+	guarded := r.Access
+	r.ask(kGuardRead, &guarded)
+	if guarded.Prev < 0 {
+		return nil
+	}
+	var stored int64
+	fenced := r.fenced
+	if fenced {
+		stored, fenced = r.get(ctx)
+	}
+	r.sleep(ctx)
+	if r.rng.IntN(20) == 0 {
+		rctx, cancel := context.WithTimeout(ctx, time.Second)
+		_ = r.l.Renew(rctx)
+		cancel()
+	}
+	if !r.heedless && (ctx.Err() != nil || r.l.Err() != nil) {
+		return nil
+	}
+	r.ask(kBareWrite, &bare)
+	r.ask(kGuardWrite, &guarded)
+	if !fenced {
+		return nil
+	}
+	return r.set(ctx, stored)
+}
+
+// ask does one step at the test's registers, and keeps the value that was there in a.Prev.
+func (r *round) ask(k kind, a *Access) {
+	a.Kind = k
+	_ = r.registers.Call("Registers.Do", *a, &a.Prev) // without the test there is nothing to do
+}
+
+func (r *round) get(ctx context.Context) (value int64, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	e := event{Kind: kFenceRead, At: now(), Key: r.Key, Token: r.Token}
+	v, err := r.conn.get(ctx, r.Key, r.Token)
+	value, _ = strconv.ParseInt(v, 10, 64) // "" is 0: nothing was written yet
+	e.Value, e.Err, e.Text = value, classOf(err), text(err)
+	r.journal.add(e)
+	return value, err == nil
+}
+
+func (r *round) set(ctx context.Context, prev int64) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	e := event{Kind: kFenceSend, At: now(), Key: r.Key, Token: r.Token, Value: r.Round, Prev: prev}
+	r.journal.add(e)
+	err := r.conn.set(ctx, r.Key, r.Token, fmt.Sprint(r.Round))
+	e.Kind, e.Err, e.Text = kFenceWrite, classOf(err), text(err)
+	r.journal.add(e)
+	if err != nil && e.Err != "stale" {
+		return fmt.Errorf("unknown outcome: %w", err)
+	}
+	return nil
+}
+
+func (r *round) sleep(ctx context.Context) {
+	if r.heedless {
+		ctx = context.Background()
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(r.work):
+	}
+}
