@@ -13,8 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -79,7 +79,6 @@ type campaign struct {
 	journal   *journal
 	world     *world
 	direct    *connection
-	registers string // address
 	processes []*process
 	began     time.Time
 
@@ -123,8 +122,6 @@ func (r *campaign) prepare() {
 	var err error
 	r.journal, err = openJournal(filepath.Join(r.dir, "000.json"), 0)
 	require.NoError(r, err)
-	values := &registers{journal: r.journal, values: make(map[string]int64)}
-	r.registers = serve(r.T, "Registers", func(context.Context) any { return values })
 	r.world = worlds[r.store](r.T)
 	r.direct, err = r.world.direct()
 	require.NoError(r, err)
@@ -155,7 +152,7 @@ func (r *campaign) start(p *process) {
 	p.number = r.started
 	r.mu.Unlock()
 	s := r.world.spec
-	s.Proc, s.Seed, s.Flaw, s.Registers = p.number, r.seed, r.flaw, r.registers
+	s.Proc, s.Seed, s.Flaw, s.Bare = p.number, r.seed, r.flaw, filepath.Join(r.dir, "bare")
 	s.Journal = filepath.Join(r.dir, fmt.Sprintf("%03d.json", p.number))
 	s.Ways = map[string]string{}
 	for i, way := range p.ways {
@@ -167,7 +164,8 @@ func (r *campaign) start(p *process) {
 	}
 	env, _ := json.Marshal(s)
 	p.cmd = exec.Command(os.Args[0])
-	p.cmd.Env = append(os.Environ(), childEnv+"="+string(env))
+	// One at a time: what keeps a goroutine of the child waiting keeps its watch waiting too.
+	p.cmd.Env = append(os.Environ(), childEnv+"="+string(env), "GOMAXPROCS=1")
 	p.cmd.Stderr = os.Stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.in, _ = p.cmd.StdinPipe() // fails only for a command that has one
@@ -216,7 +214,7 @@ func (r *campaign) finish() {
 func (r *campaign) leftovers(healed time.Time) {
 	caps := r.direct.locker.Capabilities()
 	time.Sleep(r.world.spec.TTL[1] + caps.ExpirySlack - time.Since(healed))
-	probe := lock.New(r.direct.locker)
+	probe := lock.New(r.direct.locker, lock.WithTTL(r.world.spec.TTL[1]))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for i := range shortKeys + longKeys {
@@ -239,9 +237,15 @@ func (r *campaign) leftovers(healed time.Time) {
 	}
 	raw, err := r.direct.raw(ctx)
 	require.NoError(r, err)
-	r.Logf("left in the store %v after the last fault: %d\n  %s", time.Since(healed).Round(time.Second), len(raw),
-		strings.Join(raw[:min(len(raw), 20)], "\n  "))
+	kinds := make(map[string]int)
+	for _, name := range raw {
+		kinds[hexNumber.ReplaceAllString(name, "#")]++
+	}
+	r.Logf("left in the store %v after the last fault: %v", time.Since(healed).Round(time.Second), kinds)
 }
+
+// hexNumber is what tells two of the same kind apart.
+var hexNumber = regexp.MustCompile(`[0-9a-f]*[0-9][0-9a-f]*`)
 
 // check reads the journals of all processes, of killed ones too.
 func (r *campaign) check() *report {

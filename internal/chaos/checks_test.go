@@ -10,40 +10,6 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// checkGuard is for the registers in the test's process. The order of their events is that
-// of their decisions. What the bare one has lost is no violation: it shows what fences are for.
-func (c *checker) checkGuard() {
-	type register struct {
-		token lock.Token
-		value int64
-	}
-	guarded, bare := make(map[string]register), make(map[string]int64)
-	for _, e := range c.events {
-		was := guarded[e.Key]
-		switch {
-		case e.Kind == kBareWrite:
-			c.counts["bare register: writes"]++
-			if e.Prev != bare[e.Key] {
-				c.counts["bare register: lost updates"]++
-			}
-			bare[e.Key] = e.Op
-		case e.Kind != kGuardRead && e.Kind != kGuardWrite:
-		case e.Err != "":
-			c.counts["guard: refused"]++
-		case e.Token < was.token:
-			c.bad("guard: stale token accepted", e.Key, e.At, "%d after %d", e.Token, was.token)
-		case e.Kind == kGuardRead:
-			guarded[e.Key] = register{e.Token, was.value}
-		default:
-			c.counts["guard: writes"]++
-			if e.Prev != was.value {
-				c.bad("guard: lost update", e.Key, e.At, "%s over %d", e, was.value)
-			}
-			guarded[e.Key] = register{e.Token, e.Op}
-		}
-	}
-}
-
 // checkFence is for the store's own fence: nothing is accepted after something newer was,
 // and the writes that were acknowledged are one chain, each upon the one before.
 func (c *checker) checkFence() {
@@ -69,6 +35,7 @@ func (c *checker) checkFence() {
 		})
 		c.checkChain(key, all, sent[key])
 	}
+	c.countLost()
 }
 
 // checkChain walks from the newest write that was acknowledged to the first.
@@ -90,6 +57,19 @@ func (c *checker) checkChain(key string, accepted []event, sent map[int64]event)
 		if e.Kind == kFenceWrite && !met[e.Value] {
 			c.bad("fence: lost update", key, e.At, "%s is not below %s", e, top)
 		}
+	}
+}
+
+// countLost counts the writes that replaced what their worker had not read. Where nothing
+// is fenced that is no violation: it shows what fences are for.
+func (c *checker) countLost() {
+	value := make(map[string]int64)
+	for _, e := range c.byKind[kBareWrite] {
+		c.counts["bare register: writes"]++
+		if e.Prev != value[e.Key] {
+			c.counts["bare register: lost updates"]++
+		}
+		value[e.Key] = e.Value
 	}
 }
 

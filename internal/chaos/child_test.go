@@ -7,9 +7,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/rpc"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,11 @@ const (
 
 func keyName(i int) string { return fmt.Sprintf("key-%d", i) }
 
+func keyNumber(name string) int64 {
+	i, _ := strconv.ParseInt(strings.TrimPrefix(name, "key-"), 10, 64)
+	return i
+}
+
 // spec is what a process is told.
 type spec struct {
 	Store     string
@@ -37,7 +43,7 @@ type spec struct {
 	Master    string            // the name that Sentinels know it by
 	Sentinels []string          // reached without a detour
 	Ways      map[string]string // from servers' addresses to this process's proxies
-	Registers string            // address of the test's registers
+	Bare      string            // the file of the registers that have no fence
 	Journal   string
 	Proc      int
 	Seed      uint64
@@ -48,13 +54,13 @@ type spec struct {
 // child is one process of a campaign.
 type child struct {
 	spec
-	journal   *journal
-	conn      *connection
-	client    *lock.Client
-	registers *rpc.Client
-	ops       atomic.Int64
-	stop      atomic.Bool
-	wg        sync.WaitGroup // of workers
+	journal *journal
+	conn    *connection
+	client  *lock.Client
+	bare    *os.File
+	ops     atomic.Int64
+	stop    atomic.Bool
+	wg      sync.WaitGroup // of workers
 }
 
 // runChild is the whole life of a process. It ends when its standard input does, at the
@@ -68,7 +74,7 @@ func runChild(env string) error {
 	if c.journal, err = openJournal(c.Journal, c.Proc); err != nil {
 		return err
 	}
-	if c.registers, err = rpc.Dial("tcp", c.Registers); err != nil {
+	if c.bare, err = os.OpenFile(c.Bare, os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return err
 	}
 	go c.watch()

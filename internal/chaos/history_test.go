@@ -64,7 +64,6 @@ func (h history) check() *report {
 		c.read(e)
 	}
 	c.collectHolds()
-	c.checkGuard()
 	c.checkFence()
 	c.checkTokens()
 	c.checkExclusion()

@@ -54,9 +54,7 @@ const (
 	kDone    kind = "done"   // the worker begins to release
 	kRecord  kind = "record" // Inspect showed what cannot be
 
-	kGuardRead  kind = "guard read" // at a lock.Guard, in the order of its decisions
-	kGuardWrite kind = "guard write"
-	kBareWrite  kind = "bare write"
+	kBareWrite  kind = "bare write" // at a register without a fence
 	kFenceRead  kind = "fence read" // at the store's own fence
 	kFenceSend  kind = "fence send" // a write begins
 	kFenceWrite kind = "fence write"
@@ -142,32 +140,22 @@ func readJournal(name string) ([]event, error) {
 	return all, lines.Err()
 }
 
-// classOf names what err is to the contract.
+// classOf names what err is to the contract: the first of these, or "store".
 func classOf(err error) string {
+	if err == nil {
+		return ""
+	}
 	var lost *lock.LostError
 	if errors.As(err, &lost) {
 		return "lost: " + lost.Reason.String()
 	}
-	for class, targets := range map[string][]error{
-		"lost":        {lock.ErrLost},
-		"held":        {lock.ErrHeld},
-		"stale":       {lock.ErrStale},
-		"released":    {lock.ErrReleased},
-		"closed":      {lock.ErrClosed},
-		"unavailable": {lock.ErrUnavailable},
-		"invalid":     {lock.ErrInvalid, lock.ErrUnsupported, lock.ErrDeadlock},
+	for _, class := range []error{
+		lock.ErrLost, lock.ErrHeld, lock.ErrStale, lock.ErrReleased, lock.ErrClosed, lock.ErrUnavailable,
+		lock.ErrInvalid, lock.ErrUnsupported, lock.ErrDeadlock, context.Canceled, context.DeadlineExceeded,
 	} {
-		for _, target := range targets {
-			if errors.Is(err, target) {
-				return class
-			}
+		if errors.Is(err, class) {
+			return strings.TrimPrefix(class.Error(), "lock: ")
 		}
-	}
-	switch {
-	case err == nil:
-		return ""
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return "context"
 	}
 	return "store"
 }

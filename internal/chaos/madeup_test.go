@@ -69,9 +69,6 @@ func TestChecks(t *testing.T) {
 	written := func(token lock.Token, at, value, prev int64) story {
 		return story{fence(kFenceSend, token, at, value, prev), fence(kFenceWrite, token, at, value, prev)}
 	}
-	guard := func(k kind, token lock.Token, at, op, prev int64) event {
-		return event{Kind: k, Key: "k", Token: token, At: at, Op: op, Prev: prev}
-	}
 	for _, c := range []struct {
 		name, violates string // no check, if ""
 		story          story
@@ -103,9 +100,6 @@ func TestChecks(t *testing.T) {
 		{"served in order", "", inLine(6)},
 		{"overtaken", "order in line", inLine(4)},
 		{"overtaken in a storm", "", inLine(4, event{Kind: kFault, At: 4000, End: 4100})},
-		{"guarded writes", "", story{guard(kGuardWrite, 1, 1, 10, 0), guard(kGuardRead, 2, 2, 0, 0), guard(kGuardWrite, 2, 3, 20, 10)}},
-		{"guard lets by", "guard: stale token accepted", story{guard(kGuardRead, 2, 1, 0, 0), guard(kGuardWrite, 1, 2, 10, 0)}},
-		{"guard overwrites", "guard: lost update", story{guard(kGuardWrite, 1, 1, 10, 0), guard(kGuardWrite, 2, 2, 20, 0)}},
 		{"fenced writes", "", slices.Concat(written(1, 1, 10, 0), story{fence(kFenceSend, 2, 5, 20, 10)}, written(3, 9, 30, 20))},
 		{"fence lets by", "fence: stale token accepted", slices.Concat(story{fence(kFenceRead, 2, 1, 0, 0)}, written(1, 5, 10, 0))},
 		{"fence overwrites", "fence: lost update", slices.Concat(written(1, 1, 10, 0), written(2, 5, 20, 0))},

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -44,7 +46,7 @@ const (
 // connection is a Locker of this process, and what it stands on.
 type connection struct {
 	locker lock.Locker
-	// The store's own fenced register; nil where the store has none.
+	// The register behind the store's own fence.
 	get func(ctx context.Context, key string, token lock.Token) (string, error)
 	set func(ctx context.Context, key string, token lock.Token, value string) error
 	// raw lists what the store keeps; nil where that is not known.
@@ -72,7 +74,11 @@ func (s spec) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 // open connects to the servers of s.
 func open(s spec) (*connection, error) {
 	c, err := map[string]func(spec) (*connection, error){
-		"memory": openMemory, "redis": openRedis, "redis-sentinel": openRedis, "redis-cluster": openRedis,
+		"memory": func(s spec) (*connection, error) {
+			m := &memoryClient{dial: s.dial, addr: s.Servers[0]}
+			return &connection{locker: m, get: m.get, set: m.set}, nil
+		},
+		"redis": openRedis, "redis-sentinel": openRedis, "redis-cluster": openRedis,
 		"redlock": openRedlock, "etcd": openEtcd, "postgres": openPostgres, "zookeeper": openZooKeeper, "dynamo": openDynamo,
 	}[s.Store](s)
 	if err != nil {
@@ -82,11 +88,6 @@ func open(s spec) (*connection, error) {
 		c.close = append([]func(){func() { _ = l.Close() }}, c.close...)
 	}
 	return c, nil
-}
-
-func openMemory(s spec) (*connection, error) {
-	m := &memoryClient{dial: s.dial, addr: s.Servers[0]}
-	return &connection{locker: m, close: []func(){func() { m.close(m.rpc) }}}, nil
 }
 
 type silent struct{}
@@ -193,16 +194,16 @@ func openEtcd(s spec) (*connection, error) {
 			if err != nil {
 				return nil, err
 			}
-			var all []string
-			for _, kv := range resp.Kvs {
-				all = append(all, fmt.Sprintf("%q of lease %x", kv.Key, kv.Lease))
-			}
 			leases, err := cli.Leases(ctx)
 			if err != nil {
 				return nil, err
 			}
-			for _, l := range leases.Leases {
-				all = append(all, fmt.Sprintf("lease %x", l.ID))
+			var all []string
+			for _, kv := range resp.Kvs {
+				all = append(all, string(kv.Key))
+			}
+			for range leases.Leases {
+				all = append(all, "lease")
 			}
 			return all, nil
 		},
@@ -245,25 +246,19 @@ func openPostgres(s spec) (*connection, error) {
 	return c, nil
 }
 
-// postgresRows counts the rows of the store's tables, whichever these are.
-func postgresRows(ctx context.Context, pool *pgxpool.Pool) ([]string, error) {
-	rows, err := pool.Query(ctx, "SELECT tablename FROM pg_tables WHERE schemaname = $1", place)
-	if err != nil {
-		return nil, err
-	}
+// postgresRows has the table of each row, whatever the store's tables are.
+func postgresRows(ctx context.Context, pool *pgxpool.Pool) (all []string, err error) {
+	rows, _ := pool.Query(ctx, "SELECT tablename FROM pg_tables WHERE schemaname = $1", place)
 	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, err
-	}
-	var all []string
 	for _, t := range tables {
-		var n int
-		if err := pool.QueryRow(ctx, "SELECT count(*) FROM "+pgx.Identifier{place, t}.Sanitize()).Scan(&n); err != nil {
+		rows, _ := pool.Query(ctx, "SELECT $1 FROM "+pgx.Identifier{place, t}.Sanitize(), t)
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
 			return nil, err
 		}
-		all = append(all, fmt.Sprintf("%s: %d rows", t, n))
+		all = append(all, names...)
 	}
-	return all, nil
+	return all, err
 }
 
 type silentZK struct{}
@@ -300,7 +295,10 @@ func zkNodes(conn *zk.Conn, path string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []string{fmt.Sprintf("%s of session %x", path, stat.EphemeralOwner)}
+	all := []string{path}
+	if stat.EphemeralOwner != 0 {
+		all[0] += ", ephemeral"
+	}
 	for _, n := range names {
 		below, err := zkNodes(conn, path+"/"+n)
 		if err != nil && !errors.Is(err, zk.ErrNoNode) {
@@ -351,7 +349,7 @@ func openDynamo(s spec) (*connection, error) {
 			}
 			var all []string
 			for _, it := range out.Items {
-				all = append(all, fmt.Sprintf("%d attributes of %v", len(it), it["key"]))
+				all = append(all, fmt.Sprint(slices.Sorted(maps.Keys(it))))
 			}
 			return all, nil
 		},

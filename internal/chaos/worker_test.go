@@ -29,7 +29,7 @@ func (c *child) work(i int) {
 		switch {
 		case errors.Is(err, lock.ErrClosed):
 			return
-		case classOf(err) == "store", classOf(err) == "unavailable":
+		case classOf(err) == "store", errors.Is(err, lock.ErrUnavailable):
 			time.Sleep(between(w.rng, 20*time.Millisecond, 100*time.Millisecond))
 		}
 		time.Sleep(between(w.rng, 0, 6*time.Millisecond))
@@ -157,10 +157,9 @@ func (w *worker) hold(ctx context.Context, e event, l *lock.Lease, ttl time.Dura
 		err := context.Cause(l.Context())
 		w.journal.add(event{Kind: kEnded, At: at, Op: e.Op, Key: e.Key, Token: l.Token(), Err: classOf(err), Text: text(err)})
 	})
-	r := round{worker: w, l: l, Access: Access{Key: e.Key, Token: l.Token()}, work: w.length(ttl)}
-	r.heedless, r.fenced = w.rng.IntN(8) == 0, w.rng.IntN(3) == 0 && w.conn.get != nil
+	r := round{worker: w, l: l, work: w.length(ttl), heedless: w.rng.IntN(8) == 0}
 	for n := range 1 + w.rng.IntN(5)/4 {
-		r.Round = e.Op<<1 | int64(n)
+		r.value = e.Op<<1 | int64(n)
 		if err := r.do(ctx, e.Shared); err != nil {
 			return err
 		}
@@ -184,33 +183,26 @@ func (w *worker) length(ttl time.Duration) time.Duration {
 	return between(w.rng, ttl/2, 5*ttl/2)
 }
 
-// round is a read and a write of each register.
+// round is a read and a write of both registers of the key: the one behind the store's own
+// fence, and one that only the lock protects.
 type round struct {
 	*worker
-	Access
 	l        *lock.Lease
+	value    int64 // to write: unique
 	work     time.Duration
 	heedless bool // goes on after a loss: that is what fences are for
-	fenced   bool // uses the store's own register too
 }
 
 // do returns an error if the outcome of its write is unknown: nothing may follow it.
 func (r *round) do(ctx context.Context, shared bool) error {
-	bare := r.Access
-	r.ask("", &bare)
+	bare := r.getBare()
 	if shared {
 		r.sleep(ctx)
 		return nil
 	}
-	guarded := r.Access
-	r.ask(kGuardRead, &guarded)
-	if guarded.Prev < 0 {
+	fenced, err := r.get(ctx)
+	if err != nil {
 		return nil
-	}
-	var stored int64
-	fenced := r.fenced
-	if fenced {
-		stored, fenced = r.get(ctx)
 	}
 	r.sleep(ctx)
 	if r.rng.IntN(20) == 0 {
@@ -221,43 +213,49 @@ func (r *round) do(ctx context.Context, shared bool) error {
 	if !r.heedless && (ctx.Err() != nil || r.l.Err() != nil) {
 		return nil
 	}
-	r.ask(kBareWrite, &bare)
-	r.ask(kGuardWrite, &guarded)
-	if !fenced {
-		return nil
-	}
-	return r.set(ctx, stored)
+	r.setBare(bare)
+	return r.set(ctx, fenced)
 }
 
-// ask does one step at the test's registers, and keeps the value that was there in a.Prev.
-func (r *round) ask(k kind, a *Access) {
-	a.Kind = k
-	_ = r.registers.Call("Registers.Do", *a, &a.Prev) // without the test there is nothing to do
-}
-
-func (r *round) get(ctx context.Context) (value int64, ok bool) {
+func (r *round) get(ctx context.Context) (value int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	e := event{Kind: kFenceRead, At: now(), Key: r.Key, Token: r.Token}
-	v, err := r.conn.get(ctx, r.Key, r.Token)
-	value, _ = strconv.ParseInt(v, 10, 64) // "" is 0: nothing was written yet
-	e.Value, e.Err, e.Text = value, classOf(err), text(err)
+	e := event{Kind: kFenceRead, At: now(), Key: r.l.Key(), Token: r.l.Token()}
+	v, err := r.conn.get(ctx, e.Key, e.Token)
+	e.Value, _ = strconv.ParseInt(v, 10, 64) // "" is 0: nothing was written yet
+	e.Err, e.Text = classOf(err), text(err)
 	r.journal.add(e)
-	return value, err == nil
+	return e.Value, err
 }
 
 func (r *round) set(ctx context.Context, prev int64) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	e := event{Kind: kFenceSend, At: now(), Key: r.Key, Token: r.Token, Value: r.Round, Prev: prev}
+	e := event{Kind: kFenceSend, At: now(), Key: r.l.Key(), Token: r.l.Token(), Value: r.value, Prev: prev}
 	r.journal.add(e)
-	err := r.conn.set(ctx, r.Key, r.Token, fmt.Sprint(r.Round))
+	err := r.conn.set(ctx, e.Key, e.Token, fmt.Sprint(r.value))
 	e.Kind, e.Err, e.Text = kFenceWrite, classOf(err), text(err)
 	r.journal.add(e)
-	if err != nil && e.Err != "stale" {
+	if err != nil && !errors.Is(err, lock.ErrStale) {
 		return fmt.Errorf("unknown outcome: %w", err)
 	}
 	return nil
+}
+
+// The bare registers are numbers in a file, each read and written by one system call.
+const digits = 20
+
+func (r *round) getBare() (value int64) {
+	b := make([]byte, digits)
+	_, _ = r.bare.ReadAt(b, keyNumber(r.l.Key())*digits)
+	value, _ = strconv.ParseInt(string(b), 10, 64) // not written yet: 0
+	return value
+}
+
+func (r *round) setBare(prev int64) {
+	e := event{Kind: kBareWrite, At: now(), Key: r.l.Key(), Token: r.l.Token(), Value: r.value, Prev: prev}
+	_, _ = r.bare.WriteAt(fmt.Appendf(nil, "%0*d", digits, r.value), keyNumber(e.Key)*digits)
+	r.journal.add(e)
 }
 
 func (r *round) sleep(ctx context.Context) {

@@ -103,12 +103,10 @@ func (f fault) then(settle func()) fault {
 }
 
 func memoryWorld(t *testing.T) *world {
-	store := memory.New()
+	store := &memoryStore{locks: memory.New()}
 	w := newWorld("memory")
-	w.spec.Servers = []string{serve(t, "Memory", func(ctx context.Context) any {
-		return &memoryServer{ctx: ctx, store: store, waits: make(map[string]context.CancelFunc)}
-	})}
-	w.direct = func() (*connection, error) { return &connection{locker: store}, nil }
+	w.spec.Servers = []string{store.serve(t)}
+	w.direct = func() (*connection, error) { return &connection{locker: store.locks}, nil }
 	return w
 }
 
@@ -280,6 +278,6 @@ func dynamoWorld(t *testing.T) *world {
 	require.NoError(t, dynamo.CreateTable(context.Background(), db, place))
 	require.NoError(t, dynamo.CreateTable(context.Background(), db, "register"))
 	only := some(1, []*testserver.Server{s})
-	w.faults = []fault{pause("server", 3, only), kill("server", 3, only)}
+	w.faults = []fault{pause("server", 4, only), kill("server", 2, only)}
 	return w
 }
