@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	lock "github.com/seed-215fdefa/lock"
@@ -17,7 +18,7 @@ func cancels() group {
 		{"AtOnce", prompt, both, nil, cancelAtOnce},
 		{"BeforeTheCall", prompt, both, nil, cancelBeforeCall},
 		{"Freeze", prompt, both, needs(can(Freeze)), cancelOfFrozen},
-		{"LateReply", prompt, both, needs(can(LoseReply)), cancelOfLateReply},
+		{"LateReply", prompt, both, needs(canWithhold), cancelOfLateReply},
 	}}
 }
 
@@ -67,6 +68,7 @@ func cancelAtOnce(e *env) {
 type method struct {
 	name    string
 	acquire bool
+	local   bool // it may know its outcome without asking the store
 	call    func(ctx context.Context) error
 }
 
@@ -84,20 +86,24 @@ func (e *env) methods(a lock.Locker, h held) []method {
 	release := func(g lock.Grant) func(context.Context) error {
 		return func(ctx context.Context) error { return a.Release(ctx, g) }
 	}
-	return []method{
-		{"Acquire", true, acquire(try)},
-		{"Acquire with Wait", true, acquire(wait)},
-		{"Renew", false, func(ctx context.Context) error {
+	methods := []method{
+		{"Acquire", true, false, acquire(try)},
+		{"Acquire with Wait", true, false, acquire(wait)},
+		{"Renew", false, false, func(ctx context.Context) error {
 			_, err := a.Renew(ctx, h.g)
 			return err
 		}},
-		{"Inspect", false, func(ctx context.Context) error {
+		{"Inspect", false, false, func(ctx context.Context) error {
 			_, err := a.Inspect(ctx, other)
 			return err
 		}},
-		{"Release without a token", false, release(lock.Grant{Key: other, Owner: h.g.Owner})},
-		{"Release", false, release(h.g)},
+		{"Release without a token", false, true, release(lock.Grant{Key: other, Owner: h.g.Owner})},
+		{"Release", false, false, release(h.g)},
 	}
+	if e.distrust() != "" {
+		methods = slices.DeleteFunc(methods, func(m method) bool { return m.name == "Inspect" })
+	}
+	return methods
 }
 
 // cancelBeforeCall: whatever the other methods did before they looked at ctx, they may
@@ -136,7 +142,7 @@ func cancelOfFrozen(e *env) {
 func cancelOfLateReply(e *env) {
 	a := e.open()
 	h := e.mustAcquire(a, e.request(e.key()))
-	e.fault(LoseReply, a)
+	e.lateReplies(a, 1).begin()
 	e.endWhileUnanswered(a, h, false)
 }
 
@@ -157,12 +163,15 @@ func (e *env) endWhileUnanswered(a lock.Locker, h held, silent bool) {
 	for i := range methods {
 		early[i] = len(done[i]) > 0
 	}
+	if !slices.Contains(early, false) {
+		e.skip("the fault did not bite: every call had returned")
+	}
 	cancel()
 	timeout := time.After(e.patience())
 	for i, m := range methods {
 		select {
 		case err := <-done[i]:
-			if err == nil && silent {
+			if err == nil && silent && !m.local {
 				e.fail(m.name+" not to succeed when the store does not answer", "a nil error")
 			}
 			if err != nil && !early[i] && !errors.Is(err, context.Canceled) {

@@ -42,9 +42,9 @@ type testCase struct {
 
 func groups() []group {
 	return merged(
-		exclusion(), tokens(), oneOwner(), renewal(), release(), failure(), start(),
+		inspect(), exclusion(), tokens(), oneOwner(), renewal(), release(), failure(), start(),
 		deadHolders(), deadWaiters(), wakeups(), cancels(), expiry(), keys(),
-		capabilities(), inspect(), admin(), badInput(), records(),
+		capabilities(), admin(), badInput(), records(),
 	)
 }
 
@@ -100,11 +100,27 @@ func needs(ns ...need) []need { return ns }
 // can is the need of a fault.
 func can(f Fault) need {
 	return func(e *env) string {
-		if e.h.Faults[f] == nil {
+		if e.h.fault(f) == nil {
 			return "Harness.Faults has no " + f.String()
 		}
 		return ""
 	}
+}
+
+// canWithhold is the need of replies that can be held back.
+func canWithhold(e *env) string {
+	if e.h.striker() != nil {
+		return ""
+	}
+	return can(LoseReply)(e)
+}
+
+// canStrike is the need of [Strike]s.
+func canStrike(e *env) string {
+	if e.h.striker() == nil {
+		return "Harness has no Strike and no Proxy"
+	}
+	return ""
 }
 
 // declares is the need of a capability that the store may not have.

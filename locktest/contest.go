@@ -11,6 +11,9 @@ import (
 	lock "github.com/seed-215fdefa/lock"
 )
 
+// served is the sentence that a store breaks when not all of a crowd have their turn.
+const served = "Wake-ups are hints. A release must wake the next waiter promptly if Push is declared, and a lost wake-up must cost no more than a bounded recheck."
+
 // contest is a crowd that wants one key, each of its members from a goroutine of its
 // own, and the history of who had it when.
 //
@@ -27,8 +30,10 @@ type contest struct {
 	// cannot see that a store on a network orders them.
 	counter atomic.Int64
 
-	mu    sync.Mutex // guards turns
+	limit time.Duration // for each, from Acquire to Release
+	mu    sync.Mutex    // guards the rest
 	turns []*turn
+	errs  []error // of those who were not served
 }
 
 // turn is one grant of a contest, with the ticks at which things happened.
@@ -41,19 +46,24 @@ type turn struct {
 	g        lock.Grant
 }
 
-// crowdFor is how many compete: a store whose waiters poll needs longer for each.
-func crowdFor(c lock.Capabilities) int {
+// crowdFor is how many compete: a store whose waiters poll needs longer for each, and so
+// does one that is far away.
+func crowdFor(c lock.Capabilities, pace time.Duration) int {
+	n := 40
 	if c.Push {
-		return 200
+		n = 200
 	}
-	return 40
+	if pace > 0 {
+		n = min(n, max(12, int(10*time.Second/pace)))
+	}
+	return n
 }
 
 // compete lets n callers in four processes have the key once each; those for whom
 // reads says so share it. It checks that no one is beside whom he must not be beside.
 func (e *env) compete(n int, reads func(i int) bool) *contest {
 	e.Helper()
-	c := &contest{e: e, key: e.key()}
+	c := &contest{e: e, key: e.key(), limit: 20*time.Second + 10*e.ttl + time.Duration(5*n)*e.pace}
 	ls := []lock.Locker{e.open(), e.open(), e.open(), e.open()}
 	var crowd sync.WaitGroup
 	writers := int64(0)
@@ -68,6 +78,11 @@ func (e *env) compete(n int, reads func(i int) bool) *contest {
 		})
 	}
 	crowd.Wait()
+	if len(c.errs) > 0 {
+		e.sentence = served
+		e.fail(fmt.Sprintf("each of %d callers to have the key for 1 ms within %v", n, c.limit),
+			"%d had it, %d did not; the first error: %v", n-len(c.errs), len(c.errs), c.errs[0])
+	}
 	if seen := c.counter.Load(); seen != writers {
 		e.fail(fmt.Sprintf("%d guarded increments to make %d", writers, writers), "%d", seen)
 	}
@@ -76,7 +91,7 @@ func (e *env) compete(n int, reads func(i int) bool) *contest {
 
 // take has one turn. It may run on any goroutine.
 func (c *contest) take(l lock.Locker, shared bool) {
-	ctx, cancel := context.WithTimeout(c.e.ctx, 20*time.Second+10*c.e.ttl)
+	ctx, cancel := context.WithTimeout(c.e.ctx, c.limit)
 	defer cancel()
 	t := &turn{shared: shared, asked: c.clock.Add(1)}
 	h := held{l: l, asked: time.Now(), req: lock.Request{
@@ -88,7 +103,7 @@ func (c *contest) take(l lock.Locker, shared bool) {
 	h.answered = time.Now()
 	t.granted = c.clock.Add(1)
 	if err != nil {
-		c.e.report("a grant for each of the crowd", "error %v", err)
+		c.failed(err)
 		return
 	}
 	if want, seen := h.flaw(h.asked); want != "" {
@@ -98,11 +113,21 @@ func (c *contest) take(l lock.Locker, shared bool) {
 	c.use(t)
 	t.released = c.clock.Add(1)
 	if err := l.Release(ctx, h.g); err != nil {
-		c.e.report("a nil error from the Release of a live grant", "%v", err)
+		if ctx.Err() == nil {
+			c.e.report("a nil error from the Release of a live grant", "%v", err)
+		}
+		c.failed(err)
+		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.turns = append(c.turns, t)
+}
+
+func (c *contest) failed(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs = append(c.errs, err)
 }
 
 // use is the critical section: long enough for others to get in if they can.

@@ -12,8 +12,10 @@ import (
 	lock "github.com/seed-215fdefa/lock"
 )
 
-// flaws are what a refServer and its Lockers may do wrong. The zero flaws are none.
+// flaws are what a refServer and its Lockers may do wrong. The zero flaws are none, and the
+// first line's are not flaws, but what may be so of a sound store.
 type flaws struct {
+	far, handshakes                                               bool
 	noExclusion, reentrant, readersExclude                        bool
 	sharedBesideExclusive, exclusiveBesideShared, readerLetsIn    bool
 	servesLast, readersOvertake                                   bool

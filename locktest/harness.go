@@ -9,6 +9,7 @@ import (
 	"time"
 
 	lock "github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
 
 // Harness says how to get at a store, and what can be done to it.
@@ -20,7 +21,7 @@ type Harness struct {
 	New func(tb testing.TB) (open func() lock.Locker)
 
 	// TTL is the shortest that the store honors, 1 s if it is 0. Cases wait for it to
-	// run out and hold keys for up to 30 times as long. On a real clock a TTL under
+	// run out and hold keys for 30 times as long, and longer on a slow network. On a real clock a TTL under
 	// 200 ms makes a busy machine miss a renewal; such a case is tried again, and
 	// says so when the machine is too slow for it.
 	TTL time.Duration
@@ -34,6 +35,16 @@ type Harness struct {
 	// most once for a Locker, and heal, which may be nil, once after it, or never. A
 	// fault without a function is a named skip of the cases that need it.
 	Faults map[Fault]func(tb testing.TB, l lock.Locker) (heal func())
+
+	// Strike, if not nil, lets s befall one message on l's way to the store, so that cases
+	// can sweep over all that an operation sends and receives. struck reports whether it
+	// has happened; heal ends it. It is not called again for a Locker before heal was.
+	// Without it an operation is tried with its first reply held only, by LoseReply.
+	Strike func(tb testing.TB, l lock.Locker, s Strike) (struck func() bool, heal func())
+
+	// Proxy, if not nil, returns the proxy through which l, and nobody else, reaches the
+	// store. It does for Sever, Freeze, LoseReply and Strike where those are not set.
+	Proxy func(l lock.Locker) *faultproxy.Proxy
 
 	// Skips says which cases not to run, and why: "Inspect/Waiters", or "Admin" for all
 	// of its cases. Each is shown as a skip with its reason. A name that no case has is
@@ -89,66 +100,6 @@ func (f Fault) String() string {
 		return fmt.Sprintf("Fault(%d)", uint8(f))
 	}
 	return faultNames[f]
-}
-
-// Run checks that the store keeps the contract of [lock.Locker], in a group of subtests
-// for each of its sentences (Exclusion, TokensRise, OneOwnerOneGrant, RenewNeverCreates,
-// ReleaseIsYoursAlone, FailureLeavesNothing, DeadHoldersPass, DeadWaitersAreSkipped,
-// WakeupsAreHints, CancelIsPrompt, ExpiryIsTheStores, KeysAreOpaque) and for what stands
-// beside them (StartIsEarly, Capabilities, Inspect, Admin, BadInput).
-//
-// A case that the store does not declare the capability for, or that the harness has no
-// fault for, is skipped by name. Each case is given 30 s and 20 TTLs, or until just
-// before the test program's own timeout; one that is stuck then ends the program with a
-// dump of all goroutines. Run fails at once if the harness itself is wrong.
-func Run(t *testing.T, h Harness) {
-	t.Helper()
-	if err := h.check(); err != nil {
-		t.Fatal(err)
-	}
-	for _, g := range groups() {
-		t.Run(g.name, func(t *testing.T) {
-			for _, c := range g.cases() {
-				t.Run(strings.TrimPrefix(c.path, g.name+"/"), func(t *testing.T) { h.run(t, c) })
-			}
-		})
-	}
-}
-
-// run runs c as t, unless it is to be skipped, under a watchdog.
-func (h Harness) run(t *testing.T, c testCase) {
-	if reason, ok := h.skips(c.path); ok {
-		t.Skipf("Harness.Skips: %s", reason)
-	}
-	dog := watch(h.limit(t), c.path, panics)
-	defer dog.stop()
-	skipped, ran := "", false
-	defer func() {
-		if skipped != "" {
-			t.Log(skipped)
-		}
-	}()
-	h.around(t, func(t *testing.T) {
-		ran = true
-		dog.arm()
-		e := newEnv(t, t, h, c)
-		e.onSkip = func(reason string) { skipped = reason }
-		e.run()
-	})
-	if skipped != "" { // a bubble does not pass a skip on to the test around it
-		t.SkipNow()
-	}
-	if !ran {
-		t.Fatal("Harness.Around returned without having called f: nothing was tested")
-	}
-}
-
-func (h Harness) around(t *testing.T, f func(*testing.T)) {
-	if h.Around == nil {
-		f(t)
-		return
-	}
-	h.Around(t, f)
 }
 
 func (h Harness) ttl() time.Duration {

@@ -1,6 +1,7 @@
 package locktest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,6 +20,7 @@ func inspect() group {
 		until = "Holder.ExpiresIn: until its TTL is over; negative = unknown"
 	)
 	return group{"Inspect", []row{
+		{"CanBeBelieved", knows, both, nil, inspectCanBeBelieved},
 		{"FreeKey", knows, plain, nil, inspectFreeKey},
 		{"Holder", knows, both, nil, inspectHolder},
 		{"Readers", knows, shared, nil, inspectReaders},
@@ -28,6 +30,54 @@ func inspect() group {
 		{"ExpiresIn", until, both, nil, inspectExpiresIn},
 		{"HeldError", held, both, nil, inspectHeldError},
 	}}
+}
+
+// inspectCanBeBelieved looks at what the cases of other groups look at. If it is wrong
+// here, they are skipped.
+func inspectCanBeBelieved(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	for range 2 {
+		e.believe(b, key, nil, nil)
+		h := e.mustAcquire(a, e.request(key))
+		e.believe(a, key, &h, nil)
+		w := e.wait(b, e.rival(key))
+		e.believe(b, key, &h, w)
+		e.mustRelease(h)
+		e.mustRelease(w.granted())
+	}
+	e.believe(a, key, nil, nil)
+}
+
+// believe distrusts Inspect unless it shows h, if that is not nil, as the only holder, and
+// w as the only waiter. Only a store that declares FIFO has to know of those.
+func (e *env) believe(l lock.Locker, key string, h *held, w *waiter) {
+	e.Helper()
+	var rec lock.Record
+	err := e.call("Inspect", func(ctx context.Context) (err error) {
+		rec, err = l.Inspect(ctx, key)
+		return err
+	})
+	ok := err == nil && rec.Key == key
+	if h == nil {
+		ok = ok && len(rec.Holders) == 0
+	} else {
+		got := holder(rec, h.g.Owner)
+		ok = ok && len(rec.Holders) == 1 && got != nil && got.Token == h.g.Token && got.Shared == h.g.Shared
+	}
+	if e.caps.FIFO && w != nil {
+		ok = ok && len(rec.Waiters) == 1 && inLine(rec, w.h.req.Owner)
+	}
+	if ok {
+		return
+	}
+	e.suite.mu.Lock()
+	e.suite.distrust = e.path + " failed"
+	e.suite.mu.Unlock()
+	want := "no holder"
+	if h != nil {
+		want = fmt.Sprintf("%s with token %d, shared %t, as the only holder", h.g.Owner, h.g.Token, h.g.Shared)
+	}
+	e.fail(fmt.Sprintf("the record of %q with %s", key, want), "%+v, error %v", rec, err)
 }
 
 func inspectFreeKey(e *env) {

@@ -15,7 +15,8 @@ func oneOwner() group {
 		{"Try", one, both, nil, oneGrantOfTry},
 		{"Wait", one, both, nil, oneGrantOfWait},
 		{"OwnerOfAnyLength", one, both, nil, ownerOfAnyLength},
-		{"LateReply", one, both, needs(can(LoseReply)), oneGrantOfLateReply},
+		{"LateReply", one, both, needs(canWithhold), oneGrantOfLateReply},
+		{"EachMessage", one, both, needs(canStrike), acquireStruck},
 	}}
 }
 
@@ -65,25 +66,30 @@ func ownerOfAnyLength(e *env) {
 // oneGrantOfLateReply: Acquire may return a grant or an error, and may send its request
 // as often as it likes.
 func oneGrantOfLateReply(e *env) {
-	a, b, key := e.open(), e.open(), e.key()
-	before := e.mustAcquire(b, e.rival(key))
-	e.mustRelease(before)
-	ctx, cancel := context.WithTimeout(e.ctx, 2*e.patience())
-	defer cancel()
-	heal := e.fault(LoseReply, a)
-	late := e.ask(ctx, a, e.request(key))
-	e.effective(late, b)
-	time.Sleep(e.ttl / 2)
-	heal()
-	late.returned("Acquire to return", 4*e.patience())
-	if late.err != nil {
-		e.undone(a, b, key, late.h.req.Owner)
-		return
-	}
-	e.higher(late.h, before)
-	e.one(b, late.h)
-	e.mustRelease(late.h)
-	e.vacant(b, key)
+	b := e.open()
+	e.eachLateReply(func(a lock.Locker, t *trouble) bite {
+		key := e.key()
+		before := e.mustAcquire(b, e.rival(key))
+		e.mustRelease(before)
+		ctx, cancel := context.WithTimeout(e.ctx, 2*e.patience())
+		defer cancel()
+		t.begin()
+		late := e.ask(ctx, a, e.request(key))
+		bit := t.effect(late, b, e.patience())
+		time.Sleep(e.ttl / 2)
+		t.heal()
+		late.returned("Acquire to return", 4*e.patience())
+		if late.err != nil {
+			e.settledUndo(a, key, late.h.req.Owner)
+			e.undone(a, b, key, late.h.req.Owner)
+			return bit
+		}
+		e.higher(late.h, before)
+		e.one(b, late.h)
+		e.mustRelease(late.h)
+		e.vacant(b, key)
+		return bit
+	})
 }
 
 // undone undoes what owner may have, and checks that nothing is left of it, long before
@@ -91,7 +97,7 @@ func oneGrantOfLateReply(e *env) {
 func (e *env) undone(l, other lock.Locker, key, owner string) {
 	e.Helper()
 	e.mustUndo(l, key, owner)
-	e.eventually("nothing to be left of an Acquire that failed and was undone", max(2*e.ttl, time.Second), func() (bool, string) {
+	e.eventually("nothing to be left of an Acquire that failed and was undone", max(2*e.ttl, time.Second)+5*e.pace, func() (bool, string) {
 		rec := e.mustInspect(other, key)
 		return holder(rec, owner) == nil && !inLine(rec, owner), fmt.Sprintf("%+v", rec)
 	})

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// latency is how long a request takes to the server, and a reply back.
-	latency = 100 * time.Microsecond
+	// nearby and farAway are how long a request takes to the server, and a reply back.
+	nearby  = 100 * time.Microsecond
+	farAway = 100 * time.Millisecond
 	// resend is when a refClient gives up on a reply, once.
 	resend = 300 * time.Millisecond
 )
@@ -26,6 +27,8 @@ type refClient struct {
 	dead     bool                     // severed
 	deaf     bool                     // wake-ups do not reach it
 	withheld chan struct{}            // while replies are kept back: closed at its end
+	strike   *refStrike               // while there is one
+	greeted  bool                     // its connection has shaken hands
 	versions map[string]int           // for a flaw
 	closed   chan struct{}
 }
@@ -53,6 +56,16 @@ func (c *refClient) roundTrip(ctx context.Context, do func(now time.Time)) error
 	if c.s.deafToCtx {
 		ctx = context.WithoutCancel(ctx)
 	}
+	if c.s.handshakes && !c.greeted {
+		c.greeted = true
+		if err := c.roundTrip(ctx, func(time.Time) {}); err != nil {
+			c.greeted = false
+			return err
+		}
+	}
+	if err := c.survive(ctx, false, do); err != nil {
+		return err
+	}
 	if err := c.arrive(ctx, do); err != nil {
 		return err
 	}
@@ -60,19 +73,22 @@ func (c *refClient) roundTrip(ctx context.Context, do func(now time.Time)) error
 	do(time.Now().Add(c.skew))
 	withheld := c.withheld
 	c.s.mu.Unlock()
-	time.Sleep(latency)
+	time.Sleep(c.s.latency())
 	if withheld != nil {
 		select {
 		case <-withheld:
 		case <-ctx.Done():
 		}
 	}
+	if err := c.survive(ctx, true, nil); err != nil {
+		return err
+	}
 	return ctx.Err()
 }
 
 // arrive returns when the request is at the server, and the server awake.
 func (c *refClient) arrive(ctx context.Context, do func(now time.Time)) error {
-	time.Sleep(latency)
+	time.Sleep(c.s.latency())
 	for ctx.Err() == nil {
 		c.s.mu.Lock()
 		thaw, dead := c.s.thaw, c.dead

@@ -1,8 +1,11 @@
 package locktest
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	lock "github.com/seed-215fdefa/lock"
 )
@@ -34,6 +37,10 @@ func refHarness(f flaws, wrap func(*refClient) lock.Locker) Harness {
 			}
 		},
 	}
+	h.Strike = func(_ testing.TB, l lock.Locker, s Strike) (func() bool, func()) {
+		c, _ := lock.As[*refClient](l)
+		return c.struckBy(s)
+	}
 	for fault, do := range faults {
 		h.Faults[fault] = func(_ testing.TB, l lock.Locker) func() {
 			c, _ := lock.As[*refClient](l)
@@ -41,6 +48,76 @@ func refHarness(f flaws, wrap func(*refClient) lock.Locker) Harness {
 		}
 	}
 	return h
+}
+
+// refStrike is a Strike that goes on. The server's mutex guards seen and hit.
+type refStrike struct {
+	Strike
+	seen   int
+	hit    bool
+	healed chan struct{}
+}
+
+var errBroken = errors.New("connection broken")
+
+func (c *refClient) struckBy(s Strike) (struck func() bool, heal func()) {
+	st := &refStrike{Strike: s, healed: make(chan struct{})}
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.strike = st
+	struck = func() bool {
+		c.s.mu.Lock()
+		defer c.s.mu.Unlock()
+		return st.hit
+	}
+	return struck, func() {
+		c.s.mu.Lock()
+		defer c.s.mu.Unlock()
+		c.strike = nil
+		close(st.healed)
+	}
+}
+
+// survive counts a message at the strike that goes on, and returns when and if it passes.
+// A request that is held is done when it is delivered, also when nobody waits any more.
+func (c *refClient) survive(ctx context.Context, reply bool, do func(now time.Time)) error {
+	c.s.mu.Lock()
+	st := c.strike
+	if st == nil || st.Reply != reply {
+		c.s.mu.Unlock()
+		return nil
+	}
+	st.seen++
+	hit := st.seen == st.K || st.Hold && st.seen > st.K
+	st.hit = st.hit || hit
+	c.s.mu.Unlock()
+	switch {
+	case !hit:
+		return nil
+	case !st.Hold:
+		c.greeted = false
+		return errBroken
+	}
+	select {
+	case <-st.healed:
+		return nil
+	case <-ctx.Done():
+	}
+	if !reply {
+		c.s.late.Go(func() { c.deliver(st, do) })
+	}
+	return ctx.Err()
+}
+
+func (c *refClient) deliver(st *refStrike, do func(now time.Time)) {
+	select {
+	case <-st.healed:
+		time.Sleep(c.s.latency())
+		c.s.mu.Lock()
+		defer c.s.mu.Unlock()
+		do(time.Now().Add(c.skew))
+	case <-c.closed:
+	}
 }
 
 func (c *refClient) sever() func() {

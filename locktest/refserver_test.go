@@ -50,11 +50,18 @@ func newRefServer(f flaws) *refServer {
 	return &refServer{flaws: f, keys: map[string]*refKey{}, forced: map[string]bool{}}
 }
 
+func (s *refServer) latency() time.Duration {
+	if s.far {
+		return farAway
+	}
+	return nearby
+}
+
 // comeLate is a request that waited in front of a frozen server, and comes after the
 // undo, with a TTL that has grown.
 func (s *refServer) comeLate(thaw chan struct{}, do func(now time.Time)) {
 	<-thaw
-	time.Sleep(2 * latency)
+	time.Sleep(2 * s.latency())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	do(time.Now().Add(time.Hour))

@@ -20,11 +20,13 @@ func release() group {
 		{"OfASucceededGrant", yours, both, nil, releaseOfSucceeded},
 		{"OfASucceededGrantInOneProcess", yours, both, nil, releaseOfSucceededInOneProcess},
 		{"OfOneReader", yours, shared, nil, releaseOfOneReader},
-		{"AfterALostReply", yours, both, needs(can(LoseReply)), releaseAfterLostReply},
+		{"AfterALostReply", yours, both, needs(canWithhold), releaseAfterLostReply},
+		{"EachMessage", yours, both, needs(canStrike), releaseStruck},
 		{"UndoOfNothing", undo, both, nil, undoOfNothing},
 		{"UndoOfAGrant", undo, both, nil, undoOfGrant},
 		{"UndoOfAPlaceInLine", undo, both, nil, undoOfPlace},
 		{"UndoOfOneOwnerOnly", undo, both, nil, undoOfOneOwnerOnly},
+		{"EachMessageOfAnUndo", undo, both, needs(canStrike), undoStruck},
 	}}
 }
 
@@ -83,19 +85,28 @@ func releaseOfOneReader(e *env) {
 
 // releaseAfterLostReply: the release took effect, and is repeated since nobody said so.
 func releaseAfterLostReply(e *env) {
-	a, b, key := e.open(), e.open(), e.key()
-	h := e.mustAcquire(a, e.request(key))
-	heal := e.fault(LoseReply, a)
-	ctx, cancel := context.WithTimeout(e.ctx, e.ttl/2)
-	defer cancel()
-	_ = e.call("Release", func(context.Context) error { return a.Release(ctx, h.g) })
-	next := e.succeed(b, key, e.patience())
-	heal()
-	e.eventually("an answer to Release after the fault", e.recovery(), func() (bool, string) {
-		err := e.tryRelease(a, h.g)
-		return errors.Is(err, lock.ErrLost), fmt.Sprintf("error %v, not ErrLost", err)
+	b := e.open()
+	e.eachLateReply(func(a lock.Locker, t *trouble) bite {
+		key := e.key()
+		h := e.mustAcquire(a, e.request(key))
+		_, bit := t.call("Release", func(ctx context.Context) error { return a.Release(ctx, h.g) })
+		if bit == missed {
+			return missed
+		}
+		if holder(e.mustInspect(b, key), h.g.Owner) != nil { // it has not taken effect
+			t.heal()
+			e.settledRelease(h)
+			return shallow
+		}
+		next := e.succeed(b, key, e.patience())
+		t.heal()
+		e.eventually("an answer to Release after the fault", e.recovery(), func() (bool, string) {
+			err := e.tryRelease(a, h.g)
+			return errors.Is(err, lock.ErrLost), fmt.Sprintf("error %v, not ErrLost", err)
+		})
+		e.only(b, next)
+		return deep
 	})
-	e.only(b, next)
 }
 
 func undoOfNothing(e *env) {

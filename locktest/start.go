@@ -15,8 +15,8 @@ func start() group {
 	)
 	return group{"StartIsEarly", []row{
 		{"Bounds", early, both, nil, startBounds},
-		{"LateReply", early, both, needs(can(LoseReply)), startOfLateReply},
-		{"LateRenewal", early, both, needs(can(LoseReply)), startOfLateRenewal},
+		{"LateReply", early, both, needs(canWithhold), startOfLateReply},
+		{"LateRenewal", early, both, needs(canWithhold), startOfLateRenewal},
 		{"AfterWait", wait, both, nil, startAfterWait},
 	}}
 }
@@ -42,49 +42,62 @@ func (e *env) outlives(l lock.Locker, h held) {
 // startOfLateReply: the TTL began when the request took effect. If Start is when the
 // reply came, the holder believes in its grant after another has the key.
 func startOfLateReply(e *env) {
-	a, b, key := e.open(), e.open(), e.key()
-	ctx, cancel := context.WithTimeout(e.ctx, 2*e.patience())
-	defer cancel()
-	heal := e.fault(LoseReply, a)
-	late := e.ask(ctx, a, e.brief(key))
-	e.effective(late, b)
-	time.Sleep(e.ttl / 2)
-	heal()
-	late.returned("Acquire to return", 4*e.patience())
-	if late.err != nil {
-		e.undone(a, b, key, late.h.req.Owner)
-		return // there is no Start to be wrong
-	}
-	e.outlives(b, late.h)
+	b := e.open()
+	e.eachLateReply(func(a lock.Locker, t *trouble) bite {
+		key := e.key()
+		ctx, cancel := context.WithTimeout(e.ctx, 2*e.patience())
+		defer cancel()
+		t.begin()
+		late := e.ask(ctx, a, e.brief(key))
+		bit := t.effect(late, b, e.patience())
+		time.Sleep(e.ttl / 2)
+		t.heal()
+		late.returned("Acquire to return", 4*e.patience())
+		if late.err != nil { // there is no Start to be wrong
+			e.settledUndo(a, key, late.h.req.Owner)
+			e.undone(a, b, key, late.h.req.Owner)
+			return min(bit, shallow)
+		}
+		e.outlives(b, late.h)
+		return bit
+	})
 }
 
 // startOfLateRenewal is startOfLateReply for Renew.
 func startOfLateRenewal(e *env) {
-	a, b, key := e.open(), e.open(), e.key()
-	req := e.request(key)
-	req.TTL = 2 * e.ttl
-	h := e.mustAcquire(a, req)
-	heal := e.fault(LoseReply, a)
-	renewed := make(chan error, 1)
-	e.start(func() {
-		ctx, cancel := context.WithTimeout(e.ctx, 2*e.patience())
-		defer cancel()
-		g, err := a.Renew(ctx, h.g)
-		if err == nil {
-			h.g = g
+	b := e.open()
+	e.eachLateReply(func(a lock.Locker, t *trouble) bite {
+		req := e.request(e.key())
+		req.TTL = 2 * e.ttl
+		h := e.mustAcquire(a, req)
+		t.begin()
+		renewed := make(chan error, 1)
+		e.start(func() {
+			ctx, cancel := context.WithTimeout(e.ctx, 2*e.patience())
+			defer cancel()
+			g, err := a.Renew(ctx, h.g)
+			if err == nil {
+				h.g = g
+			}
+			renewed <- err
+		})
+		time.Sleep(e.ttl / 2)
+		bit := deep
+		if len(renewed) > 0 {
+			bit = missed
 		}
-		renewed <- err
-	})
-	time.Sleep(e.ttl / 2)
-	heal()
-	select {
-	case err := <-renewed:
-		if err == nil {
+		t.heal()
+		select {
+		case err := <-renewed:
+			if err != nil {
+				return min(bit, shallow)
+			}
 			e.outlives(b, h)
+		case <-time.After(4 * e.patience()):
+			e.fail("Renew to return when its ctx ends", "it has not, %v after that", 2*e.patience())
 		}
-	case <-time.After(4 * e.patience()):
-		e.fail("Renew to return when its ctx ends", "it has not, %v after that", 2*e.patience())
-	}
+		return bit
+	})
 }
 
 // startAfterWait lets the wait last for two TTLs. A Start from the beginning of the wait
@@ -98,7 +111,7 @@ func startAfterWait(e *env) {
 	released := time.Now()
 	e.mustRelease(blocker)
 	h := w.granted()
-	if early := released.Sub(h.g.Start); early > e.ttl {
+	if early := released.Sub(h.g.Start); early > e.ttl+e.pace {
 		e.fail("a Start from the end of the wait", "one %v before the key was released", early)
 	}
 	e.outlives(a, h)

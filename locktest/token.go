@@ -23,7 +23,7 @@ func tokens() group {
 		{"AfterFailover", rise, both, needs(can(Failover), tokensSurvive(lock.SurvivesFailover)), tokenAfter(Failover)},
 		{"Crowd", minted, plain, needs(afterRelease), func(e *env) { e.compete(e.crowd, nobody).tokensRise() }},
 		{"CrowdOfReadersAndWriters", minted, shared, needs(afterRelease), func(e *env) { e.compete(e.crowd, mostly).tokensRise() }},
-		{"LateReply", minted, both, needs(can(LoseReply), tokensSurvive(lock.SurvivesExpiry)), tokenOfLateReply},
+		{"LateReply", minted, both, needs(canWithhold, tokensSurvive(lock.SurvivesExpiry)), tokenOfLateReply},
 	}}
 }
 
@@ -107,30 +107,46 @@ func tokenAfter(f Fault) func(*env) {
 	}
 }
 
-// tokenOfLateReply lets a grant run out before its holder has the reply. The next grant
-// is later, so its token must be higher, whatever the holder does to get one.
+// tokenOfLateReply lets another have the key while one who asked for it first waits for a
+// reply. If the first had his grant in the store, the other gets it when that has run out,
+// keeps it, and must have the higher token. If he had not, the other gets it at once and
+// releases it, and must have the lower one, whatever the first did before.
 func tokenOfLateReply(e *env) {
-	a, b, key := e.open(), e.open(), e.key()
-	ctx, cancel := context.WithTimeout(e.ctx, e.overdueIn(e.ttl))
-	defer cancel()
-	heal := e.fault(LoseReply, a)
-	late := e.ask(ctx, a, e.brief(key))
-	e.effective(late, b)
-	next := e.succeed(b, key, 2*e.overdueIn(e.ttl))
-	heal()
-	late.returned("Acquire to return", 2*e.overdueIn(e.ttl))
-	if late.err == nil { // else it was told no token
-		e.higher(next, late.h)
-	}
-}
-
-// effective waits until late's grant is in the store, though its reply is not here, or
-// late has returned.
-func (e *env) effective(late *waiter, other lock.Locker) {
-	e.Helper()
-	e.eventually("a grant whose reply is late", e.patience(), func() (bool, string) {
-		rec := e.mustInspect(other, late.h.req.Key)
-		return holder(rec, late.h.req.Owner) != nil || late.ended(), fmt.Sprintf("%+v", rec)
+	b := e.open()
+	e.eachLateReply(func(a lock.Locker, t *trouble) bite {
+		key := e.key()
+		ctx, cancel := context.WithTimeout(e.ctx, e.overdueIn(e.ttl)+2*e.patience())
+		defer cancel()
+		t.begin()
+		late := e.ask(ctx, a, e.brief(key))
+		bit := t.effect(late, b, e.ttl/2)
+		if bit == missed {
+			t.heal()
+			e.mustRelease(late.granted())
+			return bit
+		}
+		next, err := e.tryAcquire(b, e.rival(key))
+		between := err == nil && next.answered.Before(late.h.asked.Add(e.ttl)) // no grant can have run out
+		switch {
+		case between:
+			e.mustRelease(next)
+			bit = deep
+		case err != nil:
+			next = e.succeed(b, key, 2*e.overdueIn(e.ttl))
+			bit = deep
+		}
+		t.heal()
+		late.returned("Acquire to return", 2*e.overdueIn(e.ttl)+2*e.patience())
+		if late.err != nil { // he was told no token
+			e.settledUndo(a, key, late.h.req.Owner)
+			return bit
+		}
+		if between {
+			e.higher(late.h, next)
+		} else {
+			e.higher(next, late.h)
+		}
+		return bit
 	})
 }
 

@@ -8,22 +8,24 @@ import (
 
 func wakeups() group {
 	const (
-		hints = "Wake-ups are hints. A release must wake the next waiter promptly if Push is declared, and a lost wake-up must cost no more than a bounded recheck."
-		waits = "Waiting, if not nil, is called once when the wait begins, with what is known of holders and line."
+		hints   = served
+		trouble = "Once in line, what may pass (a restart, an election, a refused connection, a full disk, a read-only or busy server, throttling, a timeout) must end the wait only after Patience without an answer; what cannot pass (a missing right, a wrong type, a missing table) must end it at once."
+		waits   = "Waiting, if not nil, is called once when the wait begins, with what is known of holders and line."
 	)
 	return group{"WakeupsAreHints", []row{
 		{"Prompt", hints, both, needs(declares("Push", hasPush)), promptWakeup},
 		{"LostWakeup", hints, both, needs(can(LoseWakeup)), lostWakeup},
 		{"EveryWaiter", hints, both, nil, everyWaiterIsWoken},
 		{"FromOneProcess", hints, both, nil, everyWaiterOfOneProcess},
+		{"EachMessageOfAWait", trouble, both, needs(canStrike), waitStruck},
 		{"WaitingIsCalledOnce", waits, both, nil, waitingIsCalledOnce},
 		{"NoWaitingForATry", waits, both, nil, noWaitingForTry},
 	}}
 }
 
 // quick is far less than a recheck of a waiter with a long TTL, and far more than a
-// message takes.
-func (e *env) quick() time.Duration { return max(e.ttl/2, 200*time.Millisecond) }
+// hand-over takes.
+func (e *env) quick() time.Duration { return max(e.ttl/2, 200*time.Millisecond) + 2*e.pace }
 
 func promptWakeup(e *env) {
 	a, b, key := e.open(), e.open(), e.key()

@@ -12,25 +12,38 @@ import (
 // if the case runs in a bubble: it must be made outside.
 type watchdog struct {
 	armed, done chan struct{}
-	arming      sync.Once // guards the closing of armed
+	arming      sync.Once          // guards the closing of armed
+	more        chan time.Duration // from extend
 }
 
 // watch returns a watchdog that calls bark, once, when limit has passed since it was
-// armed without having been stopped.
-func watch(limit time.Duration, name string, bark func(report string)) *watchdog {
-	d := &watchdog{armed: make(chan struct{}), done: make(chan struct{})}
+// armed without having been stopped. It may be extended up to end, or for ever if that is
+// zero.
+func watch(limit time.Duration, end time.Time, name string, bark func(report string)) *watchdog {
+	d := &watchdog{armed: make(chan struct{}), done: make(chan struct{}), more: make(chan time.Duration)}
 	go func() {
 		select {
 		case <-d.armed:
 		case <-d.done:
 			return
 		}
+		armed := time.Now()
 		timer := time.NewTimer(limit)
 		defer timer.Stop()
-		select {
-		case <-timer.C:
-			bark(fmt.Sprintf("locktest: case %s is stuck: not done after %v. All goroutines:\n\n%s", name, limit, stacks()))
-		case <-d.done:
+		for {
+			select {
+			case <-timer.C:
+				bark(fmt.Sprintf("locktest: case %s is stuck: not done after %v. All goroutines:\n\n%s", name, limit, stacks()))
+				return
+			case more := <-d.more:
+				limit += more
+				if !end.IsZero() {
+					limit = min(limit, end.Sub(armed))
+				}
+				timer.Reset(limit - time.Since(armed))
+			case <-d.done:
+				return
+			}
 		}
 	}()
 	return d
@@ -38,6 +51,15 @@ func watch(limit time.Duration, name string, bark func(report string)) *watchdog
 
 // arm starts the time. It may be called inside a bubble.
 func (d *watchdog) arm() { d.arming.Do(func() { close(d.armed) }) }
+
+// extend gives a watchdog that is armed more time, up to its end. It may be called inside
+// a bubble.
+func (d *watchdog) extend(more time.Duration) {
+	select {
+	case d.more <- more:
+	case <-d.done:
+	}
+}
 
 func (d *watchdog) stop() { close(d.done) }
 
@@ -54,12 +76,15 @@ func stacks() []byte {
 	}
 }
 
-// limit is how long a case may take: no longer than the test program may, so that its
-// end is not put down to the last test that happened to run.
-func (h Harness) limit(t *testing.T) time.Duration {
-	limit := 30*time.Second + 20*h.ttl()
-	if end, ok := t.Deadline(); ok {
-		limit = min(limit, max(time.Until(end)-time.Second, time.Second))
+// limit is how long a case may take, and when it must have come to its end, if the test
+// program has one: a little before that, so that it is not put down to the last test that
+// happened to run.
+func (h Harness) limit(t *testing.T) (limit time.Duration, end time.Time) {
+	limit = 30*time.Second + 20*h.ttl()
+	end, ok := t.Deadline()
+	if ok {
+		end = end.Add(-time.Second)
+		limit = min(limit, max(time.Until(end), time.Second))
 	}
-	return limit
+	return limit, end
 }

@@ -1,0 +1,127 @@
+package locktest
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+// TestInspectThatCannotBeBelieved: of a store that is sound but for Inspect, no other group
+// says anything but that.
+func TestInspectThatCannotBeBelieved(t *testing.T) {
+	t.Parallel()
+	for name, after := range map[string]func(*refClient, *lock.Record, *error){
+		"nothing":    func(_ *refClient, rec *lock.Record, _ *error) { *rec = lock.Record{Key: rec.Key} },
+		"no token":   func(_ *refClient, rec *lock.Record, _ *error) { rec.Holders = zeroTokens(rec.Holders) },
+		"no waiters": func(_ *refClient, rec *lock.Record, _ *error) { rec.Waiters, rec.WaiterCount = nil, 0 },
+		"errors":     func(_ *refClient, _ *lock.Record, err *error) { *err = lock.ErrUnsupported },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, h, skips := new(suite), refHarness(flaws{}, inspecting(after)), 0
+			failedInspect := false
+			for _, c := range allCases() {
+				r := recordIn(t, s, h, c)
+				inspects := strings.HasPrefix(c.path, "Inspect/")
+				failedInspect = failedInspect || inspects && len(r.failures) > 0
+				if !inspects {
+					assert.Empty(t, r.failures, c.path)
+				}
+				if strings.HasPrefix(r.skipped, "Inspect cannot be believed: Inspect/CanBeBelieved/") {
+					skips++
+				}
+			}
+			assert.True(t, failedInspect)
+			assert.Greater(t, skips, 20)
+			assert.Less(t, skips, len(allCases())*3/4, "the others are tried")
+		})
+	}
+}
+
+func zeroTokens(hs []lock.Holder) []lock.Holder {
+	for i := range hs {
+		hs[i].Token = 0
+	}
+	return hs
+}
+
+// TestFaultsThatMiss: a case whose fault does not bite is skipped and says so.
+func TestFaultsThatMiss(t *testing.T) {
+	t.Parallel()
+	harmless := refHarness(flaws{}, nil)
+	harmless.Faults[LoseReply] = func(testing.TB, lock.Locker) func() { return nil }
+	twoTrips := soundStores()["two round trips"]
+	twoTrips.Strike = nil
+	noStrike := refHarness(flaws{}, nil)
+	noStrike.Strike = func(testing.TB, lock.Locker, Strike) (func() bool, func()) {
+		return func() bool { return false }, nil
+	}
+	for _, c := range allCases() {
+		late := strings.HasSuffix(c.row.name, "LateReply") || strings.HasSuffix(c.row.name, "LateRenewal") || c.row.name == "AfterALostReply"
+		each := strings.HasPrefix(c.row.name, "EachMessage")
+		if !late && !each {
+			continue
+		}
+		for name, h := range map[string]Harness{"harmless": harmless, "two trips": twoTrips, "no strike": noStrike} {
+			if name == "harmless" {
+				h.Strike = nil
+			}
+			r := record(t, h, c)
+			assert.Empty(t, r.failures, "%s, %s", name, c.path)
+			switch {
+			case each && name != "no strike":
+				assert.Equal(t, "Harness has no Strike and no Proxy", r.skipped, "%s, %s", name, c.path)
+			case name == "two trips" && (c.row.name != "LateReply" || strings.HasPrefix(c.path, "TokensRise/") || strings.HasPrefix(c.path, "CancelIsPrompt/")):
+				assert.Empty(t, r.skipped, "%s, %s: one round trip, or a fault that need not bite deep", name, c.path)
+			case each:
+				assert.Contains(t, r.skipped, "no strike befell a message", "%s, %s", name, c.path)
+			default:
+				assert.Contains(t, r.skipped, "the fault did not bite", "%s, %s", name, c.path)
+			}
+		}
+	}
+}
+
+func TestSummary(t *testing.T) {
+	t.Parallel()
+	s := new(suite)
+	for i, c := range exclusion().cases()[:5] {
+		r := result{testCase: c}
+		switch i {
+		case 1:
+			r.outcome = failed
+		case 2, 3:
+			r.outcome, r.reason = skipped, "Harness.Faults has no Freeze"
+		}
+		s.results = append(s.results, r)
+	}
+	assert.Equal(t, strings.Join([]string{
+		"locktest: 2 passed, 1 failed, 2 skipped of 5 cases",
+		"THE HARNESS HAS NO FAULTS: 2 of 5 cases were skipped, and nothing that happens to processes, connections or servers was tried",
+		"\tExclusion               2 passed, 1 failed, 2 skipped",
+		"failed, since the contract says: " + exclusion().rows[0].sentence,
+		"\tExclusion/AmongProcesses/shared",
+		"skipped: Harness.Faults has no Freeze",
+		"\tExclusion/WithinOneProcess/exclusive",
+		"\tExclusion/WithinOneProcess/shared",
+	}, "\n"), s.summary(Harness{}))
+	assert.NotContains(t, s.summary(refHarness(flaws{}, nil)), "NO FAULTS")
+}
+
+// TestCrowdSaysWhatItMissed: the limit, and how many were served, under the sentence that
+// is about that.
+func TestCrowdSaysWhatItMissed(t *testing.T) {
+	t.Parallel()
+	for _, c := range allCases() {
+		if c.path != "Exclusion/Crowd" {
+			continue
+		}
+		r := record(t, refHarness(flaws{noRecheck: true, neverWakes: true}, nil), c)
+		if assert.Len(t, r.failures, 1) {
+			assert.Regexp(t, `^the contract says: Wake-ups are hints\.(.|\n)*wanted: each of 50 callers to have the key for 1 ms within \S+\n\tseen:   \d+ had it, \d+ did not; the first error: `, r.failures[0])
+		}
+	}
+}
