@@ -159,7 +159,7 @@ func (r *round) step(s step) {
 // befall lets a fault happen, if the harness has it. A process that is severed is followed
 // by another.
 func (r *round) befall(s step) {
-	do := r.h.Faults[s.fault]
+	do := r.h.fault(s.fault)
 	if do == nil {
 		return
 	}

@@ -88,7 +88,7 @@ func TestFailureSaysWhatTheContractSays(t *testing.T) {
 func TestWatchdogBarksAndNamesTheCase(t *testing.T) {
 	t.Parallel()
 	reports := make(chan string, 1)
-	dog := watch(time.Millisecond, time.Time{}, "Group/Case", func(report string) { reports <- report })
+	dog := watch(time.Millisecond, "Group/Case", func(report string) { reports <- report })
 	defer dog.stop()
 	dog.arm()
 	report := <-reports
@@ -99,7 +99,7 @@ func TestWatchdogBarksAndNamesTheCase(t *testing.T) {
 func TestWatchdogIsQuietUntilArmedAndOnceStopped(t *testing.T) {
 	t.Parallel()
 	bark := func(string) { t.Error("it barked") }
-	sleeping, stopped := watch(time.Nanosecond, time.Time{}, "never armed", bark), watch(time.Hour, time.Time{}, "stopped", bark)
+	sleeping, stopped := watch(time.Nanosecond, "never armed", bark), watch(time.Hour, "stopped", bark)
 	stopped.arm()
 	stopped.stop()
 	sleeping.stop()

@@ -70,7 +70,8 @@ func (s *suite) run(t *testing.T, h Harness, c testCase) {
 		t.Skip(reason)
 	}
 	limit, end := h.limit(t)
-	dog := watch(limit, end, c.path, panics)
+	dog := watch(limit, c.path, panics)
+	dog.end = end
 	defer dog.stop()
 	defer func() {
 		if reason != "" {

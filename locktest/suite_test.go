@@ -51,7 +51,7 @@ func record(t *testing.T, h Harness, c testCase) *recorder {
 func recordIn(t *testing.T, s *suite, h Harness, c testCase) *recorder {
 	t.Helper()
 	r := new(recorder)
-	dog := watch(time.Minute, time.Time{}, c.path, panics)
+	dog := watch(time.Minute, c.path, panics)
 	defer dog.stop()
 	h.around(t, func(t *testing.T) {
 		dog.arm()

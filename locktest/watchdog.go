@@ -14,12 +14,12 @@ type watchdog struct {
 	armed, done chan struct{}
 	arming      sync.Once          // guards the closing of armed
 	more        chan time.Duration // from extend
+	end         time.Time          // if not zero, it barks by then; set before arm
 }
 
 // watch returns a watchdog that calls bark, once, when limit has passed since it was
-// armed without having been stopped. It may be extended up to end, or for ever if that is
-// zero.
-func watch(limit time.Duration, end time.Time, name string, bark func(report string)) *watchdog {
+// armed without having been stopped.
+func watch(limit time.Duration, name string, bark func(report string)) *watchdog {
 	d := &watchdog{armed: make(chan struct{}), done: make(chan struct{}), more: make(chan time.Duration)}
 	go func() {
 		select {
@@ -37,8 +37,8 @@ func watch(limit time.Duration, end time.Time, name string, bark func(report str
 				return
 			case more := <-d.more:
 				limit += more
-				if !end.IsZero() {
-					limit = min(limit, end.Sub(armed))
+				if !d.end.IsZero() {
+					limit = min(limit, d.end.Sub(armed))
 				}
 				timer.Reset(limit - time.Since(armed))
 			case <-d.done:
