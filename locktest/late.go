@@ -117,14 +117,14 @@ func (t *trouble) effect(late *waiter, other lock.Locker, limit time.Duration) b
 
 // call begins the fault and calls f, whose ctx ends soon after the fault has struck if
 // that cannot end otherwise. It returns missed if f was done before.
-func (t *trouble) call(what string, f func(ctx context.Context) error) (error, bite) { //nolint:revive // the error is that of f, not of call
+func (t *trouble) call(what string, f func(ctx context.Context) error) (bite, error) {
 	t.e.Helper()
 	ctx, cancel := context.WithTimeout(t.e.ctx, t.e.patience())
 	defer cancel()
 	t.begin()
 	done := make(chan error, 1)
 	t.e.start(func() { done <- f(ctx) })
-	err, ended := t.await(done)
+	ended, err := t.await(done)
 	if !ended {
 		cancel()
 		select {
@@ -134,13 +134,13 @@ func (t *trouble) call(what string, f func(ctx context.Context) error) (error, b
 		}
 	}
 	if t.struck != nil && !t.struck() || t.struck == nil && ended && err == nil {
-		return err, missed
+		return missed, err
 	}
-	return err, shallow
+	return shallow, err
 }
 
 // await waits for done, or for as long as it can be expected to come.
-func (t *trouble) await(done <-chan error) (err error, ended bool) { //nolint:revive // the error is what came, not await's own
+func (t *trouble) await(done <-chan error) (ended bool, err error) {
 	begin, struck := time.Now(), time.Time{}
 	limit := t.e.patience()
 	if t.struck == nil {
@@ -149,7 +149,7 @@ func (t *trouble) await(done <-chan error) (err error, ended bool) { //nolint:re
 	for time.Since(begin) < limit {
 		select {
 		case err = <-done:
-			return err, true
+			return true, err
 		case <-time.After(t.e.tick()):
 		}
 		switch {
@@ -157,10 +157,10 @@ func (t *trouble) await(done <-chan error) (err error, ended bool) { //nolint:re
 		case struck.IsZero() && t.struck():
 			struck = time.Now()
 		case !struck.IsZero() && time.Since(struck) > t.e.ttl/20:
-			return nil, false
+			return false, nil
 		}
 	}
-	return nil, false
+	return false, nil
 }
 
 // settledUndo undoes until the store, after a fault, says that it is done.

@@ -89,7 +89,7 @@ func releaseAfterLostReply(e *env) {
 	e.eachLateReply(func(a lock.Locker, t *trouble) bite {
 		key := e.key()
 		h := e.mustAcquire(a, e.request(key))
-		_, bit := t.call("Release", func(ctx context.Context) error { return a.Release(ctx, h.g) })
+		bit, _ := t.call("Release", func(ctx context.Context) error { return a.Release(ctx, h.g) })
 		if bit == missed {
 			return missed
 		}

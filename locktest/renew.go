@@ -177,7 +177,7 @@ func renewalAfterLostReply(e *env) {
 	b := e.open()
 	e.eachLateReply(func(a lock.Locker, t *trouble) bite {
 		h := e.mustAcquire(a, e.request(e.key()))
-		err, bit := t.call("Renew", func(ctx context.Context) error {
+		bit, err := t.call("Renew", func(ctx context.Context) error {
 			_, err := a.Renew(ctx, h.g)
 			return err
 		})

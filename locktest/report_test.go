@@ -60,8 +60,8 @@ func TestFaultsThatMiss(t *testing.T) {
 		return func() bool { return false }, nil
 	}
 	for _, c := range allCases() {
-		late := strings.HasSuffix(c.row.name, "LateReply") || strings.HasSuffix(c.row.name, "LateRenewal") || c.row.name == "AfterALostReply"
-		each := strings.HasPrefix(c.row.name, "EachMessage")
+		late := strings.HasSuffix(c.name, "LateReply") || strings.HasSuffix(c.name, "LateRenewal") || c.name == "AfterALostReply"
+		each := strings.HasPrefix(c.name, "EachMessage")
 		if !late && !each {
 			continue
 		}
@@ -74,7 +74,7 @@ func TestFaultsThatMiss(t *testing.T) {
 			switch {
 			case each && name != "no strike":
 				assert.Equal(t, "Harness has no Strike and no Proxy", r.skipped, "%s, %s", name, c.path)
-			case name == "two trips" && (c.row.name != "LateReply" || strings.HasPrefix(c.path, "TokensRise/") || strings.HasPrefix(c.path, "CancelIsPrompt/")):
+			case name == "two trips" && (c.name != "LateReply" || strings.HasPrefix(c.path, "TokensRise/") || strings.HasPrefix(c.path, "CancelIsPrompt/")):
 				assert.Empty(t, r.skipped, "%s, %s: one round trip, or a fault that need not bite deep", name, c.path)
 			case each:
 				assert.Contains(t, r.skipped, "no strike befell a message", "%s, %s", name, c.path)

@@ -49,7 +49,7 @@ func acquireStruck(e *env) {
 		if t.held {
 			h.req = e.brief(key)
 		}
-		err, bit := t.call("Acquire", func(ctx context.Context) (err error) {
+		bit, err := t.call("Acquire", func(ctx context.Context) (err error) {
 			h.asked = time.Now()
 			h.g, err = a.Acquire(ctx, h.req)
 			h.answered = time.Now()
@@ -104,7 +104,7 @@ func renewalStruck(e *env) {
 	b := e.open()
 	e.sweep(func(a lock.Locker, t *trouble) bite {
 		h := e.mustAcquire(a, e.request(e.key()))
-		err, bit := t.call("Renew", func(ctx context.Context) error {
+		bit, err := t.call("Renew", func(ctx context.Context) error {
 			_, err := a.Renew(ctx, h.g)
 			return err
 		})
@@ -125,7 +125,7 @@ func releaseStruck(e *env) {
 	e.sweep(func(a lock.Locker, t *trouble) bite {
 		key := e.key()
 		h := e.mustAcquire(a, e.request(key))
-		err, bit := t.call("Release", func(ctx context.Context) error { return a.Release(ctx, h.g) })
+		bit, err := t.call("Release", func(ctx context.Context) error { return a.Release(ctx, h.g) })
 		if err != nil && holder(e.mustInspect(b, key), h.g.Owner) != nil {
 			t.heal()
 			e.settledRelease(h)
@@ -145,7 +145,7 @@ func undoStruck(e *env) {
 		key := e.key()
 		h := e.mustAcquire(a, e.request(key))
 		undo := lock.Grant{Key: key, Owner: h.g.Owner}
-		_, bit := t.call("Release without a token", func(ctx context.Context) error { return a.Release(ctx, undo) })
+		bit, _ := t.call("Release without a token", func(ctx context.Context) error { return a.Release(ctx, undo) })
 		t.heal()
 		e.settledUndo(a, key, h.g.Owner)
 		e.undone(a, b, key, h.g.Owner)
