@@ -34,64 +34,88 @@ func Explore(t *testing.T, h Harness, seed uint64, d time.Duration) {
 	if err := h.check(); err != nil {
 		t.Fatal(err)
 	}
-	for begun, n := time.Now(), uint64(0); n == 0 || time.Since(begun) < d; n++ {
-		hist := h.round(t, newPlan(seed+n, h.ttl()))
+	begun, next := time.Now(), seed
+	for next == seed || time.Since(begun) < d {
+		hist := h.round(t, newPlan(next, h.ttl()))
 		if t.Failed() {
-			t.Fatalf("Explore: the harness failed, in the round with seed %d", seed+n)
+			t.Fatalf("Explore: the harness failed, in the round with seed %d", next)
 		}
 		if len(hist.flaws) > 0 {
 			t.Fatal(h.shrink(t, hist, 20*time.Second).report())
 		}
-		if time.Since(begun) >= d {
-			t.Logf("Explore: nothing found with seeds %d to %d", seed, seed+n)
-		}
+		next++
 	}
+	t.Logf("Explore: nothing found in %d rounds, from seed %d on", next-seed, seed)
+}
+
+// shrinker looks for a smaller plan that breaks the same promise.
+type shrinker struct {
+	h       Harness
+	t       *testing.T
+	best    *history // of the smallest plan so far
+	promise string
+	key     int
+	until   time.Time
 }
 
 // shrink returns hist, or that of a plan with fewer steps and acts which breaks the same
-// promise. It takes no longer than limit. On a real clock it returns hist.
+// promise. It takes hardly longer than limit. On a real clock it returns hist: what
+// happened once would take many more rounds to happen again.
 func (h Harness) shrink(t *testing.T, hist *history, limit time.Duration) *history {
-	begun := time.Now()
-	first := hist.flaws[0]
-	try := func(pl plan) bool {
-		if !hist.fake || time.Since(begun) > limit {
-			return false
-		}
-		again := h.round(t, pl)
-		i := slices.IndexFunc(again.flaws, func(v violation) bool { return v.promise == first.promise })
-		if i < 0 {
-			return false
-		}
-		again.flaws = again.flaws[i:]
-		hist = again
-		return true
+	if !hist.fake {
+		return hist
 	}
-	try(hist.plan.without(func(s step) bool { return s.kind != befalls && first.key >= 0 && s.key != first.key }))
-	for n := len(hist.plan.steps); n > 0; n /= 2 {
-		for i := 0; i < len(hist.plan.steps); {
-			dropped := hist.plan.steps[i:min(i+n, len(hist.plan.steps))]
-			ids := make([]int, 0, n)
-			for _, s := range dropped {
-				ids = append(ids, s.id)
+	v := hist.flaws[0]
+	s := &shrinker{h: h, t: t, best: hist, promise: v.promise, key: v.key, until: time.Now().Add(limit)}
+	s.steps()
+	s.acts()
+	return s.best
+}
+
+// try runs pl, and takes it if it breaks the promise too.
+func (s *shrinker) try(pl plan) bool {
+	if time.Now().After(s.until) {
+		return false
+	}
+	hist := s.h.round(s.t, pl)
+	i := slices.IndexFunc(hist.flaws, func(v violation) bool { return v.promise == s.promise })
+	if i < 0 {
+		return false
+	}
+	hist.flaws = hist.flaws[i:]
+	s.best = hist
+	return true
+}
+
+// steps takes out what is about another key, then many steps at once, then fewer.
+func (s *shrinker) steps() {
+	s.try(s.best.plan.without(func(st step) bool { return st.kind != befalls && s.key >= 0 && st.key != s.key }))
+	for n := len(s.best.plan.steps); n > 0; n /= 2 {
+		for i := 0; i < len(s.best.plan.steps); {
+			drop := s.best.plan.steps[i:min(i+n, len(s.best.plan.steps))]
+			same := func(st step) bool {
+				return slices.ContainsFunc(drop, func(d step) bool { return d.id == st.id })
 			}
-			if !try(hist.plan.without(func(s step) bool { return slices.Contains(ids, s.id) })) {
+			if !s.try(s.best.plan.without(same)) {
 				i += n
 			}
 		}
 	}
-	for i := range hist.plan.steps {
-		for j := len(hist.plan.steps[i].acts) - 1; j >= 0; j-- {
-			pl := hist.plan.without(func(step) bool { return false })
-			// What comes after stays when it was.
+}
+
+// acts takes out what owners do, one by one. What comes after stays at its time.
+func (s *shrinker) acts() {
+	for i := range s.best.plan.steps {
+		for j := len(s.best.plan.steps[i].acts) - 1; j >= 0; j-- {
+			pl := s.best.plan.without(func(step) bool { return false })
 			acts := slices.Clone(pl.steps[i].acts)
 			if j+1 < len(acts) {
 				acts[j+1].pause += acts[j].pause
 			}
 			pl.steps[i].acts = slices.Delete(acts, j, j+1)
-			try(pl)
+			s.try(pl)
 		}
 	}
-	return hist
 }
 
 // report says what was found, for people.
@@ -100,6 +124,6 @@ func (h *history) report() string {
 	fmt.Fprintf(b, "Explore: store %s broke its contract in the round with seed %d\n", h.caps.Store, h.plan.seed)
 	fmt.Fprintf(b, "the contract says: %s\n\twanted: %s\n\tseen:   %s\n", v.promise, v.wanted, v.seen)
 	fmt.Fprintf(b, "what happened, in milliseconds since the round began; the Harness.TTL is %v:\n", h.ttl)
-	h.write(b, v.key)
+	h.write(b, v)
 	return b.String()
 }

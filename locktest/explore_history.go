@@ -121,12 +121,14 @@ func (h *history) name(owner string) string {
 	return owner
 }
 
-// write prints the calls about key, and about all, one a line.
-func (h *history) write(b *strings.Builder, key int) {
+// write prints the calls that v may be about, one a line: those for its key, or for all
+// keys, at about its time. A round that was shrunk is printed whole.
+func (h *history) write(b *strings.Builder, v violation) {
 	calls := slices.Clone(h.calls)
 	slices.SortStableFunc(calls, func(a, b *call) int { return cmp.Compare(a.begin, b.begin) })
 	for _, c := range calls {
-		if !c.dull && (c.key < 0 || key < 0 || c.key == key) {
+		near := h.fake || c.begin <= v.when.to+h.ttl && (!c.over || c.end >= v.when.from-h.ttl)
+		if near && !c.dull && (c.key < 0 || v.key < 0 || c.key == v.key) {
 			h.line(b, c)
 		}
 	}

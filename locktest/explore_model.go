@@ -29,10 +29,11 @@ const (
 	ofForces    = "ForceRelease ends owner's grant of key, and no other. It returns ErrLost when owner does not hold key."
 )
 
-// violation is a promise that was not kept. key is -1 if it is about all.
+// violation is a promise that was not kept.
 type violation struct {
 	promise, wanted, seen string
-	key                   int
+	key                   int  // -1 if it is about all
+	when                  span // of the calls that show it, and of the grants which they are about
 }
 
 // model says what the contract allows of a history. It does not search for an order of
@@ -55,7 +56,17 @@ func (s span) meets(o span) bool { return s.from < o.to && o.from < s.to }
 // happens at one moment, in an order that cannot be told.
 func (s span) has(c *call) bool { return s.from < c.begin && c.over && c.end < s.to }
 
-func (m *model) found(v violation) { m.flaws = append(m.flaws, v) }
+// found notes that a promise was not kept, as by shows.
+func (h *history) found(promise, wanted, seen string, by ...*call) {
+	v := violation{promise, wanted, seen, by[0].key, span{by[0].begin, 0}}
+	for _, c := range by {
+		v.when.from, v.when.to = min(v.when.from, c.begin), max(v.when.to, c.end)
+		if c.t != nil {
+			v.when.from = min(v.when.from, c.t.acquire.begin)
+		}
+	}
+	h.flaws = append(h.flaws, v)
+}
 
 // drift is by how much the store's clock may differ on how long d is: not at all in fake
 // time.
@@ -265,9 +276,9 @@ func (m *model) returns() {
 	for _, c := range m.calls {
 		switch late := c.limit + m.patience(); {
 		case !c.over && c.limit > 0:
-			m.found(violation{ofCancel, "to return when ctx ends, at " + ms(c.limit), "it has not, at " + ms(m.now()), c.key})
+			m.found(ofCancel, "to return when ctx ends, at "+ms(c.limit), "it has not, at "+ms(m.now()), c)
 		case c.limit > 0 && c.end > late:
-			m.found(violation{ofCancel, "to return when ctx ends, at " + ms(c.limit), "it did at " + ms(c.end), c.key})
+			m.found(ofCancel, "to return when ctx ends, at "+ms(c.limit), "it did at "+ms(c.end), c)
 		}
 	}
 }
@@ -281,11 +292,11 @@ func (m *model) errors(t *tenure) {
 		canceled := c.ended && isContext(c.err)
 		switch {
 		case c.op == "acquire" && t.wait && !canceled:
-			m.found(violation{ofErrors, "a grant, or the error of ctx when that has ended", m.describe(c), c.key})
+			m.found(ofErrors, "a grant, or the error of ctx when that has ended", m.describe(c), c)
 		case c.op == "acquire" && !canceled && !errors.Is(c.err, lock.ErrHeld):
-			m.found(violation{ofErrors, "a grant, ErrHeld, or the error of ctx", m.describe(c), c.key})
+			m.found(ofErrors, "a grant, ErrHeld, or the error of ctx", m.describe(c), c)
 		case c.op != "acquire" && !canceled && !c.lost():
-			m.found(violation{ofCancel, "nil, ErrLost, or the error of ctx", m.describe(c), c.key})
+			m.found(ofCancel, "nil, ErrLost, or the error of ctx", m.describe(c), c)
 		}
 	}
 	m.refused(t)
@@ -302,8 +313,6 @@ func (m *model) refused(t *tenure) {
 			return
 		}
 	}
-	m.found(violation{
-		ofLeftovers, "a grant, since nobody can hold the key or wait for it",
-		fmt.Sprintf("%s at %s", m.describe(a), ms(a.end)), t.key,
-	})
+	m.found(ofLeftovers, "a grant, since nobody can hold the key or wait for it",
+		fmt.Sprintf("%s at %s", m.describe(a), ms(a.end)), a)
 }

@@ -83,7 +83,9 @@ func (r *round) run() {
 	for range r.plan.procs {
 		r.procs = append(r.procs, r.open())
 	}
-	r.caps = r.procs[0].Capabilities()
+	if r.caps = r.procs[0].Capabilities(); r.ttl < r.caps.MinTTL {
+		r.tb.Fatalf("locktest: Harness.TTL is %v: below the store's MinTTL of %v", r.ttl, r.caps.MinTTL)
+	}
 	r.begun = time.Now()
 	r.fake = !monotonic(r.begun)
 	var faults []step
@@ -246,7 +248,7 @@ func (r *round) sane(c *call, h held, earliest time.Time) {
 	if want, seen := h.flaw(earliest); want != "" {
 		r.history.mu.Lock()
 		defer r.history.mu.Unlock()
-		r.flaws = append(r.flaws, violation{ofGrants, want, seen, c.key})
+		r.found(ofGrants, want, seen, c)
 	}
 }
 
@@ -343,7 +345,7 @@ func (r *round) settle(m *model) {
 				break
 			}
 			if c.begin > limit && (c.err == nil || c.begin > limit+r.recovery()) {
-				m.found(violation{ofLeftovers, fmt.Sprintf("nothing to be left after %s", ms(limit)), r.describe(c), key})
+				m.found(ofLeftovers, fmt.Sprintf("nothing to be left after %s", ms(limit)), r.describe(c), c)
 				return
 			}
 			c.dull = true
@@ -352,7 +354,7 @@ func (r *round) settle(m *model) {
 		r.probe(l, m, key, limit)
 	}
 	if c := r.list(l); len(c.recs) > 0 {
-		m.found(violation{ofLeftovers, "List to yield nothing", r.records(c.recs), -1})
+		m.found(ofLeftovers, "List to yield nothing", r.records(c.recs), c)
 	}
 }
 
@@ -367,7 +369,7 @@ func (r *round) probe(l lock.Locker, m *model, key int, limit time.Duration) {
 			return
 		}
 		if c.begin > limit {
-			m.found(violation{ofLeftovers, fmt.Sprintf("the key to be free after %s", ms(limit)), r.describe(c), key})
+			m.found(ofLeftovers, fmt.Sprintf("the key to be free after %s", ms(limit)), r.describe(c), c)
 			return
 		}
 		time.Sleep(max(r.ttl/50, time.Millisecond))
