@@ -170,25 +170,39 @@ func (c *checker) checkLosses() {
 		if late := h.told - h.expiry; late > 0 && ran && h.told < c.last && h.told != c.killed[h.Proc] {
 			c.bad("told after Start + TTL", h.Key, h.told, "%v: %s", time.Duration(late), h)
 		}
-		if !strings.HasPrefix(h.ended.Err, "lost") {
-			continue
-		}
-		c.counts["leases "+h.ended.Err]++
-		late := h.told - h.deadline
-		if late >= -int64(5*time.Millisecond) {
-			name := "losses told after the local deadline"
-			if !ran {
-				name += ", by processes that did not run"
+		for _, e := range []event{h.ended, h.released} {
+			if !strings.HasPrefix(e.Err, "lost") {
+				continue
 			}
-			c.times[name] = append(c.times[name], late)
-			continue
-		}
-		if excuse := c.excuse(h.At, h.told); excuse != "" {
-			c.counts["losses before their time, excused by "+excuse]++
-		} else if h.forced == 0 {
-			c.bad("lost though nothing was broken", h.Key, h.told, "%v early: %s: %s", time.Duration(-late), h.ended.Text, h)
+			c.counts[string(e.Kind)+", "+e.Err]++
+			at := max(e.At, e.End)
+			switch late := at - h.deadline; {
+			case late < -int64(5*time.Millisecond):
+				c.earlyLoss(h, e, at)
+			case e.Kind == kEnded && ran:
+				c.times["losses told after the local deadline"] = append(c.times["losses told after the local deadline"], late)
+			case e.Kind == kEnded:
+				name := "losses told after the local deadline, by processes that did not run"
+				c.times[name] = append(c.times[name], late)
+			}
 		}
 	}
+}
+
+// earlyLoss is for a loss e that was told while h should have lived.
+func (c *checker) earlyLoss(h *hold, e event, at int64) {
+	excuse := c.excuse(h.At, at)
+	switch {
+	case h.forced > 0:
+		excuse = "force release"
+	case e.Err == "lost: unreachable" && !c.ran(h.Proc, at-int64(time.Second), at):
+		excuse = "a process that did not run" // to take the answer to its renewal
+	}
+	if excuse != "" {
+		c.counts["losses before their time, excused by "+excuse]++
+		return
+	}
+	c.bad("lost though nothing was broken", h.Key, at, "%v early: %s: %s", time.Duration(h.deadline-at), e.Text, h)
 }
 
 // checkReleased: nobody is refused because of a holder whose release had been confirmed.

@@ -25,7 +25,8 @@ type hold struct {
 	expiry   int64 // Start + TTL, of the last renewal that counted
 	deadline int64 // expiry less the drift: the local deadline
 	told     int64 // the worker knew that it is over, or it was killed
-	ended    event // of its context; zero if that was not told before told
+	ended    event // what told it: the end of its context, or its own release
+	released event // the first Release
 	forced   int64 // ForceRelease was called, or 0
 }
 
@@ -159,6 +160,11 @@ func (c *checker) collectHolds() {
 			h.forced = e.At
 		}
 	}
+	for _, e := range c.byKind[kRelease] {
+		if h := byOwner[e.Owner]; h != nil && h.released.At == 0 {
+			h.released = e
+		}
+	}
 	for _, e := range append(c.byKind[kEnded], c.byKind[kDone]...) {
 		if h := byOp[e.Op]; h != nil && e.At < h.told {
 			h.told, h.ended = e.At, e
@@ -172,9 +178,10 @@ func (h *hold) extend(e event) {
 	h.deadline = h.expiry - e.TTL/100 - int64(2*time.Millisecond)
 }
 
-// ran reports whether a process was neither stopped nor starved at a time.
+// ran reports whether a process was neither stopped nor starved near a time. Its threads
+// starve one by one, so the watch may have been late a little before or after.
 func (c *checker) ran(proc int, from, to int64) bool {
-	const margin = int64(5 * time.Millisecond)
+	const margin = int64(100 * time.Millisecond)
 	return !slices.ContainsFunc(c.paused[proc], func(p event) bool { return p.meets(from-margin, to+margin) })
 }
 
