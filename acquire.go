@@ -23,25 +23,33 @@ type call struct {
 	cctx   context.Context         // its child, which Close can end
 	cancel context.CancelCauseFunc // of cctx
 	actx   context.Context         // for Acquire: cctx, with a bound if there is one
-	within boundContext            // the bound of actx
-	limit  time.Duration           // 0: none
+	limit  time.Duration           // the bound; 0: none
 	wait   bool
 
-	start time.Duration
-	skew  time.Duration // the clock's at start
-	jumps uint64
-	seen  atomic.Pointer[Record] // who held the key when the wait began, if known
+	mark mark                   // the clock when it began
+	seen atomic.Pointer[Record] // who held the key when the wait began, if known
 }
 
 // acquire gets k a lease; first is the one to use, so that Do can have it in its own
 // allocation. A grant that is over on arrival is given back, and a call that waits asks
-// again. If there is an error, nothing is left of k but undos.
-func (k *call) acquire(first *Lease) (*Lease, error) {
+// again. If there is no lease, nothing is left of k but undos.
+func (k *call) acquire(first *Lease) (got *Lease, err error) {
 	if err := k.enter(); err != nil {
 		k.cancel(nil)
 		return nil, k.failed(nil, err)
 	}
-	for n, l := 0, first; ; n++ {
+	if k.actx = k.cctx; k.limit > 0 {
+		var cancel context.CancelFunc
+		k.actx, cancel = context.WithTimeout(k.cctx, k.limit)
+		defer cancel()
+	}
+	l := first
+	defer func() {
+		if got == nil { // the store or an Observer may have panicked
+			k.giveUp(l)
+		}
+	}()
+	for n := 0; ; n++ {
 		again, err := k.try(l)
 		if err == nil {
 			return l, nil
@@ -50,7 +58,7 @@ func (k *call) acquire(first *Lease) (*Lease, error) {
 			err = k.pause(n, err)
 		}
 		if !again || err != nil {
-			k.leave()
+			k.giveUp(l) // before an Observer hears of it, who may call Close
 			return nil, k.failed(l, err)
 		}
 		l = new(Lease)
@@ -59,42 +67,46 @@ func (k *call) acquire(first *Lease) (*Lease, error) {
 
 // enter registers k with the engine, which watches the clock and can be closed meanwhile.
 func (k *call) enter() error {
-	if err := k.ctx.Err(); err != nil {
-		return k.withCause(err)
+	if k.ctx.Err() != nil {
+		return k.withCause(nil)
 	}
-	e := &k.c.engine
-	var fx effects
-	now := e.lock(&fx)
-	if e.closing.begun {
-		e.unlock(now, &fx)
+	var s section
+	s.enter(&k.c.engine)
+	defer s.leave()
+	if s.e.closing.phase != open {
 		return ErrClosed
 	}
-	e.calls[k] = struct{}{}
-	k.start, k.skew, k.jumps = now, e.clock.skew, e.clock.jumps
-	bound := e.clock.local(now + k.limit)
-	e.unlock(now, &fx)
-
-	k.actx = k.cctx
-	if k.limit > 0 {
-		k.within.parent, k.within.deadline = k.cctx, bound
-		k.actx = &k.within
-	}
+	s.e.calls[k] = struct{}{}
+	k.mark = s.e.clock.mark(s.now)
 	return nil
 }
 
-// leave ends k: the engine no longer counts it, its contexts are freed.
+// leave ends k: the engine no longer counts it.
 func (k *call) leave() {
-	k.c.engine.forget(k)
-	if k.limit > 0 {
-		k.within.end()
+	var s section
+	s.enter(&k.c.engine)
+	delete(s.e.calls, k)
+	s.leave()
+	k.cancel(nil)
+}
+
+// giveUp ends what k has, since nobody gets it.
+func (k *call) giveUp(l *Lease) {
+	var s section
+	s.enter(&k.c.engine)
+	if l.state == held {
+		s.end(l, ErrReleased)
+		s.release(l)
 	}
+	delete(s.e.calls, k)
+	s.leave()
 	k.cancel(nil)
 }
 
 // try asks the store once, with an owner of its own. It reports whether the error is that
 // of a grant which came too late, so that asking again may do.
 func (k *call) try(l *Lease) (again bool, err error) {
-	*l = Lease{e: &k.c.engine, cfg: k.cfg, index: -1, due: never}
+	*l = Lease{e: &k.c.engine, cfg: k.cfg, index: -1}
 	l.grant = Grant{Key: k.key, Owner: newOwner(k.c.id), Shared: k.cfg.shared}
 	req := Request{
 		Key: k.key, Owner: l.grant.Owner, TTL: k.cfg.ttl, Shared: k.cfg.shared,
@@ -106,99 +118,87 @@ func (k *call) try(l *Lease) (again bool, err error) {
 	if k.wait && (k.limit > 0 || len(k.cfg.observers) > 0) {
 		req.Waiting = func(r Record) { k.waiting(l, r) }
 	}
-	g, err := k.c.engine.store.Acquire(k.actx, req)
-	if err == nil && (g.Token == 0 || g.TTL <= 0 || g.Start.IsZero()) {
-		err = fmt.Errorf("store %s broke its contract: granted token %d, TTL %v, start %v",
-			k.c.caps.Store, g.Token, g.TTL, g.Start)
-	}
+	g, err := l.e.store.Acquire(k.actx, req)
 	if err == nil {
-		g.TTL = min(g.TTL, MaxTTL) // the lease may end sooner, and no time overflows
+		err = l.e.sound(&g)
 	}
 	if err != nil {
-		return false, k.refused(l, err)
+		if k.unknown(err) {
+			k.undo(l)
+		}
+		return false, k.explain(err)
 	}
-	return k.granted(l, g)
-}
-
-// granted makes l held, unless that is over already.
-func (k *call) granted(l *Lease, g Grant) (again bool, err error) {
 	if drift := k.cfg.driftOf(g.TTL); drift >= g.TTL {
 		k.undo(l)
 		return false, fmt.Errorf("%w: drift %v with TTL %v as granted by store %s, asked for %v: drift must be less than the TTL",
 			ErrInvalid, drift, g.TTL, k.c.caps.Store, k.cfg.ttl)
 	}
-	e := l.e
+	return k.granted(l, g)
+}
+
+// granted makes l held, and decides whether the caller gets it.
+func (k *call) granted(l *Lease, g Grant) (again bool, err error) {
 	ended := k.ctx.Err()
-	var fx effects
-	now := e.lock(&fx)
+	var s section
+	s.enter(l.e)
 	l.grant.Token, l.grant.TTL, l.grant.Start = g.Token, g.TTL, g.Start
-	fx.tell(k.ctx, l, EventGranted, now-k.start, nil)
-	if fx.n > 0 {
-		// Told before it is held, so that no event of the lease comes before this one.
-		e.unlock(now, &fx)
-		fx = effects{}
-		now = e.lock(&fx)
-	}
-	k.hold(l, now)
-	switch {
-	case l.early:
-		e.lose(l, l.reason, nil, now, &fx)
-	case e.expire(l, now, &fx):
-	case e.closing.begun:
-		err = ErrClosed
-	case ended != nil:
-		err = k.withCause(ended)
-	default:
-		if k.op.runs() {
-			l.endFn = k.cancel
+	k.hold(&s, l)
+	if s.n > 0 {
+		// Meanwhile Close does not wait for k: an Observer may have called it.
+		delete(s.e.calls, k)
+		s.leave()
+		s.enter(l.e)
+		if s.e.closing.phase == open {
+			s.e.calls[k] = struct{}{}
 		}
-		e.unlock(now, &fx)
-		return false, nil
 	}
-	// Nobody gets it: it is released, and a call that waits may ask again if that is
-	// why it was lost.
-	if l.lost != nil {
-		again, err = k.wait, l.lost
+	defer s.leave()
+	s.timeUp(l)
+	switch {
+	case s.e.closing.phase != open:
+		return false, ErrClosed
+	case l.lost != nil:
+		return k.wait, l.lost
+	case ended != nil:
+		return false, k.withCause(nil)
+	case l.ended != nil: // an Observer released it
+		return false, l.ended
 	}
-	e.end(l, ErrReleased, &fx)
-	e.leave(l, now)
-	e.unlock(now, &fx)
-	return again, err
+	if k.op.runs() {
+		l.endFn = k.cancel
+	}
+	return false, nil
 }
 
-// hold makes l held from its Start on. A jump that was seen after Start counts, and has l
-// verify itself. One that was seen before, in a long wait, does not.
-func (k *call) hold(l *Lease, now time.Duration) {
-	e := l.e
-	start := e.clock.at(l.grant.Start, e.clock.skew)
-	jumped := k.jumps != e.clock.jumps && start <= e.clock.jumped
+// hold makes l held from its Start on, and ends it if it is over already. A jump that was
+// seen after Start counts, and has l verify itself. One that was seen before, in a long
+// wait, does not.
+func (k *call) hold(s *section, l *Lease) {
+	c, early := &s.e.clock, l.lost
+	start := c.at(l.grant.Start, c.skew)
+	jumped := c.jumpedSince(k.mark) && start <= c.jumped
 	if jumped {
-		start = e.clock.at(l.grant.Start, k.skew)
+		start = c.at(l.grant.Start, k.mark.skew)
 	}
-	e.hold(l, start)
-	if jumped && k.cfg.renewal {
-		e.verify(l, now)
-		e.plan(l)
+	l.lost = nil
+	s.hold(l, start)
+	s.tell(k.ctx, l, Event{Kind: EventGranted, Waited: s.now - k.mark.at})
+	switch {
+	case early != nil:
+		s.lose(l, early.Reason, nil, false)
+	case l.until <= s.now:
+		s.lose(l, ReasonExpired, nil, true)
+	case jumped && k.cfg.renewal:
+		s.verify(l)
 	}
-}
-
-// refused takes an error of Acquire, has undone what it may have left, and returns the
-// error to tell.
-func (k *call) refused(l *Lease, err error) error {
-	if k.unknown(err) {
-		k.undo(l)
-	}
-	return k.explain(err)
 }
 
 // undo has the engine release what l's owner may have.
 func (k *call) undo(l *Lease) {
-	e := l.e
-	var fx effects
-	now := e.lock(&fx)
-	l.told = true // there was no hold to tell the end of
-	e.leave(l, now)
-	e.unlock(now, &fx)
+	var s section
+	s.enter(l.e)
+	s.release(l)
+	s.leave()
 }
 
 // unknown reports whether a grant or a place in line may be left after err: not when the
@@ -220,7 +220,7 @@ func (k *call) explain(err error) error {
 		rest = k.withCause(rest)
 	case k.cctx.Err() != nil:
 		return ErrClosed
-	case k.limit > 0 && k.within.Err() != nil && errors.Is(err, context.DeadlineExceeded):
+	case k.limit > 0 && k.actx.Err() != nil && errors.Is(err, context.DeadlineExceeded):
 		return k.over(rec, seen, rest)
 	case errors.Is(err, ErrHeld):
 		rest = storeError(k.ctx, rest)
@@ -302,43 +302,43 @@ func (k *call) pause(n int, late error) error {
 	}
 }
 
-// waiting is Request.Waiting.
+// waiting is Request.Waiting. It does not wait for observers, which may end the wait.
 func (k *call) waiting(l *Lease, r Record) {
 	k.seen.CompareAndSwap(nil, &r)
 	front := 0
 	for front < len(r.Waiters) && r.Waiters[front].Owner != l.grant.Owner {
 		front++
 	}
-	k.tell(l, Event{Kind: EventContended, Queue: front, SameClient: k.c.holds(r)})
+	var s section
+	s.enter(l.e)
+	tell := l.post(k.ctx, Event{
+		Kind: EventContended, Queue: front, SameClient: k.c.holds(r), Waited: s.now - k.mark.at,
+	})
+	s.leave()
+	if tell {
+		go l.observe()
+	}
 }
 
-// failed is err as the caller gets it. l is that of the last try, if there was one.
+// failed is err as the caller gets it. l is that of the last try; nil if nothing was sent.
 func (k *call) failed(l *Lease, err error) error {
 	var held *HeldError
 	same := errors.As(err, &held) && held.SameClient
 	err = k.op.fail(k.key, err)
-	k.tell(l, Event{Kind: EventFailed, SameClient: same, Err: err})
-	return err
-}
-
-// tell has the observers see an event before the grant.
-func (k *call) tell(l *Lease, ev Event) {
-	if len(k.cfg.observers) == 0 {
-		return
-	}
-	ev.Store, ev.Key, ev.Shared = k.c.caps.Store, k.key, k.cfg.shared
-	if l != nil {
-		if l.grant.Token == 0 {
-			ev.Owner = l.grant.Owner
+	ev := Event{Kind: EventFailed, SameClient: same, Err: err}
+	if l == nil {
+		ev.Store, ev.Key, ev.Shared = k.c.caps.Store, k.key, k.cfg.shared
+		for _, o := range k.cfg.observers {
+			o.Observe(k.ctx, ev)
 		}
-		var fx effects
-		now := l.e.lock(&fx)
-		ev = ev.measured(now - k.start)
-		l.e.unlock(now, &fx)
+		return err
 	}
-	for _, o := range k.cfg.observers {
-		o.Observe(k.ctx, ev)
-	}
+	var s section
+	s.enter(l.e)
+	ev.Waited = s.now - k.mark.at
+	s.tell(k.ctx, l, ev)
+	s.leave()
+	return err
 }
 
 // An owner is the id of its Client, by which that recognizes its own leases in a Record,

@@ -39,7 +39,7 @@ func New(l Locker, opts ...Option) *Client {
 		err = fmt.Errorf("%w: WithShared given to New: a lock is shared by call", ErrInvalid)
 	}
 	c.cfg, c.err = *cfg, err
-	c.cfg.callWait, c.cfg.callReentrant = false, false
+	c.cfg.given = 0
 	c.id = newID()
 	c.engine.init(l)
 	return c
@@ -147,8 +147,7 @@ func (k *call) init(ctx context.Context, c *Client, op operation, key string, cf
 	return k
 }
 
-// outer decides about a lease of k's key that its ctx carries: see Lease.nested. A closed
-// Client takes no nested calls either.
+// outer decides about a lease of k's key that its ctx carries: see Lease.nested.
 func (k *call) outer(c *fnContext) (*Lease, error) {
 	l := c.holding(&k.c.engine, k.key)
 	if l == nil {

@@ -62,6 +62,18 @@ func (c *clock) compare() (mono, step time.Duration) {
 	return mono, time.Duration(wall - int64(mono) - c.offset)
 }
 
+// mark is the clock at a moment. What a reply says of the time at which its request was
+// sent, it says under the skew of then.
+type mark struct {
+	at, skew time.Duration
+	jumps    uint64
+}
+
+func (c *clock) mark(now time.Duration) mark { return mark{now, c.skew, c.jumps} }
+
+// jumpedSince reports whether a jump has been seen since m.
+func (c *clock) jumpedSince(m mark) bool { return c.jumps != m.jumps }
+
 // at is the engine's time of a local time t, given the skew that t was taken under.
 func (c *clock) at(t time.Time, skew time.Duration) time.Duration {
 	return t.Sub(c.base) + skew

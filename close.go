@@ -4,49 +4,77 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
+	"strings"
 )
 
-// closing is how far Close has come. Guarded by the engine's mutex.
+// closing is how far Close has come. It is guarded by the engine's mutex.
 type closing struct {
-	begun   bool          // no new work
-	left    bool          // no calls any more: what is still held is being released
-	stopped bool          // nothing more is done
-	done    chan struct{} // closed when stopped
-	err     error         // why it gave up, if it did
+	phase   phase
+	done    chan struct{} // closed when stopped; made by the first Close
 	waiting int           // calls of Close
+	left    []*Lease      // what was not released
+	err     error         // what Close returns, once stopped
 }
 
-// Close ends the Client's work: new calls get ErrClosed, waiting ones too, and the
-// contexts of all leases end with ErrClosed as their cause. It waits for the functions of
-// Do, keeping their leases renewed; then it releases what is still held, and waits until
-// the store has confirmed that and the undos under way.
+type phase uint8
+
+const (
+	open      phase = iota
+	draining        // no new calls; those that run are waited for, their leases renewed
+	releasing       // all leases are being released
+	stopped         // nothing more is done
+)
+
+// leave notes a lease that cannot be released.
+func (c *closing) leave(l *Lease) {
+	if c.phase != open {
+		c.left = append(c.left, l)
+	}
+}
+
+// Close ends the Client's work. New calls get ErrClosed, and so do those that wait; the
+// contexts of all leases end, with ErrClosed as their cause. Close waits for the functions
+// of Do, keeping their leases renewed. Then it releases all leases, and returns when the
+// store has confirmed that, and all releases that were under way or had failed before.
 //
-// If ctx ends before, it returns ctx's error and leaves the rest to the TTL: renewals and
-// releases in the background stop. Close may be called again and by several goroutines;
-// it gives up when the last of them does. Afterwards no goroutine of the Client is left,
-// but for a call to a store that ignores its ctx. The Locker stays open: several Clients
-// may share it. Close must not be called by a function of Do, which it would wait for.
+// If ctx ends before, Close returns an error that wraps ctx's. If the store refuses a
+// release for good, as when its client was closed first, Close does not wait, and returns an
+// error that wraps the store's. Either names the keys that were left to their TTL. Nothing
+// runs in the background any more then.
+//
+// Close may be called again, and by several goroutines: it gives up when the last of them
+// does. Afterwards no goroutine of the Client is left but a call to a store that ignores its
+// ctx, and a running Observer, which may be the one that called Close. The Locker stays
+// open, since other Clients may share it. The function of a Do must not call Close, which
+// would wait for it.
 func (c *Client) Close(ctx context.Context) error {
 	if err := c.usable(ctx); err != nil {
 		return err
 	}
 	e := &c.engine
-	var fx effects
-	now := e.lock(&fx)
-	e.close(&fx)
+	var s section
+	s.enter(e)
+	if e.closing.phase == open {
+		s.close()
+	}
 	e.closing.waiting++
 	done := e.closing.done
-	e.unlock(now, &fx)
+	s.leave()
 
 	select {
 	case <-done:
 	case <-ctx.Done():
-		e.giveUp(ctx.Err())
-		select {
-		case <-done:
-		default:
-			return ctx.Err()
+		err := ctx.Err()
+		s.enter(e)
+		e.closing.waiting--
+		last := e.closing.waiting == 0
+		if last && e.closing.phase != stopped {
+			s.halt(err)
+		}
+		over := e.closing.phase == stopped
+		s.leave()
+		if !over {
+			return err
 		}
 	}
 	e.mu.Lock()
@@ -57,72 +85,116 @@ func (c *Client) Close(ctx context.Context) error {
 func (e *engine) closed() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.closing.begun
+	return e.closing.phase != open
 }
 
-// close refuses new work and ends waits and leases; once.
-func (e *engine) close(fx *effects) {
-	if e.closing.begun {
-		return
-	}
-	e.closing.begun, e.closing.done = true, make(chan struct{})
+// close refuses new work, and ends waits and leases.
+func (s *section) close() {
+	e := s.e
+	e.closing.phase, e.closing.done = draining, make(chan struct{})
 	for k := range e.calls {
-		fx.add(effect{cause: ErrClosed, ends: [2]context.CancelCauseFunc{k.cancel}})
+		s.note(chore{ends: [2]context.CancelCauseFunc{k.cancel}, cause: ErrClosed})
 	}
 	for _, l := range e.heap {
-		if l.phase == held {
-			e.end(l, ErrClosed, fx)
+		if l.state == held {
+			s.end(l, ErrClosed)
 		}
 	}
 }
 
-// forget ends a call that is over.
-func (e *engine) forget(k *call) {
-	e.mu.Lock()
-	delete(e.calls, k)
-	begun := e.closing.begun
-	e.mu.Unlock()
-	if begun {
-		var fx effects
-		now := e.lock(&fx)
-		e.unlock(now, &fx) // settles
-	}
-}
-
-// settle takes closing as far as it can come. e.mu is held.
-func (e *engine) settle(now time.Duration) {
-	if !e.closing.begun || e.closing.stopped || len(e.calls) > 0 {
-		return
-	}
-	if !e.closing.left {
-		e.closing.left = true
+// settle takes closing as far as it can come.
+func (s *section) settle() {
+	e := s.e
+	if e.closing.phase == draining && len(e.calls) == 0 {
+		e.closing.phase = releasing
 		for _, l := range slices.Clone(e.heap) {
-			if l.phase == held {
-				e.leave(l, now)
+			if l.state == held {
+				s.end(l, ErrClosed)
+				s.release(l)
+			} else if l.failure != nil {
+				s.to(l, ending, s.now) // at once, not after its pause
 			}
 		}
 	}
-	if len(e.heap) == 0 {
-		e.halt(nil)
+	if e.closing.phase == releasing && len(e.heap) == 0 {
+		s.halt(nil)
 	}
 }
 
-// giveUp is Close's ctx having ended; the last caller's counts.
-func (e *engine) giveUp(err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.closing.waiting--
-	if e.closing.waiting == 0 && !e.closing.stopped {
-		e.halt(fmt.Errorf("%w: close gave up, and left the rest to the TTL", err))
+// halt stops all that runs in the background. why is the error of the ctx that ended it, or
+// nil if nothing is left to do.
+func (s *section) halt(why error) {
+	e := s.e
+	e.closing.phase = stopped
+	var cause error
+	for _, l := range slices.Clone(e.heap) {
+		e.closing.leave(l)
+		if l.failure != nil {
+			cause = l.failure
+		}
+		if l.state == held && l.endFn != nil {
+			s.to(l, held, never) // out of the heap; its Do, which still runs, releases it
+			continue
+		}
+		if l.state == held {
+			s.release(l)
+		}
+		if l.untold() {
+			l.failure = why
+			s.tellEnd(context.Background(), l, why)
+		}
+		s.to(l, ending, never)
 	}
-}
-
-// halt stops all that runs in the background.
-func (e *engine) halt(err error) {
-	e.closing.stopped, e.closing.err = true, err
+	e.closing.err = e.closing.report(why, cause)
 	close(e.closing.done)
 	if e.timer != nil {
 		e.timer.Stop()
 	}
-	e.stop(ErrClosed) // a context of ours without foreign children: safe under mu
+	s.note(chore{cancel: func() { e.stop(ErrClosed) }})
 }
+
+// report is what Close returns.
+func (c *closing) report(why, cause error) error {
+	if len(c.left) == 0 && why == nil {
+		return nil
+	}
+	if cause == nil && len(c.left) > 0 {
+		cause = c.left[0].failure
+	}
+	err := &closeError{why: why, cause: storeError(context.Background(), cause)}
+	for _, l := range c.left[:min(3, len(c.left))] {
+		err.keys = append(err.keys, fmt.Sprintf("%q", l.Key()))
+	}
+	err.more = len(c.left) - len(err.keys)
+	c.left = nil
+	return err
+}
+
+// closeError says what Close has left, and why.
+type closeError struct {
+	why, cause error // the end of its ctx, and the store's last error; either may be nil
+	keys       []string
+	more       int
+}
+
+func (e *closeError) Error() string {
+	what := "calls are still running"
+	switch n := len(e.keys) + e.more; {
+	case n == 1:
+		what = "1 lock is left to its TTL: " + e.keys[0]
+	case n > 1:
+		what = fmt.Sprintf("%d locks are left to their TTL: %s", n, strings.Join(e.keys, ", "))
+	}
+	if e.more > 0 {
+		what += fmt.Sprintf(" and %d more", e.more)
+	}
+	if e.why != nil {
+		what = e.why.Error() + ": " + what
+	}
+	if e.cause != nil && e.cause != e.why { //nolint:errorlint // the same is not told twice
+		what += ": " + bare(e.cause)
+	}
+	return "lock: close: " + what
+}
+
+func (e *closeError) Unwrap() []error { return []error{e.why, e.cause} }

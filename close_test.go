@@ -68,7 +68,7 @@ func TestCloseReleasesLeases(t *testing.T) {
 		seen := new(recorder)
 		c := client(t, f, WithObserver(seen))
 		var all []*Lease
-		for i := range 2 * maxFresh {
+		for i := range 2 * maxYoung {
 			all = append(all, mustLock(t, c, fmt.Sprint(i)))
 		}
 		done := all[0].Context().Done()
@@ -130,7 +130,7 @@ func TestLossWhileWindingDownIsJoined(t *testing.T) {
 			err := c.Do(t.Context(), "k", func(ctx context.Context, l *Lease) error {
 				<-ctx.Done()
 				f.force("k", true)
-				lostAs(t, ReasonForced, l.Err())
+				require.ErrorIs(t, l.Err(), ErrClosed, "as its context")
 				return nil
 			})
 			lostAs(t, ReasonForced, err)

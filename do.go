@@ -7,13 +7,24 @@ import (
 	"time"
 )
 
+// doBound is how long Do waits for its release: the work is done, and the Client goes on
+// with what the store has not confirmed.
+const doBound = 5 * time.Second
+
 // doCall is a Do or TryDo: all that it needs in one allocation.
 type doCall struct {
 	call
 	lease Lease
 	fn    fnContext
-	bound boundContext // of the release
+	after detached // the ctx of the release
 }
+
+// detached is ctx without its end: context.WithoutCancel without an allocation.
+type detached struct{ context.Context }
+
+func (*detached) Done() <-chan struct{}            { return nil }
+func (*detached) Err() error                       { return nil }
+func (*detached) Deadline() (t time.Time, ok bool) { return }
 
 // do is Do and TryDo.
 func (c *Client) do(ctx context.Context, op operation, key string, fn func(context.Context, *Lease) error, opts []Option) error {
@@ -69,21 +80,15 @@ func (o operation) join(key string, err, lost error) error {
 // has not confirmed is no error: the lock was held to the end, and the caller would
 // repeat finished work.
 func (d *doCall) end() error {
-	err := d.release()
-	d.bound.end()
+	// The caller's values but not its end: a lock must be released all the more when the
+	// work was canceled.
+	d.after.Context = d.ctx
+	ctx, cancel := context.WithCancel(&d.after)
+	defer cancel()
+	err := d.fn.lease.finish(ctx, cancel, min(doBound, d.cfg.ttl), d.ctx)
 	d.leave()
 	if errors.Is(err, ErrLost) {
 		return err
 	}
 	return nil
-}
-
-// detached is the context of the release: the caller's values, but not its end, since a
-// lock must be released all the more when the work was canceled. e.mu is held.
-func (d *doCall) detached(now time.Duration) context.Context {
-	e := &d.c.engine
-	end := min(d.fn.lease.end, now+doBound)
-	d.bound.parent, d.bound.detached = d.ctx, true
-	d.bound.deadline = e.clock.local(end)
-	return &d.bound
 }

@@ -67,25 +67,25 @@ func ParseToken(s string) (Token, error) {
 // It is safe for concurrent use and must not be copied.
 type Guard struct {
 	mu    sync.Mutex // guards marks
-	marks map[string]*mark
+	marks map[string]*guarded
 }
 
-// mark is the newest token of a key.
-type mark struct {
+// guarded is the newest token of a key.
+type guarded struct {
 	step   chan struct{} // has room for the one step that runs, which may use newest
 	newest Token
 }
 
-// step is the ctx of a protected step, by which a nested one is recognized.
-type step struct {
+// stepContext is the ctx of a protected step, by which a nested one is recognized.
+type stepContext struct {
 	context.Context
-	mark *mark
+	of *guarded
 }
 
-// Value returns mark if it is asked for its own step.
-func (s *step) Value(key any) any {
-	if key == any(s.mark) {
-		return s.mark
+// Value returns the key's state if it is asked for its own step.
+func (s *stepContext) Value(key any) any {
+	if key == any(s.of) {
+		return s.of
 	}
 	return s.Context.Value(key)
 }
@@ -123,18 +123,18 @@ func (g *Guard) Do(ctx context.Context, key string, t Token, write func(context.
 		return &StaleError{Key: key, Token: t, Newest: m.newest}
 	}
 	m.newest = t
-	return write(&step{ctx, m})
+	return write(&stepContext{ctx, m})
 }
 
-func (g *Guard) mark(key string) *mark {
+func (g *Guard) mark(key string) *guarded {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m := g.marks[key]
 	if m == nil {
 		if g.marks == nil {
-			g.marks = make(map[string]*mark)
+			g.marks = make(map[string]*guarded)
 		}
-		m = &mark{step: make(chan struct{}, 1)}
+		m = &guarded{step: make(chan struct{}, 1)}
 		g.marks[key] = m
 	}
 	return m

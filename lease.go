@@ -6,90 +6,67 @@ import (
 	"time"
 )
 
-// Lease is a lock that is held. It is renewed in the background until it is released,
-// its Client is closed, or it is lost. All methods are safe for concurrent use.
+// Lease is a lock that is held. It is renewed in the background until it is released, its
+// Client is closed, or it is lost. All methods are safe for concurrent use.
 //
-// A lease ends locally at its [Lease.Deadline], which lies before the end of the grant in
-// the store: it is the last Start, taken before the request was sent that proved the
-// grant, plus the TTL as granted, less the drift ([WithDrift]). It ends then whether or
-// not the store answers, so that the holder stops before anybody else can begin.
+// A lease ends locally at its [Lease.Deadline], which is earlier than the end of the grant
+// in the store: Grant.Start, taken before the request that proved the grant was sent, plus
+// the granted TTL, minus the drift ([WithDrift]). It ends then whether or not the store
+// answers, so the holder stops before anybody else can begin.
 //
 // # Renewal
 //
-// The first renewal begins between a quarter and a third of the TTL after Start. A renewal
-// that the store does not answer within TTL/6, or with an error other than ErrLost, is
-// tried again with backoff ([WithBackoff]) until the deadline; then the lease is lost as
-// Unreachable, or as Expired if no renewal had failed or was under way. When one lease's
-// renewal succeeds after a failure, all that are failing try at once.
+// The first renewal begins between a quarter and a third of the TTL after Start. One that
+// fails, or is not answered within a sixth of the TTL, is retried with backoff
+// ([WithBackoff]) until the deadline. Then the lease is lost: as ReasonUnreachable if a
+// renewal has failed or is still unanswered, else as ReasonExpired.
 //
 // # Clocks
 //
-// Timers and the monotonic clock stand still while a machine sleeps, and the store's clock
-// does not. So wall and monotonic clock are compared at every Err, at every timer, and at
-// least once a second. When the wall clock has jumped ahead (by more than 20 ms since the
-// last comparison) the jump counts as time elapsed: every deadline of the Client moves
-// closer by it. A lease whose deadline is thereby over ends at once as Expired; any other
-// has at most TTL/10 to verify itself, by a renewal that is begun at once, or it ends. A
-// jump back counts no time, but asks for the same verification, since either clock may be
-// the wrong one. Without renewal ([WithRenewal]) only the time is counted. A pause that
-// neither clock shows, such as that of a process that is stopped between a look at its
-// lease and the write which that protects, is for the resource to catch, by the Token.
+// Timers and the monotonic clock stand still while a machine sleeps, but the store's clock
+// does not. So the Client compares wall and monotonic clock at every Err, at every timer,
+// and at least once a second. If the wall clock has jumped ahead by more than 20 ms since
+// the last comparison, the jump counts as time that has passed: every deadline moves closer
+// by it. A lease whose deadline has thereby passed ends at once, as ReasonExpired. Any other
+// must renew within TTL/10, beginning at once, or it is lost. A jump back counts no time but
+// asks for the same renewal, since either clock may be wrong. Without renewal
+// ([WithRenewal]) a jump only counts as time.
+//
+// Neither clock shows that a process was stopped between a look at its lease and the write
+// that the lease is to protect. Only the resource can notice that, by the Token.
 type Lease struct {
 	e   *engine
 	cfg *config
 
-	// endFn ends the ctx of Do's function with a cause. Set before the lease is held.
-	endFn context.CancelCauseFunc
+	// All that follows is guarded by e.mu. Of grant, Key, Owner and Shared never change, and
+	// Token does not once the lease is held.
+	grant Grant
+	state state
+	since time.Duration // when its first grant's Start was
+	until time.Duration // held: the local deadline; ending: when the engine gives up
+	at    time.Duration // its key in the heap: when the engine must act
+	index int           // in the heap; -1 outside
+	op    *op           // the call in flight
 
-	// All that follows is guarded by e.mu; grant's Key, Owner, Token and Shared do not
-	// change while the lease is held.
-	grant  Grant
-	phase  phase
-	err    error         // what Err returns
-	lost   *LostError    // how it was lost, whatever came after
-	since  time.Duration // when the first Start was
-	end    time.Duration // the local deadline, or earlier while verifying
-	due    time.Duration // of the next call to the store
-	at     time.Duration // its key in the heap
-	index  int           // in the heap; -1 outside
-	queued bool          // in engine.ready
-	op     *op           // the call in flight
+	retries int   // calls that failed since the last success
+	failure error // of the last of them
 
-	failures int   // calls since the last success
-	failure  error // the last one
+	ended error      // what Err returns
+	lost  *LostError // found by a renewal, a notice or a release; its first cause may be another
 
-	verifying bool // the clock has jumped since the last renewal
-
-	early  bool // lost before Acquire has returned
-	reason LostReason
-
-	bound time.Duration // leaving: when the engine gives up
-	tried bool          // a release was sent whose outcome is unknown
-	told  bool          // the observers know how the hold ended
-
-	ctx    context.Context // made when it is asked for
+	endFn  context.CancelCauseFunc // ends the ctx of Do's function
+	ctx    context.Context         // made when it is asked for
 	endCtx context.CancelCauseFunc
+	events *outbox // nil without observers
 }
 
-// phase is where a Lease is in its life. It only goes down this list, but for a release in
-// the foreground and one in the background, which may replace one another.
-type phase uint8
-
-const (
-	pending   phase = iota // asked for
-	held                   // in the heap, renewed
-	releasing              // being released by a caller, or waiting for one to do it again
-	leaving                // in the heap: the engine releases, or undoes, it
-	gone
-)
-
-// Key is the lock's name.
+// Key returns the lock's name.
 func (l *Lease) Key() string { return l.grant.Key }
 
 // Owner identifies the lease's grant, as in a [Record] and in an [Event].
 func (l *Lease) Owner() string { return l.grant.Owner }
 
-// Token is the fencing token, the same as long as the lease is held.
+// Token returns the fencing token. It does not change while the lease is held.
 func (l *Lease) Token() Token { return l.grant.Token }
 
 // ttl is the TTL as granted, or as asked for if that is not known.
@@ -100,37 +77,37 @@ func (l *Lease) ttl() time.Duration {
 	return l.cfg.ttl
 }
 
-// Err says why the lease has ended: ErrReleased, ErrClosed or a *LostError; nil while it
-// is held. It compares the clocks itself, and so knows of a loss even when the timer that
-// would tell has had no chance to run.
+// Err returns why the lease has ended: ErrReleased, ErrClosed or a *LostError. It returns
+// nil while the lease is held, and the same error ever after. Err compares the clocks
+// itself, so it knows of a loss even when the timer has had no chance to run.
 func (l *Lease) Err() error {
-	var fx effects
-	now := l.e.lock(&fx)
-	l.e.expire(l, now, &fx)
-	err := l.err
-	l.e.unlock(now, &fx)
+	var s section
+	s.enter(l.e)
+	s.timeUp(l)
+	err := l.ended
+	s.leave()
 	return err
 }
 
-// Deadline is until when the lock is exclusive unless it is renewed; a local time. After
-// the end of the lease it is when that would have ended by itself.
+// Deadline returns the local time at which the lease ends unless it is renewed. It means
+// nothing once the lease has ended.
 func (l *Lease) Deadline() time.Time {
 	l.e.mu.Lock()
 	defer l.e.mu.Unlock()
-	return l.e.clock.local(l.end)
+	return l.e.clock.local(l.until)
 }
 
-// Context returns a context that ends when the lease does, with its Err as the cause
-// ([context.Cause]). It carries no values and does not end with the ctx of the call that
-// acquired the lease: a lease may outlive that call by far. The ctx that Do gives to its
-// function ends with the caller's as well.
+// Context returns a context that ends with the lease; its [context.Cause] is what Err
+// returns. It carries no values, and does not end with the ctx of the call that acquired the
+// lease, which a lease may outlive by far. The ctx that Do gives to its function ends with
+// the caller's as well.
 func (l *Lease) Context() context.Context {
 	e := l.e
 	e.mu.Lock()
 	if l.ctx == nil {
 		l.ctx, l.endCtx = context.WithCancelCause(context.Background())
 	}
-	ctx, end, err := l.ctx, l.endCtx, l.err
+	ctx, end, err := l.ctx, l.endCtx, l.ended
 	e.mu.Unlock()
 	if err != nil {
 		end(err) // it had ended before there was a context to cancel
@@ -138,10 +115,11 @@ func (l *Lease) Context() context.Context {
 	return ctx
 }
 
-// Renew restarts the lease's TTL, and so verifies that the store still knows it. It
-// returns ErrReleased, ErrClosed or a *LostError if the lease has ended, also if it does
-// so meanwhile; after any other error, such as ctx's, the lease is as it was or renewed.
-// It waits for a renewal in the background, and the next one counts from here.
+// Renew restarts the lease's TTL, and so verifies that the store still knows the lease. The
+// next renewal in the background counts from here.
+//
+// It returns ErrReleased, ErrClosed or a *LostError if the lease has ended or ends
+// meanwhile. After ErrUnavailable or ctx's error the lease is as it was, or renewed.
 func (l *Lease) Renew(ctx context.Context) error {
 	if ctx == nil {
 		return opRenew.fail(l.Key(), fmt.Errorf("%w: ctx is nil", ErrInvalid))
@@ -153,58 +131,48 @@ func (l *Lease) Renew(ctx context.Context) error {
 }
 
 func (l *Lease) renew(ctx context.Context) error {
-	e := l.e
-	var fx effects
-	now := e.lock(&fx)
-	e.expire(l, now, &fx)
-	for l.err == nil && l.op != nil {
+	sent, cancel := context.WithCancel(ctx) // the end of the lease cancels it
+	defer cancel()
+	var s section
+	for {
+		s.enter(l.e)
+		s.timeUp(l)
+		if err := l.ended; err != nil {
+			s.leave()
+			return err
+		}
+		if l.op == nil {
+			break
+		}
 		free := l.op.wait()
-		e.unlock(now, &fx)
+		s.leave()
 		select {
 		case <-free:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		fx = effects{}
-		now = e.lock(&fx)
-		e.expire(l, now, &fx)
 	}
-	if err := l.err; err != nil {
-		e.unlock(now, &fx)
-		return err
-	}
-	octx, cancel := context.WithDeadline(ctx, e.clock.local(l.end))
-	defer cancel()
-	o := e.begin(l, now, true, cancel)
-	o.caller = true
-	e.unlock(now, &fx)
+	o, g := s.begin(l, never, cancel), l.grant
+	o.byHand = true
+	s.leave()
 
-	g, err := o.send(octx, e.store)
-	o.abandoned = err != nil && ctx.Err() != nil
-	return l.finishRenew(ctx, o, g, err)
+	g, err := l.e.send(sent, o, g)
+	s.enter(l.e)
+	s.answered(ctx, l, o, g, err)
+	if l.ended != nil {
+		err = l.ended
+	}
+	s.leave()
+	return storeError(ctx, err)
 }
 
-func (l *Lease) finishRenew(ctx context.Context, o *op, g Grant, err error) error {
-	e := l.e
-	var fx effects
-	now := e.lock(&fx)
-	e.renewed(ctx, l, o, g, err, now, &fx)
-	err = storeError(ctx, err)
-	if l.err != nil {
-		err = l.err
-	}
-	now = e.free(l, o, now, &fx)
-	e.unlock(now, &fx)
-	return err
-}
-
-// Release ends the lease. Its contexts end at once, with ErrReleased, before the store is
+// Release ends the lease. Its contexts end first, with ErrReleased, before the store is
 // asked; a renewal in flight is canceled and waited for.
 //
-// It returns a *LostError if the lock was lost before, nil if it is released, however
-// often it is called. After any other error of the store the lock may be held until its
-// TTL is over, and Release may be called again. If ctx ends, or has ended, it returns
-// ctx's error promptly and the release goes on in the background.
+// It returns nil if the lock is released, and a *LostError if it had been lost before: then
+// too if only the release has shown it. Otherwise, after ErrUnavailable or ctx's error, the
+// lock may be held for a TTL at most, and the Client goes on releasing it in the background
+// until then. Release may be called again, and returns promptly if ctx ends or has ended.
 func (l *Lease) Release(ctx context.Context) error {
 	if ctx == nil {
 		return opRelease.fail(l.Key(), fmt.Errorf("%w: ctx is nil", ErrInvalid))
@@ -213,4 +181,88 @@ func (l *Lease) Release(ctx context.Context) error {
 		return opRelease.fail(l.Key(), err)
 	}
 	return nil
+}
+
+func (l *Lease) release(ctx context.Context) error {
+	ended := ctx.Err()
+	var s section
+	s.enter(l.e)
+	s.letGo(l)
+	s.leave()
+	if ended != nil {
+		return l.outcomeOr(ctx, fmt.Errorf("%w: the release goes on in the background", ended))
+	}
+	within := MaxTTL
+	if ctx.Err() != nil && context.Cause(ctx) == ErrReleased { //nolint:errorlint // this very one
+		// The release itself has ended it, as it does what comes from Lease.Context or is
+		// that of Do's function. It is no reason not to release.
+		ctx, within = context.WithoutCancel(ctx), doBound
+	}
+	sent, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return l.finish(sent, cancel, within, ctx)
+}
+
+// letGo ends l for its holder. From then on the store may give the lock to somebody else, so
+// it comes before the release is sent.
+func (s *section) letGo(l *Lease) {
+	s.timeUp(l)
+	if l.state == held {
+		s.end(l, ErrReleased)
+		s.release(l)
+	}
+}
+
+// finish sends the release of l, unless that is over. It waits for ctx, which cancel ends,
+// and within, at most. The Observers' ctx is the caller's own.
+func (l *Lease) finish(ctx context.Context, cancel context.CancelFunc, within time.Duration, caller context.Context) error {
+	var s section
+	for {
+		s.enter(l.e)
+		s.letGo(l)
+		if l.state == gone || l.lost != nil {
+			s.leave()
+			return l.outcomeOr(caller, nil)
+		}
+		if l.op == nil {
+			break
+		}
+		if l.op.renews {
+			s.cancel(l)
+		}
+		free := l.op.wait()
+		s.leave()
+		if err := await(ctx, within, free); err != nil {
+			return fmt.Errorf("%w: the release goes on in the background", err)
+		}
+	}
+	o, g := s.begin(l, s.now+min(within, l.until-s.now), cancel), l.grant
+	alone := s.e.closing.phase == stopped
+	s.leave()
+	if alone { // there is no engine any more that would cancel it
+		ctx, cancel = context.WithTimeout(ctx, min(within, l.cfg.ttl))
+		defer cancel()
+	}
+	g, err := l.e.send(ctx, o, g)
+	s.enter(l.e)
+	s.answered(caller, l, o, g, err)
+	s.leave()
+	if err == nil {
+		return nil
+	}
+	return l.outcomeOr(caller, nil)
+}
+
+// await waits for free, and returns an error if ctx ends or time passes before.
+func await(ctx context.Context, within time.Duration, free <-chan struct{}) error {
+	t := time.NewTimer(within)
+	defer t.Stop()
+	select {
+	case <-free:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return context.DeadlineExceeded
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 )
 
 // fnContext is the ctx of Do's function: the caller's, ended with the lease, and carrying
@@ -58,7 +59,30 @@ func (l *Lease) nested(op operation, cfg *config) (*Lease, error) {
 	case l.grant.Shared && !cfg.shared:
 		return nil, fmt.Errorf("%w: ctx holds the key in shared mode, which an exclusive one would wait for", ErrDeadlock)
 	}
-	return l, nil
+	return l, cfg.nests(l.cfg)
+}
+
+// nests returns an error if the call gave an option that the lease which it is to run under,
+// an outer one with options of its own, does not have.
+func (c *config) nests(outer *config) error {
+	another := func(what string, inner, outer any) error {
+		return fmt.Errorf("%w: %s %v: the outer lease has %v", ErrInvalid, what, inner, outer)
+	}
+	switch g := c.given; {
+	case g.has(givenTTL) && c.ttl != outer.ttl:
+		return another("TTL", c.ttl, outer.ttl)
+	case g.has(givenDrift) && c.drift != outer.driftOf(outer.ttl):
+		return another("drift", c.drift, outer.driftOf(outer.ttl))
+	case g.has(givenRenewal) && c.renewal != outer.renewal:
+		return another("WithRenewal", c.renewal, outer.renewal)
+	case g.has(givenMetadata) && !maps.Equal(c.metadata, outer.metadata):
+		return another("WithMetadata", c.metadata, outer.metadata)
+	case g.has(givenBackoff) && (c.backoffMin != outer.backoffMin || c.backoffMax != outer.backoffMax):
+		return another("WithBackoff", c.backoffMin, outer.backoffMin)
+	case g.has(givenObserver):
+		return fmt.Errorf("%w: WithObserver: a call that runs under an outer lease has no events of its own", ErrInvalid)
+	}
+	return nil
 }
 
 // runNested runs fn under the lease of an outer Do, which alone releases it.

@@ -76,15 +76,64 @@ type Event struct {
 	Err        error
 }
 
-// measured is e with d in the field that d has for e's Kind.
-func (e Event) measured(d time.Duration) Event {
-	switch e.Kind {
-	case EventContended, EventGranted, EventFailed:
-		e.Waited = d
-	case EventRenewed, EventRenewFailed:
-		e.Slack = d
-	default:
-		e.Held = d
+// outbox keeps the events of one Owner in order. It is guarded by the engine's mutex.
+type outbox struct {
+	events []pending
+	busy   bool // somebody is telling them, and goes on until there are no more
+}
+
+// pending is an event that is to be told.
+type pending struct {
+	ctx context.Context
+	Event
+}
+
+// tell has l's observers told of ev when the section is over.
+func (s *section) tell(ctx context.Context, l *Lease, ev Event) {
+	if l.post(ctx, ev) {
+		s.note(chore{tell: l})
 	}
-	return e
+}
+
+// post puts ev into l's outbox, and reports whether there is anybody to tell. e.mu is held.
+func (l *Lease) post(ctx context.Context, ev Event) bool {
+	if len(l.cfg.observers) == 0 {
+		return false
+	}
+	ev.Store, ev.Key, ev.Shared, ev.Token = l.e.name, l.grant.Key, l.grant.Shared, l.grant.Token
+	if ev.Kind != EventFailed || l.grant.Token == 0 {
+		ev.Owner = l.grant.Owner
+	}
+	if l.events == nil {
+		l.events = new(outbox)
+	}
+	l.events.events = append(l.events.events, pending{ctx, ev})
+	return true
+}
+
+// observe tells l's events, unless somebody is at it: then he goes on with them, and an
+// Observer that has caused one need not wait for itself.
+func (l *Lease) observe() {
+	e, box := l.e, l.events
+	e.mu.Lock()
+	if box.busy {
+		e.mu.Unlock()
+		return
+	}
+	box.busy = true
+	defer func() { // also if an Observer panics
+		box.busy = false
+		e.mu.Unlock()
+	}()
+	for len(box.events) > 0 {
+		p := box.events[0]
+		box.events = box.events[1:]
+		e.mu.Unlock()
+		func() {
+			defer e.mu.Lock()
+			for _, o := range l.cfg.observers {
+				o.Observe(p.ctx, p.Event)
+			}
+		}()
+	}
 }

@@ -37,11 +37,25 @@ type config struct {
 	reentrant  bool
 	renewal    bool
 
-	// What the call itself gave, as opposed to New: some options are not for some calls.
-	callWait      bool
-	callReentrant bool
-	err           error // the first option that cannot be right in itself
+	given given // by the call itself, as opposed to New: some options are not for some calls
+	err   error // the first option that cannot be right in itself
 }
+
+// given is a set of options.
+type given uint8
+
+const (
+	givenTTL given = 1 << iota
+	givenWait
+	givenMetadata
+	givenReentrant
+	givenRenewal
+	givenDrift
+	givenObserver
+	givenBackoff
+)
+
+func (g given) has(o given) bool { return g&o != 0 }
 
 func defaults() config {
 	return config{
@@ -54,7 +68,7 @@ func defaults() config {
 // may have to wait for it. It must be positive and at least the store's MinTTL. Default:
 // 15 s. A living holder keeps the lock for as long as it likes, by renewal.
 func WithTTL(d time.Duration) Option {
-	return func(c *config) { c.ttl = d }
+	return func(c *config) { c.ttl, c.given = d, c.given|givenTTL }
 }
 
 // WithWait bounds how long Do and Lock stand in line; after that they return a
@@ -62,7 +76,7 @@ func WithTTL(d time.Duration) Option {
 // wait, it is ErrInvalid; as a default given to New it does not concern them.
 func WithWait(d time.Duration) Option {
 	return func(c *config) {
-		c.wait, c.callWait = d, true
+		c.wait, c.given = d, c.given|givenWait
 		if d < 0 {
 			c.fail("wait %v: must not be negative", d)
 		}
@@ -83,7 +97,8 @@ func WithShared() Option {
 // it. All names and values together have at most MaxMetadataLen bytes of UTF-8. m is
 // copied. Default: none.
 func WithMetadata(m map[string]string) Option {
-	return func(c *config) { c.metadata = maps.Clone(m) }
+	m = maps.Clone(m)
+	return func(c *config) { c.metadata, c.given = m, c.given|givenMetadata }
 }
 
 // WithReentrant says what Do and TryDo make of a key that their ctx holds already: true
@@ -91,13 +106,13 @@ func WithMetadata(m map[string]string) Option {
 // lease of its own to release, so WithReentrant(true) on Lock and TryLock is ErrInvalid.
 // Default: false.
 func WithReentrant(on bool) Option {
-	return func(c *config) { c.reentrant, c.callReentrant = on, true }
+	return func(c *config) { c.reentrant, c.given = on, c.given|givenReentrant }
 }
 
 // WithRenewal says whether the lease is renewed while it is held. Without, it ends by its
 // TTL unless Lease.Renew is called. Default: true.
 func WithRenewal(on bool) Option {
-	return func(c *config) { c.renewal = on }
+	return func(c *config) { c.renewal, c.given = on, c.given|givenRenewal }
 }
 
 // WithDrift is how much sooner than the granted TTL the lease ends locally: what the
@@ -105,7 +120,7 @@ func WithRenewal(on bool) Option {
 // working. It must be at least 0 and less than the TTL. Default: TTL/100 + 2 ms.
 func WithDrift(d time.Duration) Option {
 	return func(c *config) {
-		c.drift = d
+		c.drift, c.given = d, c.given|givenDrift
 		if d < 0 {
 			c.fail("drift %v: must not be negative", d)
 		}
@@ -121,7 +136,7 @@ func WithObserver(o Observer) Option {
 			return
 		}
 		// Clipped: a call's observers must not land in the array of New's.
-		c.observers = append(slices.Clip(c.observers), o)
+		c.observers, c.given = append(slices.Clip(c.observers), o), c.given|givenObserver
 	}
 }
 
@@ -131,7 +146,7 @@ func WithObserver(o Observer) Option {
 // be positive and no more than longest. Default: 50 ms to 1 s.
 func WithBackoff(shortest, longest time.Duration) Option {
 	return func(c *config) {
-		c.backoffMin, c.backoffMax = shortest, longest
+		c.backoffMin, c.backoffMax, c.given = shortest, longest, c.given|givenBackoff
 		if shortest <= 0 || shortest > longest {
 			c.fail("backoff from %v to %v: shortest must be positive and no more than longest", shortest, longest)
 		}
@@ -150,7 +165,7 @@ func (c *config) with(opts []Option, caps Capabilities) (*config, error) {
 		return c, nil
 	}
 	d := *c
-	d.callWait, d.callReentrant = false, false
+	d.given = 0
 	for i, o := range opts {
 		if o == nil {
 			d.fail("option %d is nil", i)
@@ -180,10 +195,10 @@ func (c *config) check(caps Capabilities) error {
 
 // fits says whether the call's own options suit op.
 func (c *config) fits(op operation) error {
-	if op.try() && c.callWait {
+	if op.try() && c.given.has(givenWait) {
 		return fmt.Errorf("%w: WithWait(%v) on %s: a try does not wait", ErrInvalid, c.wait, op)
 	}
-	if !op.runs() && c.callReentrant && c.reentrant {
+	if !op.runs() && c.given.has(givenReentrant) && c.reentrant {
 		return fmt.Errorf("%w: WithReentrant(true) on %s: only Do and TryDo can run under an outer lease", ErrInvalid, op)
 	}
 	return nil

@@ -1,0 +1,319 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A program closes its store when Close has returned: a release in flight must be over.
+func TestCloseWaitsForAReleaseInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f)
+		l := mustLock(t, c, "k")
+		f.onRelease(func(ctx context.Context, g Grant, release releaseFunc) error {
+			time.Sleep(time.Second)
+			return release(ctx, g)
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { assertNoError(t, l.Release(t.Context())) })
+		time.Sleep(time.Millisecond)
+		require.NoError(t, c.Close(t.Context()))
+		require.False(t, f.held("k"))
+		wg.Wait()
+		require.Len(t, f.sent("release"), 1)
+	})
+}
+
+// assertNoError is require.NoError for goroutines beside the test's.
+func assertNoError(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A release whose ctx ends goes on in the background, also when Close has begun.
+func TestReleaseGoesOnWhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f)
+		l := mustLock(t, c, "k")
+		f.onRelease(func(ctx context.Context, g Grant, release releaseFunc) error {
+			if len(f.sent("release")) == 1 {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return release(ctx, g)
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if err := l.Release(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+		})
+		time.Sleep(time.Millisecond)
+		require.NoError(t, c.Close(t.Context()))
+		wg.Wait()
+		require.False(t, f.held("k"))
+		require.Len(t, f.sent("release"), 2)
+	})
+}
+
+// Close sends again what had failed before.
+func TestCloseSendsAFailedReleaseAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f, WithBackoff(time.Hour, time.Hour))
+		l := mustLock(t, c, "k")
+		f.onRelease(failRelease)
+		require.ErrorIs(t, l.Release(t.Context()), errIO)
+		f.onRelease(plainRelease)
+		require.NoError(t, c.Close(t.Context()))
+		require.False(t, f.held("k"))
+	})
+}
+
+// Close says at once what it cannot release, and why.
+func TestCloseAfterTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := New(f)
+		for i := range 5 {
+			mustLock(t, c, fmt.Sprint("k", i))
+		}
+		closed := fmt.Errorf("%w: the pool is closed", ErrClosed)
+		f.onRelease(func(context.Context, Grant, releaseFunc) error { return closed })
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		err := c.Close(ctx)
+		require.ErrorIs(t, err, closed)
+		require.Zero(t, time.Since(start))
+		require.ErrorContains(t, err, `5 locks are left to their TTL: "k`)
+		require.ErrorContains(t, err, "and 2 more: closed: the pool is closed")
+		require.Equal(t, err, c.Close(t.Context()), "for good")
+	})
+}
+
+// When Close gives up, it names the keys and the store's error, which the end of ctx does
+// not hide.
+func TestCloseNamesWhatItLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, seen := newFake(), new(recorder)
+		c := New(f, WithObserver(seen))
+		mustLock(t, c, "k")
+		f.onRelease(failRelease)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := c.Close(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, errIO)
+		require.ErrorContains(t, err, `1 lock is left to its TTL: "k": store unavailable: connection reset`)
+		synctest.Wait()
+		require.Equal(t, []string{"granted", "released"}, seen.kinds(), "events come in pairs")
+	})
+}
+
+// An Observer may call any method of the lease that an event is about, and of its Client.
+func TestObserverMayCallAnything(t *testing.T) {
+	ctx := context.Background()
+	for name, c := range map[string]struct {
+		on   EventKind
+		call func(c *Client, l *Lease) error
+		want error
+	}{
+		"renew on renewed":        {EventRenewed, func(_ *Client, l *Lease) error { return l.Renew(ctx) }, nil},
+		"renew on renew failed":   {EventRenewFailed, func(_ *Client, l *Lease) error { return l.Renew(ctx) }, ErrUnavailable},
+		"renew on lost":           {EventLost, func(_ *Client, l *Lease) error { return l.Renew(ctx) }, ErrLost},
+		"renew on released":       {EventReleased, func(_ *Client, l *Lease) error { return l.Renew(ctx) }, ErrReleased},
+		"release on granted":      {EventGranted, func(_ *Client, l *Lease) error { return l.Release(ctx) }, nil},
+		"release on renewed":      {EventRenewed, func(_ *Client, l *Lease) error { return l.Release(ctx) }, nil},
+		"release on renew failed": {EventRenewFailed, func(_ *Client, l *Lease) error { return l.Release(ctx) }, nil},
+		"release on lost":         {EventLost, func(_ *Client, l *Lease) error { return l.Release(ctx) }, ErrLost},
+		"release on released":     {EventReleased, func(_ *Client, l *Lease) error { return l.Release(ctx) }, nil},
+		"close on contended":      {EventContended, func(c *Client, _ *Lease) error { return c.Close(ctx) }, nil},
+		"close on granted":        {EventGranted, func(c *Client, _ *Lease) error { return c.Close(ctx) }, nil},
+		"close on renewed":        {EventRenewed, func(c *Client, _ *Lease) error { return c.Close(ctx) }, nil},
+		"close on lost":           {EventLost, func(c *Client, _ *Lease) error { return c.Close(ctx) }, nil},
+		"close on released":       {EventReleased, func(c *Client, _ *Lease) error { return c.Close(ctx) }, nil},
+		"close on failed":         {EventFailed, func(c *Client, _ *Lease) error { return c.Close(ctx) }, nil},
+		"do on granted": {EventGranted, func(c *Client, _ *Lease) error {
+			return c.Do(ctx, "other", func(context.Context, *Lease) error { return nil })
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				cl := New(f, WithTTL(ttlTen))
+				called := false
+				var got error
+				o := observerFunc(func(_ context.Context, e Event) {
+					if e.Kind != c.on || called || e.Key != "k" {
+						return
+					}
+					called = true
+					var of *Lease
+					for l := range cl.Held() {
+						of = l
+					}
+					if of == nil {
+						of = lastLease.Load()
+					}
+					got = c.call(cl, of)
+				})
+				everyEvent(t, f, cl, o)
+				synctest.Wait()
+				require.True(t, called)
+				if c.want == nil {
+					require.NoError(t, got)
+				} else {
+					require.ErrorIs(t, got, c.want)
+				}
+				require.NoError(t, cl.Close(ctx))
+				require.Empty(t, leftovers(cl))
+				require.False(t, f.held("k"))
+			})
+		})
+	}
+}
+
+var lastLease atomic.Pointer[Lease]
+
+// everyEvent makes o see an event of each kind, as far as it leaves the Client open.
+func everyEvent(t *testing.T, f *fake, c *Client, o Observer) {
+	t.Helper()
+	ctx := t.Context()
+	lock := func(opts ...Option) *Lease {
+		l, err := c.Lock(ctx, "k", append(opts, WithObserver(o))...)
+		if err != nil {
+			return nil
+		}
+		lastLease.Store(l)
+		return l
+	}
+	if l := lock(); l != nil {
+		time.Sleep(ttlTen) // renewed
+		f.onRenew(failRenew)
+		time.Sleep(ttlTen / 3) // renew failed
+		f.onRenew(plainRenew)
+		time.Sleep(ttlTen / 3)
+		other, err := c.Lock(ctx, "k", WithWait(time.Second), WithObserver(o)) // contended, failed
+		if err == nil {
+			_ = other.Release(ctx)
+		}
+		_ = l.Release(ctx)
+	}
+	if l := lock(); l != nil {
+		f.force("k", true) // lost
+		_ = l.Release(ctx)
+	}
+	time.Sleep(time.Minute)
+}
+
+// nosyContext is a caller's context that asks something of a lease whenever it is asked.
+type nosyContext struct {
+	context.Context
+	ask func()
+}
+
+func (c *nosyContext) Done() <-chan struct{} { c.ask(); return c.Context.Done() }
+func (c *nosyContext) Err() error            { c.ask(); return c.Context.Err() }
+func (c *nosyContext) Value(key any) any     { c.ask(); return c.Context.Value(key) }
+func (c *nosyContext) Deadline() (time.Time, bool) {
+	c.ask()
+	return c.Context.Deadline()
+}
+
+// No code of the caller runs under the engine's mutex: his ctx may ask his lease.
+func TestContextThatAsksItsLease(t *testing.T) {
+	f := newFake()
+	c := client(t, f, WithObserver(new(recorder)))
+	l := mustLock(t, c, "k")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ctx := &nosyContext{context.Background(), func() { _ = l.Err(); _ = l.Deadline() }}
+		assertNoError(t, l.Renew(ctx))
+		assertNoError(t, c.Do(ctx, "l", func(ctx context.Context, l *Lease) error { return l.Renew(ctx) }))
+		_, err := c.Lock(ctx, "k", WithWait(time.Millisecond))
+		if !errors.Is(err, ErrHeld) {
+			t.Error(err)
+		}
+		assertNoError(t, l.Release(ctx))
+		assertNoError(t, c.Close(ctx))
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for itself")
+	}
+}
+
+// A release that finds the loss returns it; Err and Cause say both why the lease ended.
+func TestErrAgreesWithCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f)
+		l := mustLock(t, c, "k")
+		ctx := l.Context()
+		f.force("k", false)
+		for range 2 {
+			lostAs(t, ReasonTaken, l.Release(t.Context()))
+			require.ErrorIs(t, l.Err(), ErrReleased)
+			require.Equal(t, l.Err(), context.Cause(ctx))
+		}
+	})
+}
+
+// Options of a nested call that its outer lease does not have are refused, not dropped.
+func TestNestedOptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := map[string]string{"who": "me"}
+		c := client(t, newFake(), WithReentrant(true), WithMetadata(m))
+		nothing := func(context.Context, *Lease) error { return nil }
+		require.NoError(t, c.Do(t.Context(), "k", func(ctx context.Context, _ *Lease) error {
+			for name, o := range map[string]Option{
+				"TTL 1s: the outer lease has 10s":     WithTTL(time.Second),
+				"WithMetadata":                        WithMetadata(map[string]string{"who": "you"}),
+				"WithObserver":                        WithObserver(new(recorder)),
+				"WithRenewal":                         WithRenewal(false),
+				"drift 1s: the outer lease has 102ms": WithDrift(time.Second),
+				"WithBackoff":                         WithBackoff(time.Second, time.Second),
+			} {
+				err := c.Do(ctx, "k", never2, o)
+				require.ErrorIs(t, err, ErrInvalid, name)
+				require.ErrorContains(t, err, name)
+			}
+			require.NoError(t, c.TryDo(ctx, "k", nothing, WithTTL(ttlTen), WithMetadata(m), WithRenewal(true), WithShared()))
+			return c.Do(ctx, "k", nothing, WithWait(time.Second))
+		}))
+	})
+}
+
+// An Observer that panics, or ends its goroutine as a failing test does, leaves no lease.
+func TestObserverThatPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f)
+		boom := observerFunc(func(_ context.Context, e Event) {
+			if e.Kind == EventGranted {
+				panic("granted")
+			}
+		})
+		require.PanicsWithValue(t, "granted", func() { _ = c.Do(t.Context(), "k", never2, WithObserver(boom)) })
+		time.Sleep(time.Second)
+		require.False(t, f.held("k"))
+		require.Empty(t, c.engine.calls)
+	})
+}
