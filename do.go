@@ -85,7 +85,7 @@ func (d *doCall) end() error {
 	d.after.Context = d.ctx
 	ctx, cancel := context.WithCancel(&d.after)
 	defer cancel()
-	err := d.fn.lease.finish(ctx, cancel, min(doBound, d.cfg.ttl), d.ctx)
+	err := d.fn.lease.finish(parting{ctx, cancel, min(doBound, d.cfg.ttl), d.ctx})
 	d.leave()
 	if errors.Is(err, ErrLost) {
 		return err

@@ -200,7 +200,7 @@ func (l *Lease) release(ctx context.Context) error {
 	}
 	sent, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return l.finish(sent, cancel, within, ctx)
+	return l.finish(parting{sent, cancel, within, ctx})
 }
 
 // letGo ends l for its holder. From then on the store may give the lock to somebody else, so
@@ -213,16 +213,23 @@ func (s *section) letGo(l *Lease) {
 	}
 }
 
-// finish sends the release of l, unless that is over. It waits for ctx, which cancel ends,
-// and within, at most. The Observers' ctx is the caller's own.
-func (l *Lease) finish(ctx context.Context, cancel context.CancelFunc, within time.Duration, caller context.Context) error {
+// parting is how a holder releases.
+type parting struct {
+	ctx    context.Context // of the call to the store
+	cancel context.CancelFunc
+	within time.Duration   // how long to wait at most
+	caller context.Context // what Observers get
+}
+
+// finish sends the release of l, unless that is over.
+func (l *Lease) finish(p parting) error {
 	var s section
 	for {
 		s.enter(l.e)
 		s.letGo(l)
 		if l.state == gone || l.lost != nil {
 			s.leave()
-			return l.outcomeOr(caller, nil)
+			return l.outcomeOr(p.caller, nil)
 		}
 		if l.op == nil {
 			break
@@ -232,25 +239,26 @@ func (l *Lease) finish(ctx context.Context, cancel context.CancelFunc, within ti
 		}
 		free := l.op.wait()
 		s.leave()
-		if err := await(ctx, within, free); err != nil {
+		if err := await(p.ctx, p.within, free); err != nil {
 			return fmt.Errorf("%w: the release goes on in the background", err)
 		}
 	}
-	o, g := s.begin(l, s.now+min(within, l.until-s.now), cancel), l.grant
+	o, g := s.begin(l, s.now+min(p.within, l.until-s.now), p.cancel), l.grant
 	alone := s.e.closing.phase == stopped
 	s.leave()
 	if alone { // there is no engine any more that would cancel it
-		ctx, cancel = context.WithTimeout(ctx, min(within, l.cfg.ttl))
+		ctx, cancel := context.WithTimeout(p.ctx, min(p.within, l.cfg.ttl))
 		defer cancel()
+		p.ctx = ctx
 	}
-	g, err := l.e.send(ctx, o, g)
+	g, err := l.e.send(p.ctx, o, g)
 	s.enter(l.e)
-	s.answered(caller, l, o, g, err)
+	s.answered(p.caller, l, o, g, err)
 	s.leave()
 	if err == nil {
 		return nil
 	}
-	return l.outcomeOr(caller, nil)
+	return l.outcomeOr(p.caller, nil)
 }
 
 // await waits for free, and returns an error if ctx ends or time passes before.
