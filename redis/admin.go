@@ -3,7 +3,6 @@ package redis
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"strings"
 	"sync"
@@ -22,45 +21,41 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 		return lock.Record{}, err
 	}
 	k := l.keys(key)
-	reply, _, err := l.runner.run(ctx, inspectScript, k.all())
+	reply, _, err := l.servers.run(ctx, inspectScript, k.all())
 	if err != nil {
 		return lock.Record{}, err
 	}
 	r, _ := reply.([]any)
-	if len(r) != 8 {
-		return lock.Record{}, fmt.Errorf("lock: redis: unexpected reply %v", reply)
+	if len(r) != 10 {
+		return lock.Record{}, unexpected(reply)
 	}
-	now, _ := parseMicros(text(r[0]))
-	record := lock.Record{Key: key, Waiters: waitersOf(r[6], r[7], now, "")}
-	if s := text(r[3]); s != "" {
+	record, err := recordOf(key, k, r)
+	if err != nil {
+		return lock.Record{}, err
+	}
+	if s := text(r[9]); s != "" {
 		last, ok := parseMicros(strings.TrimSuffix(s, "*"))
 		if !ok {
 			return lock.Record{}, foreign(k.counter(), s)
 		}
 		record.Token = lock.Token(last)
 	}
-	if s := text(r[1]); s != "" && s != sharedRecord {
-		pttl, _ := r[2].(int64)
-		h, ok := parseRecord(s, now, pttl)
-		if !ok {
-			return lock.Record{}, foreign(k.record(), s)
-		}
-		record.Holders = []lock.Holder{h}
-	}
-	record.Holders = append(record.Holders, readersOf(r[4], r[5], now)...)
 	return record, nil
 }
 
 // ForceRelease implements [lock.Admin]. The holder's process is told at once.
 func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
-	if err := l.check(ctx, lock.Grant{Key: key, Owner: owner}); err != nil {
+	if err := lock.CheckGrant(lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
 	}
-	reply, sent, err := l.runner.run(ctx, forceScript, l.keys(key).all(), owner, l.channels())
+	if err := l.ready(ctx); err != nil {
+		return err
+	}
+	reply, unsure, err := l.servers.run(ctx, forceScript, l.keys(key).all(), owner, l.channels())
 	if err != nil {
 		return err
 	}
-	if reply == int64(0) && sent == 1 {
+	if reply == int64(0) && !unsure {
 		return &lock.LostError{}
 	}
 	return nil
@@ -120,10 +115,10 @@ func (l *Locker) scan(ctx context.Context, prefix string) (map[string]struct{}, 
 func (l *Locker) eachMaster(ctx context.Context, f func(context.Context, goredis.Cmdable) error) error {
 	done := make(chan error, 1)
 	go func() {
-		if c := l.runner.cluster; c != nil {
+		if c := l.servers.cluster; c != nil {
 			done <- c.ForEachMaster(ctx, func(ctx context.Context, m *goredis.Client) error { return f(ctx, m) })
 		} else {
-			done <- f(ctx, l.rdb)
+			done <- f(ctx, l.servers.rdb)
 		}
 	}()
 	select {

@@ -36,6 +36,31 @@ func nowhere(tb testing.TB) *goredis.Client {
 }
 
 // TestBadSetUp: New does no I/O and tells by every call what is wrong.
+// opaque hides what client it is, as instrumentation does.
+type opaque struct{ goredis.UniversalClient }
+
+// wrapped is opaque, but tells.
+type wrapped struct {
+	opaque
+	inner goredis.UniversalClient
+}
+
+func (w wrapped) Unwrap() goredis.UniversalClient { return w.inner }
+
+// TestNotMade: what New and NewFence did not make is no Locker and no Fence, and no panic.
+func TestNotMade(t *testing.T) {
+	for _, l := range []*redis.Locker{nil, {}} {
+		for method, call := range everyCall(l) {
+			require.ErrorIs(t, call(context.Background()), lock.ErrInvalid, method)
+		}
+		require.NoError(t, l.Close())
+	}
+	for _, f := range []*redis.Fence{nil, {}} {
+		_, err := f.Get(context.Background(), "k", 1)
+		require.ErrorIs(t, err, lock.ErrInvalid)
+	}
+}
+
 func TestBadSetUp(t *testing.T) {
 	rdb := nowhere(t)
 	ring := goredis.NewRing(&goredis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
@@ -51,8 +76,11 @@ func TestBadSetUp(t *testing.T) {
 		"nil client":         {noClient, nil, []string{"client is nil"}},
 		"nil cluster client": {noCluster, nil, []string{"client is nil"}},
 		"ring":               {ring, nil, []string{"Ring", "use a Cluster"}},
+		"opaque":             {opaque{ring}, nil, []string{"client of type redis_test.opaque", "Unwrap() goredis.UniversalClient"}},
+		"wrapped ring":       {wrapped{opaque{ring}, ring}, nil, []string{"Ring", "use a Cluster"}},
+		"wrapped nothing":    {wrapped{opaque{ring}, nil}, nil, []string{"client is nil"}},
 		"prefix":             {rdb, []redis.Option{redis.WithPrefix("a{b}:")}, []string{`"a{b}:"`, "braces"}},
-		"counter TTL":        {rdb, []redis.Option{redis.WithCounterTTL(999 * time.Millisecond)}, []string{"999ms", "at least 1s"}},
+		"counter TTL":        {rdb, []redis.Option{redis.WithCounterTTL(999 * time.Millisecond)}, []string{"999ms", "from 1s to"}},
 		"nil option":         {rdb, []redis.Option{nil}, []string{"option is nil"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -29,27 +28,24 @@ import (
 // ends with the lease, a write that must be told apart may be sent with
 // context.WithoutCancel and a timeout: the token decides about it, not ctx.
 //
-// A Fence is safe for concurrent use and needs no closing.
+// A Fence is safe for concurrent use and needs no closing. Make one with [NewFence].
 type Fence struct {
-	prefix string
-	runner *runner
-	err    error
-
-	mu    sync.RWMutex // guards steps
-	steps map[string]*script
+	prefix  string
+	servers *servers
+	err     error
 }
 
 // NewFence returns a Fence for values on the servers of rdb, doing no I/O. The names of
 // marks begin with "fence:". A bad client is an error that every call returns.
 func NewFence(rdb goredis.UniversalClient) *Fence {
-	r, err := newRunner(rdb)
-	return &Fence{prefix: "fence:", runner: r, err: err, steps: make(map[string]*script)}
+	s, err := newServers(rdb)
+	return &Fence{prefix: "fence:", servers: s, err: err}
 }
 
 // Get reads a string value. It returns goredis.Nil when there is none, and a
 // *lock.StaleError when token is stale.
 func (f *Fence) Get(ctx context.Context, key string, token lock.Token) (string, error) {
-	reply, err := f.run(ctx, maxSends, token, stepGet, []string{key})
+	reply, err := f.run(ctx, true, token, stepGet, []string{key})
 	if err != nil {
 		return "", err
 	}
@@ -61,7 +57,7 @@ func (f *Fence) Get(ctx context.Context, key string, token lock.Token) (string, 
 // connection the value may have been written, or may yet be. Set never sends twice: a late
 // first copy has the same token, so it would pass, over what the holder has written since.
 func (f *Fence) Set(ctx context.Context, key string, token lock.Token, value any, ttl time.Duration) error {
-	_, err := f.run(ctx, 1, token, stepSet, []string{key}, value, milliseconds(max(ttl, 0)))
+	_, err := f.run(ctx, false, token, stepSet, []string{key}, value, milliseconds(max(ttl, 0)))
 	return err
 }
 
@@ -70,19 +66,22 @@ func (f *Fence) Set(ctx context.Context, key string, token lock.Token, value any
 // keys[0]; in a Cluster all keys must have its hash tag. A *lock.StaleError means that the
 // step did not run. After an error of the connection it may have: Eval never sends twice.
 func (f *Fence) Eval(ctx context.Context, token lock.Token, step string, keys []string, args ...any) (any, error) {
-	return f.run(ctx, 1, token, step, keys, args...)
+	return f.run(ctx, false, token, composed(step), keys, args...)
 }
 
-const (
-	stepGet = `return redis.call('GET', KEYS[1])`
-	stepSet = `if ARGV[2] == '0' then return redis.call('SET', KEYS[1], ARGV[1]) end
-return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])`
+var (
+	stepGet = composed(`return redis.call('GET', KEYS[1])`)
+	stepSet = composed(`if ARGV[2] == '0' then return redis.call('SET', KEYS[1], ARGV[1]) end
+return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])`)
 )
 
-func (f *Fence) run(ctx context.Context, sends int,
-	token lock.Token, step string, keys []string, args ...any,
+func (f *Fence) run(ctx context.Context, again bool,
+	token lock.Token, step *script, keys []string, args ...any,
 ) (any, error) {
-	if f.err != nil {
+	switch {
+	case f == nil || f.servers == nil && f.err == nil:
+		return nil, fmt.Errorf("%w: redis: the Fence was not made by NewFence", lock.ErrInvalid)
+	case f.err != nil:
 		return nil, f.err
 	}
 	if token == 0 || token > lock.MaxToken {
@@ -95,7 +94,13 @@ func (f *Fence) run(ctx context.Context, sends int,
 	if err != nil {
 		return nil, err
 	}
-	reply, _, err := f.runner.repeat(ctx, sends, f.script(step), append([]string{mark}, keys...), append([]any{token.String()}, args...))
+	names, values := append([]string{mark}, keys...), append([]any{token.String()}, args...)
+	var reply any
+	if again {
+		reply, _, err = f.servers.run(ctx, step, names, values...)
+	} else {
+		reply, err = f.servers.once(ctx, step, names, values...)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -115,19 +120,9 @@ func (f *Fence) run(ctx context.Context, sends int,
 	return nil, errors.New("lock: redis: unexpected reply of a fenced step")
 }
 
-// script composes the guard and the step, once for each step.
-func (f *Fence) script(step string) *script {
-	f.mu.RLock()
-	s := f.steps[step]
-	f.mu.RUnlock()
-	if s != nil {
-		return s
-	}
-	s = rediskit.NewScript(fenceGuard + "local function step()\n" + step + "\nend\nreturn {'done', (step())}\n")
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.steps[step] = s
-	return s
+// composed is the guard and the step in one script.
+func composed(step string) *script {
+	return rediskit.NewScript(fenceGuard + "local function step()\n" + step + "\nend\nreturn {'done', (step())}\n")
 }
 
 // mark names the mark of key, with key's hash tag, so that a Cluster keeps both on one node.

@@ -37,7 +37,7 @@ var strangers = map[string]func(ctx context.Context, rdb *goredis.Client, key st
 // own is the type of each of a lock's keys.
 var own = map[string]string{
 	"record": "", "counter": "", // both are strings, of which foreign ones are told apart
-	"readers": "zset", "info": "hash", "line": "list", "waiters": "hash", "undone": "zset",
+	"readers": "zset", "info": "hash", "line": "zset", "waiters": "hash", "writers": "zset", "undone": "zset",
 }
 
 // TestForeignValues: a key of the lock holds what somebody else has put there. It stays,

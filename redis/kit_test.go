@@ -169,7 +169,7 @@ func keysOf(prefix, key string) map[string]string {
 	base := prefix + "{" + key + "}"
 	return map[string]string{
 		"record": base, "counter": base + ":t", "readers": base + ":r",
-		"info": base + ":i", "line": base + ":q", "waiters": base + ":w", "undone": base + ":u",
+		"info": base + ":i", "line": base + ":q", "waiters": base + ":w", "writers": base + ":x", "undone": base + ":u",
 	}
 }
 

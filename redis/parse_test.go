@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // slotOf is what a Cluster hashes of a key's name.
@@ -34,15 +35,15 @@ func FuzzKeyEncoding(f *testing.F) {
 		if lock.CheckKey(one) != nil || lock.CheckKey(other) != nil {
 			return
 		}
-		if (encode(one) == encode(other)) != (one == other) {
-			t.Fatalf("%q and %q become %q and %q", one, other, encode(one), encode(other))
+		if (escaping.Encode(one) == escaping.Encode(other)) != (one == other) {
+			t.Fatalf("%q and %q become %q and %q", one, other, escaping.Encode(one), escaping.Encode(other))
 		}
-		back, ok := decode(encode(one))
+		back, ok := escaping.Decode(escaping.Encode(one))
 		if !ok || back != one {
 			t.Fatalf("%q becomes %q", one, back)
 		}
 		for _, name := range l.keys(one).all() {
-			if slotOf(name) != encode(one) {
+			if slotOf(name) != escaping.Encode(one) {
 				t.Fatalf("%q: %q is in the slot of %q", one, name, slotOf(name))
 			}
 		}
@@ -54,7 +55,7 @@ func FuzzKeyEncoding(f *testing.F) {
 				t.Fatalf("another prefix: %q", key)
 			}
 		}
-		if key, ok := decode(other); ok && encode(key) != other {
+		if key, ok := escaping.Decode(other); ok && escaping.Encode(key) != other {
 			t.Fatalf("decode takes %q, which encode does not make", other)
 		}
 	})
@@ -104,8 +105,8 @@ func FuzzParseReader(f *testing.F) {
 
 // FuzzParseWaiter is FuzzParseRecord for a place in line.
 func FuzzParseWaiter(f *testing.F) {
-	f.Add("1790000000000x17900000000000000000060000"+testProcess, int64(1780000000000001))
-	f.Add("1790000000000s17900000000000000000060000"+testProcess+`{"a":"b"}`, int64(1780000000000001))
+	f.Add("1790000000000x17900000000000000000000060000"+testProcess, int64(1780000000000001))
+	f.Add("1790000000000s17900000000000000000000060000"+testProcess+`{"a":"b"}`, int64(1780000000000001))
 	f.Add("", int64(0))
 	f.Fuzz(func(t *testing.T, s string, now int64) {
 		w, ok := parseWaiter("o", s, now)
@@ -122,7 +123,7 @@ func FuzzParseWaiter(f *testing.F) {
 // checkMetadata: what was read would be written, and read, the same.
 func checkMetadata(t *testing.T, s string, m map[string]string) {
 	t.Helper()
-	again, ok := parseTail(tail(testProcess, m))
+	again, ok := parseTail(testProcess + storekit.EncodeMetadata(m))
 	if !ok || len(again) != len(m) {
 		t.Fatalf("%q has metadata %q, which becomes %q", s, m, again)
 	}
@@ -138,7 +139,7 @@ func TestParseWhatScriptsWrite(t *testing.T) {
 	const now = int64(1790000005000000) // µs
 	m := map[string]string{"host": "a:b*", "why": `"}*`, "": ""}
 	for _, mark := range []string{"", "*"} {
-		h, ok := parseRecord("1790000000000000:me:1790000002000000:"+tail(testProcess, m)+mark, now, 1500)
+		h, ok := parseRecord("1790000000000000:me:1790000002000000:"+testProcess+storekit.EncodeMetadata(m)+mark, now, 1500)
 		require.True(t, ok)
 		require.Equal(t, lock.Holder{
 			Owner: "me", Token: 1790000000000000, Held: 3 * time.Second, ExpiresIn: 1500 * time.Millisecond, Metadata: m,
@@ -148,7 +149,7 @@ func TestParseWhatScriptsWrite(t *testing.T) {
 		require.Nil(t, h.Metadata)
 		require.Negative(t, h.ExpiresIn)
 	}
-	h, ok := parseReader("me", "1790000007500"+"7:1790000002000000:"+tail(testProcess, m), now)
+	h, ok := parseReader("me", "1790000007500"+"7:1790000002000000:"+testProcess+storekit.EncodeMetadata(m), now)
 	require.True(t, ok)
 	require.Equal(t, lock.Holder{
 		Owner: "me", Token: 7, Shared: true, Held: 3 * time.Second, ExpiresIn: 2500 * time.Millisecond, Metadata: m,
@@ -158,10 +159,10 @@ func TestParseWhatScriptsWrite(t *testing.T) {
 	_, ok = parseReader("me", "1790000004999"+"7:1790000002000000:"+testProcess, now)
 	require.False(t, ok, "its time is over")
 	for mode, shared := range map[string]bool{"x": false, "s": true} {
-		w, ok := parseWaiter("me", "1790000007500"+mode+"1790000002000"+"0000000060000"+tail(testProcess, m), now)
+		w, ok := parseWaiter("me", "1790000007500"+mode+"1790000002000000"+"0000000060000"+testProcess+storekit.EncodeMetadata(m), now)
 		require.True(t, ok)
 		require.Equal(t, lock.Waiter{Owner: "me", Shared: shared, Waited: 3 * time.Second, Metadata: m}, w)
-		_, ok = parseWaiter("me", "1790000005000"+mode+"1790000002000"+"0000000060000"+testProcess, now)
+		_, ok = parseWaiter("me", "1790000005000"+mode+"1790000002000000"+"0000000060000"+testProcess, now)
 		require.False(t, ok, "its heartbeat is over")
 	}
 	for _, s := range []string{

@@ -16,12 +16,40 @@ var ErrUnfit = errors.New("lock: redis: unfit server")
 // Preflight looks at the settings of every master and returns all that make it lose locks,
 // as one error that is ErrUnfit: a version before 7, an eviction policy that may drop
 // locks or their counters once memory is short, no persistence at all, a read-only replica.
-// Call it when a program starts. It needs the right to run INFO; where CONFIG is refused,
-// as by many hosted services, a missing snapshot schedule goes unseen.
+// It also sends itself a message the way that wake-ups go, and returns why that does not
+// arrive: waiters would have to poll. Call it when a program starts. It needs the right to
+// run INFO; where CONFIG is refused, as by many hosted services, a missing snapshot schedule
+// goes unseen.
 func (l *Locker) Preflight(ctx context.Context) error {
 	if err := l.ready(ctx); err != nil {
 		return err
 	}
+	err, push := l.settings(ctx), l.push(ctx)
+	if push == nil {
+		return err
+	}
+	return errors.Join(err, push)
+}
+
+// push tells why messages do not arrive.
+func (l *Locker) push(ctx context.Context) error {
+	channel := l.channels() + l.process + "-preflight"
+	ps := l.servers.rdb.Subscribe(ctx, channel)
+	defer func() { _ = ps.Close() }()
+	_, err := ps.ReceiveTimeout(ctx, quiet) // the subscription
+	if err == nil {
+		_, _, err = l.servers.run(ctx, publishScript, l.keys("probe").all()[:1], channel, "preflight")
+	}
+	if err == nil {
+		_, err = ps.ReceiveTimeout(ctx, quiet)
+	}
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w: wake-ups do not arrive by channels %s*, so waiters poll: %w", ErrUnfit, l.channels(), err)
+}
+
+func (l *Locker) settings(ctx context.Context) error {
 	return l.eachMaster(ctx, func(ctx context.Context, master goredis.Cmdable) error {
 		info, err := master.Info(ctx).Result()
 		if err != nil {

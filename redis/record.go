@@ -1,7 +1,6 @@
 package redis
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -9,35 +8,50 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // processLen is the length of a process' name, which stands at fixed places in records.
 const processLen = 22
 
-// tail is what follows the fixed part of every entry: who the process is, and why.
-func tail(process string, metadata map[string]string) string {
-	if len(metadata) == 0 {
-		return process
+// sharedRecord is the value of the record while readers hold the lock.
+const sharedRecord = "+"
+
+// recordOf reads what shown.lua says: now µs, record or "", its PTTL, readers, their infos,
+// how many there are, waiters, their entries, how many there are.
+func recordOf(key string, k keyset, r []any) (lock.Record, error) {
+	now := number(text(r[0]))
+	rec := lock.Record{Key: key, HolderCount: int(number(r[5])), WaiterCount: int(number(r[8]))}
+	if s := text(r[1]); s != "" && s != sharedRecord {
+		h, ok := parseRecord(s, now, number(r[2]))
+		if !ok {
+			return lock.Record{}, foreign(k.record(), s)
+		}
+		rec.Holders = append(rec.Holders, h)
+		rec.HolderCount++
 	}
-	b, err := json.Marshal(metadata)
-	if err != nil {
-		panic("lock/redis: a map of strings has no JSON: " + err.Error())
+	infos, entries := texts(r[4]), texts(r[7])
+	for i, owner := range texts(r[3])[:len(infos)] {
+		if h, ok := parseReader(owner, infos[i], now); ok {
+			rec.Holders = append(rec.Holders, h)
+		}
 	}
-	return process + string(b)
+	for i, owner := range texts(r[6])[:len(entries)] {
+		if w, ok := parseWaiter(owner, entries[i], now); ok {
+			rec.Waiters = append(rec.Waiters, w)
+		}
+	}
+	storekit.Bound(&rec)
+	return rec, nil
 }
 
+// parseTail reads what follows the fixed part of every entry: who the process is, and why.
 func parseTail(s string) (metadata map[string]string, ok bool) {
 	if len(s) < processLen {
 		return nil, false
 	}
-	if s = s[processLen:]; s == "" {
-		return nil, true
-	}
-	return metadata, json.Unmarshal([]byte(s), &metadata) == nil && metadata != nil
+	return storekit.DecodeMetadata(s[processLen:])
 }
-
-// sharedRecord is the value of the record while readers hold the lock.
-const sharedRecord = "+"
 
 // parseRecord reads token:owner:granted µs:tail, the value of an exclusive grant, with a
 // "*" at its end if anybody waits. now is the server's time in µs.
@@ -75,18 +89,17 @@ func parseReader(owner, s string, now int64) (lock.Holder, bool) {
 	}, err == nil && ok && fine && left >= 0
 }
 
-// parseWaiter reads 13 digits deadline ms, x or s, 13 digits arrival ms, 13 digits TTL ms,
-// tail. It is not
-// ok for a waiter whose heartbeat is over.
+// parseWaiter reads 13 digits deadline ms, x or s, 16 digits arrival µs, 13 digits TTL ms,
+// tail. It is not ok for a waiter whose heartbeat is over.
 func parseWaiter(owner, s string, now int64) (lock.Waiter, bool) {
-	if len(s) < 40 || (s[13] != 'x' && s[13] != 's') {
+	if len(s) < 43 || (s[13] != 'x' && s[13] != 's') {
 		return lock.Waiter{}, false
 	}
 	deadline, ok := parseMicros(s[:13])
-	arrived, ok2 := parseMicros(s[14:27])
-	metadata, fine := parseTail(s[40:])
+	arrived, ok2 := parseMicros(s[14:30])
+	metadata, fine := parseTail(s[43:])
 	return lock.Waiter{
-		Owner: owner, Shared: s[13] == 's', Waited: since(arrived*1000, now), Metadata: metadata,
+		Owner: owner, Shared: s[13] == 's', Waited: since(arrived, now), Metadata: metadata,
 	}, ok && ok2 && fine && deadline > now/1000
 }
 
@@ -105,4 +118,28 @@ var errForeign = errors.New("lock: redis: a key of this lock holds something els
 
 func foreign(name, value string) error {
 	return fmt.Errorf("%w: %q is %.40q", errForeign, name, value)
+}
+
+// number reads a reply that is a number, or a string of one.
+func number(v any) int64 {
+	if s, ok := v.(string); ok {
+		n, _ := parseMicros(s)
+		return n
+	}
+	n, _ := v.(int64)
+	return n
+}
+
+func text(v any) string {
+	s, _ := v.(string)
+	return s
+}
+
+func texts(v any) []string {
+	list, _ := v.([]any)
+	all := make([]string, len(list))
+	for i, e := range list {
+		all[i] = text(e)
+	}
+	return all
 }

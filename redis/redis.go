@@ -27,15 +27,28 @@
 // Waiters stand in line in order of arrival. A release wakes the first by a message to its
 // process; its place is its reservation, which lasts as long as its heartbeat. A message
 // that is lost costs a recheck: at least every third of the heartbeat of min(TTL, 5 s).
+//
 // Each Locker has one subscriber connection, opened at the first Acquire that waits or has
-// a Lost callback, which is sent when the connection is there or has failed.
+// a Lost callback, which is sent when the connection is there or has failed. While somebody
+// depends on it the Locker sends itself a message every half heartbeat. If that does not
+// arrive (no right to the channel, a master that was demoted, a proxy), it subscribes anew,
+// and waiters look every tenth of their heartbeat until messages arrive again; see
+// [WithPushObserver].
+//
+// # What it needs
+//
+// The rights to the keys and channels of the prefix, and to the commands that the scripts
+// use. With the default prefix, as Redis 7 writes it:
+//
+//	ACL SETUSER app ~lock:* &lock:wake:* +@read +@write +@scripting +@pubsub +@connection +info +time
+//
+// An operator may delete any key of the prefix: holders whose lock is gone are told at their
+// next renewal. [Locker.ForceRelease] is better, since it tells them at once.
 package redis
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -49,22 +62,25 @@ var (
 	_ lock.Admin  = (*Locker)(nil)
 )
 
-// Locker keeps locks in Redis. It is safe for concurrent use. Close it before its client.
+// Locker keeps locks in Redis. Make one with [New]. It is safe for concurrent use. Close it
+// before its client.
 type Locker struct {
-	rdb        goredis.UniversalClient
 	prefix     string
 	counterTTL time.Duration
 	process    string // this Locker's name, part of its channel
-	err        error  // of an option; returned by every call
+	onPush     func(error)
+	err        error // of an option or the client; returned by every call
 
-	runner *runner
+	servers *servers
 	// contended has the keys that were found held or waited for a moment ago. They go to the
 	// scripts that stand in line and hand over at once, instead of by way of the short ones,
 	// which are for keys that are free. A wrong guess costs a round trip, and nothing else.
-	contended  *storekit.Recent
-	doubts     storekit.Doubts
-	subscriber *subscriber
-	closed     atomic.Bool
+	contended *storekit.Recent
+	doubts    storekit.Doubts
+	registry  *storekit.Registry
+	listener  *storekit.Listener
+	closed    context.Context
+	close     context.CancelFunc
 }
 
 // Option sets up a [Locker].
@@ -79,30 +95,49 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// WithCounterTTL sets how long the token counter of a key outlives its last grant, at
-// least a second. Default 24 h. Tokens rise after its end too; it only makes them do so
-// should the server's clock be set back.
+// WithCounterTTL sets how long the token counter of a key outlives its last grant, from 1 s
+// to lock.MaxTTL. Default 10 min, at about 160 bytes a key. Tokens rise after its end too;
+// it only makes them do so should the server's clock be set back by less than that.
 func WithCounterTTL(d time.Duration) Option {
 	return func(l *Locker) error {
-		if d < time.Second {
-			return fmt.Errorf("%w: counter TTL %v: must be at least 1s", lock.ErrInvalid, d)
+		if d < time.Second || d > lock.MaxTTL {
+			return fmt.Errorf("%w: redis: counter TTL %v: must be from 1s to %v", lock.ErrInvalid, d, lock.MaxTTL)
 		}
 		l.counterTTL = d
 		return nil
 	}
 }
 
-// New returns a Locker on rdb, doing no I/O. A nil client, a *goredis.Ring (whose shards
-// change when one is down, so that two may hold a lock) or a bad option is an error that
-// every call returns. rdb stays the caller's to close.
+// WithPushObserver has f called when wake-ups and notices of forced losses do not arrive any
+// more, with the reason, and with nil when they do again. Calls do not overlap; f must not
+// block. Default: nobody is told, and waiters look more often meanwhile.
+func WithPushObserver(f func(error)) Option {
+	return func(l *Locker) error {
+		l.onPush = f
+		return nil
+	}
+}
+
+// New returns a Locker on rdb, doing no I/O. An error that every call returns are a bad
+// option, a nil client, and a client whose kind cannot be told or is a *goredis.Ring: its
+// shards change when one is down, so that two could hold a lock. A type of your own around a
+// *goredis.Client or *goredis.ClusterClient must have a method
+// Unwrap() goredis.UniversalClient. rdb stays the caller's to close.
 func New(rdb goredis.UniversalClient, opts ...Option) *Locker {
-	l := &Locker{rdb: rdb, prefix: "lock:", counterTTL: 24 * time.Hour, process: storekit.ProcessName(), contended: storekit.NewRecent(contendedFor)}
-	l.err = l.setUp(opts)
-	l.subscriber = newSubscriber(rdb, l.channels()+l.process)
+	l := &Locker{
+		prefix: "lock:", counterTTL: 10 * time.Minute, process: storekit.ProcessName(),
+		contended: storekit.NewRecent(contendedFor), registry: storekit.NewRegistry(),
+	}
+	l.closed, l.close = context.WithCancel(context.Background())
+	l.err = l.setUp(rdb, opts)
+	l.listener = &storekit.Listener{
+		Registry: l.registry, Closed: l.closed,
+		Session: l.subscribe, Probe: l.probe, Tell: l.onPush,
+	}
 	return l
 }
 
-func (l *Locker) setUp(opts []Option) error {
+func (l *Locker) setUp(rdb goredis.UniversalClient, opts []Option) (err error) {
 	for _, o := range opts {
 		if o == nil {
 			return fmt.Errorf("%w: redis: option is nil", lock.ErrInvalid)
@@ -111,8 +146,7 @@ func (l *Locker) setUp(opts []Option) error {
 			return err
 		}
 	}
-	r, err := newRunner(l.rdb)
-	l.runner = r
+	l.servers, err = newServers(rdb)
 	return err
 }
 
@@ -135,162 +169,14 @@ func (l *Locker) Capabilities() lock.Capabilities {
 	}
 }
 
-// Acquire implements [lock.Locker]. TTLs round up to milliseconds.
-func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
-	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
-		return lock.Grant{}, err
-	}
-	if err := l.ready(ctx); err != nil {
-		return lock.Grant{}, err
-	}
-	if req.Wait {
-		return l.wait(ctx, req)
-	}
-	if req.Lost != nil {
-		l.subscriber.hold(req.Owner, req.Lost)
-	}
-	g, err := l.try(ctx, req)
-	l.settle(g, req, err)
-	return g, err
-}
-
-// try acquires without waiting in line.
-func (l *Locker) try(ctx context.Context, req lock.Request) (lock.Grant, error) {
-	if req.Lost != nil {
-		if err := l.subscriber.await(ctx); err != nil {
-			return lock.Grant{}, err
-		}
-	}
-	g, no, err := l.acquisition(req).send(ctx)
-	if no != nil {
-		err = &lock.HeldError{Record: no.record}
-	}
-	return g, err
-}
-
-// settle has a grant's callback forgotten with the grant, or at once if there is none.
-func (l *Locker) settle(g lock.Grant, req lock.Request, err error) {
-	switch {
-	case req.Lost == nil:
-	case err != nil:
-		l.subscriber.drop(req.Owner)
-	default:
-		l.subscriber.keep(g)
-	}
-}
-
-// Renew implements [lock.Locker].
-func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
-	if err := l.check(ctx, g); err != nil {
-		return lock.Grant{}, err
-	}
-	k, ttl := l.keys(g.Key), milliseconds(g.TTL)
-	if ttl <= 0 {
-		return lock.Grant{}, fmt.Errorf("%w: TTL %v: must be positive", lock.ErrInvalid, g.TTL)
-	}
-	start := time.Now()
-	var reply any
-	var err error
-	if g.Shared {
-		reply, _, err = l.runner.run(ctx, renewSharedScript, k.all(), g.Token.String()+":", ttl, g.Owner)
-	} else {
-		reply, _, err = l.runner.run(ctx, renewScript, []string{k.record()}, identity(g), ttl)
-	}
-	if err == nil {
-		err = lost(reply, g)
-	}
-	if err != nil {
-		if errors.Is(err, lock.ErrLost) {
-			l.subscriber.drop(g.Owner)
-		}
-		return lock.Grant{}, err
-	}
-	g.TTL, g.Start = time.Duration(ttl)*time.Millisecond, start
-	l.subscriber.keep(g)
-	return g, nil
-}
-
-// Release implements [lock.Locker]. When the reply to a first try got lost and a second one
-// finds the grant gone before it can have expired, the first has released it: that is no
-// error.
-func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
-	if err := l.check(ctx, g); err != nil {
-		return err
-	}
-	l.subscriber.drop(g.Owner)
-	if g.Token == 0 {
-		return l.undo(ctx, g)
-	}
-	err := l.end(ctx, g)
-	if (err == nil || errors.Is(err, lock.ErrLost)) && l.doubts.Take(g.Owner) {
-		if undone := l.undo(ctx, g); undone != nil {
-			l.doubts.Add(g.Owner) // for the next try
-			return undone
-		}
-	}
-	return err
-}
-
-// end ends a grant, an exclusive one by the short script unless somebody waits.
-func (l *Locker) end(ctx context.Context, g lock.Grant) error {
-	k := l.keys(g.Key)
-	var reply any
-	var sent int
-	var err error
-	if g.Shared {
-		reply, sent, err = l.runner.run(ctx, releaseSharedScript, k.all(), g.Token.String()+":", l.channels(), g.Owner)
-	} else {
-		if !l.contended.Has(g.Key) {
-			reply, sent, err = l.runner.run(ctx, dropScript, []string{k.record()}, identity(g))
-		}
-		if err == nil && (reply == nil || reply == int64(3)) {
-			reply, sent, err = l.handOver(ctx, g, k)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if sent > 1 && time.Since(g.Start) < g.TTL {
-		return nil
-	}
-	return lost(reply, g)
-}
-
-func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
-	_, _, err := l.runner.run(ctx, undoScript, l.keys(g.Key).all(),
-		g.Owner, storekit.UndoLife.Milliseconds(), l.channels(), l.counterTTL.Milliseconds())
-	return err
-}
-
-// identity is what the record of an exclusive grant begins with.
-func identity(g lock.Grant) string { return g.Token.String() + ":" + g.Owner + ":" }
-
-// lost reads the reply of the renew and release scripts.
-func lost(reply any, g lock.Grant) error {
-	switch reply {
-	case int64(1):
-		return nil
-	case int64(0):
-		return &lock.LostError{Reason: lock.ReasonExpired, Token: g.Token}
-	case int64(2):
-		return &lock.LostError{Reason: lock.ReasonTaken, Token: g.Token}
-	}
-	return fmt.Errorf("lock: redis: unexpected reply %v", reply)
-}
-
-// check is what every call but Acquire does first.
-func (l *Locker) check(ctx context.Context, g lock.Grant) error {
-	if err := lock.CheckGrant(g); err != nil {
-		return err
-	}
-	return l.ready(ctx)
-}
-
+// ready is what every call does before any I/O, once it has checked its arguments.
 func (l *Locker) ready(ctx context.Context) error {
 	switch {
+	case l == nil || l.closed == nil:
+		return fmt.Errorf("%w: redis: the Locker was not made by New", lock.ErrInvalid)
 	case l.err != nil:
 		return l.err
-	case l.closed.Load():
+	case l.closed.Err() != nil:
 		return lock.ErrClosed
 	}
 	return ctx.Err()
@@ -300,8 +186,10 @@ func (l *Locker) ready(ctx context.Context) error {
 // leaves the client and the grants alone: those end with their TTL, unless another Locker
 // releases them. It is idempotent and waits for no server.
 func (l *Locker) Close() error {
-	l.closed.Store(true)
-	l.subscriber.close()
+	if l != nil && l.close != nil {
+		l.close()
+		l.listener.Wait()
+	}
 	return nil
 }
 

@@ -23,6 +23,7 @@ var (
 	undoScript          = sources.Load("undo")
 	forceScript         = sources.Load("force")
 	inspectScript       = sources.Load("inspect")
+	publishScript       = sources.Load("publish")
 
 	fenceGuard = sources.File("fence") // the beginning of every script of a Fence
 )

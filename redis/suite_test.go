@@ -47,7 +47,6 @@ func TestSuite(t *testing.T) {
 			f(t)
 		},
 		Faults: faults(),
-		Skips:  failsSoFar,
 	})
 }
 

@@ -171,3 +171,15 @@ func (w *Waiting) Granted(tb testing.TB) lock.Grant {
 	require.NoError(tb, w.Err)
 	return w.Grant
 }
+
+// Receive returns the next value of c.
+func Receive[T any](tb testing.TB, c <-chan T) T {
+	tb.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(Patience):
+		tb.Fatal("waited in vain for a value")
+		panic("unreachable")
+	}
+}

@@ -4,9 +4,8 @@
 --      5 "" to try, else heartbeat ms  6 "1" to return the line too  7 TTL in 13 digits
 --
 -- Returns the token, a number; or
---   {"undone"} when an undo of this owner has overtaken this request; or
---   {"held", ms until a recheck makes sense or -1, now µs, record or "", its PTTL,
---    some readers, their infos[, line, waiters]}.
+--   {"undone"} when a tombstone refuses this owner; or
+--   {"held", ms until a recheck makes sense or -1, and what shown.lua returns}.
 
 -- include base.lua
 
@@ -14,7 +13,11 @@ local owner = ARGV[1]
 if redis.call('ZSCORE', UNDONE, owner) then return {'undone'} end
 
 -- include lineup.lua
--- include held.lua
+-- include shown.lua
+
+local function held(recheck, record, ttl)
+  return {'held', recheck, shown(record, ttl, owner, ARGV[6] == '1')}
+end
 
 local recheck, ttl = -1, -2
 local record = redis.call('GET', RECORD)
@@ -30,7 +33,7 @@ if record and record ~= '+' then
   if ARGV[5] ~= '' and lineup(owner, 'x', ARGV[5], ARGV[3], ARGV[7] .. ARGV[4], record) then
     recheck = ttl -- the first in line takes over, should the holder die
   end
-  return held(recheck, record, ttl, ARGV[6] == '1')
+  return held(recheck, record, ttl)
 end
 
 -- include mint.lua
@@ -38,10 +41,11 @@ end
 -- include readers.lua
 
 local readers = record and prune() or 0
-local head, entry = first()
+local head, entry = first(LINE)
 local mine = not head or head == owner
 if readers == 0 and mine then
   if head then leave(head) end
+  forget()
   return grant(owner, ARGV[2], ARGV[3], ARGV[4])
 elseif readers == 0 then
   recheck = tonumber(string.sub(entry, 1, 13)) - now
@@ -49,4 +53,4 @@ elseif mine then
   recheck = redis.call('ZRANGE', READERS, -1, -1, 'WITHSCORES')[2] - now
 end
 if ARGV[5] ~= '' then lineup(owner, 'x', ARGV[5], ARGV[3], ARGV[7] .. ARGV[4]) end
-return held(recheck, record, ttl, ARGV[6] == '1')
+return held(recheck, record, ttl)

@@ -7,15 +7,21 @@
 -- include line.lua
 -- include lineup.lua
 -- include readers.lua
--- include held.lua
+-- include shown.lua
 
 local owner = ARGV[1]
+local function held(recheck, record, ttl)
+  return {'held', recheck, shown(record, ttl, owner, ARGV[6] == '1')}
+end
+
 if redis.call('ZSCORE', UNDONE, owner) then return {'undone'} end
 
 local expiry = now + ARGV[2]
 local record = redis.call('GET', RECORD)
-local writer = record ~= '+' and record or nil
-if not writer then
+local writer = record ~= '+' and record or nil -- GET's nothing is false
+if not record then
+  forget()
+elseif not writer then
   prune()
   local again = redis.call('HGET', INFO, owner)
   if again then
@@ -27,14 +33,11 @@ end
 
 -- The first live writer that waits in front of this owner: readers in front do not block.
 local function blocker()
-  local head, entry = first()
-  if not head or head == owner then return nil end
-  if exclusive(entry) then return entry end
-  for _, other in ipairs(redis.call('LRANGE', LINE, 1, -1)) do
-    if other == owner then return nil end
-    entry = redis.call('HGET', WAITERS, other)
-    if alive(entry) and exclusive(entry) then return entry end
-  end
+  local head, entry, arrived = first(WRITERS)
+  if not head then return nil end
+  local mine = redis.call('ZSCORE', LINE, owner)
+  if mine and tonumber(mine) < tonumber(arrived) then return nil end
+  return entry
 end
 
 local recheck, ttl
@@ -57,4 +60,4 @@ end
 if ARGV[5] ~= '' then
   lineup(owner, 's', ARGV[5], ARGV[3], ARGV[7] .. ARGV[4], writer)
 end
-return held(recheck, record, ttl, ARGV[6] == '1')
+return held(recheck, record, ttl)

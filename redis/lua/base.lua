@@ -4,24 +4,25 @@
 --
 -- KEYS of them all:
 --   1 record    token:owner:granted µs:process metadata, then "*" if anybody waits; or "+" for readers
---   2 counter   the last token, then "*" if the line or undo marks exist
+--   2 counter   the last token, then "*" if the line or tombstones exist
 --   3 readers   sorted set owner -> expiry ms
 --   4 info      hash owner -> 13 digits expiry ms | token:granted µs:process metadata
---   5 line      list of owners in order of arrival
---   6 waiters   hash owner -> 13 digits deadline ms | x or s | 13 digits arrival ms |
+--   5 line      sorted set owner -> arrival µs
+--   6 waiters   hash owner -> 13 digits deadline ms | x or s | 16 digits arrival µs |
 --                             13 digits TTL ms | 22 bytes process | metadata
---   7 undone    sorted set owner -> ms until which a late request of that owner is refused
+--   7 writers   sorted set, the part of the line that waits for an exclusive grant
+--   8 undone    sorted set owner -> ms until which a tombstone refuses that owner's late requests
 --
 -- A place in line is also the reservation: while its owner's heartbeat lives nobody
 -- behind it, and no newcomer, may take the lock.
 
-local RECORD, COUNTER, READERS, INFO, LINE, WAITERS, UNDONE =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local RECORD, COUNTER, READERS, INFO, LINE, WAITERS, WRITERS, UNDONE =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- A mark must outlive what it stands for: the line, which is refreshed, and undo marks.
+-- A mark must outlive what it stands for: the line, which is refreshed, and tombstones.
 local MARKED = 150000
 
 local function mark(digits, life)
@@ -41,5 +42,6 @@ end
 
 local function leave(owner)
   redis.call('HDEL', WAITERS, owner)
-  redis.call('LREM', LINE, 1, owner)
+  redis.call('ZREM', LINE, owner)
+  redis.call('ZREM', WRITERS, owner)
 end

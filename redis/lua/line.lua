@@ -7,17 +7,18 @@ local function exclusive(entry)
 end
 
 local function process(entry)
-  return string.sub(entry, 41, 62)
+  return string.sub(entry, 44, 65)
 end
 
--- The first live waiter and its entry. Dead ones in front of it are removed.
-local function first()
+-- The first live waiter of a line, its entry and its arrival. Dead ones in front of it are
+-- removed.
+local function first(line)
   while true do
-    local owner = redis.call('LINDEX', LINE, 0)
+    local head = redis.call('ZRANGE', line, 0, 0, 'WITHSCORES')
+    local owner = head[1]
     if not owner then return nil end
     local entry = redis.call('HGET', WAITERS, owner)
-    if alive(entry) then return owner, entry end
-    redis.call('LPOP', LINE)
-    redis.call('HDEL', WAITERS, owner)
+    if alive(entry) then return owner, entry, head[2] end
+    leave(owner)
   end
 end

@@ -2,30 +2,32 @@
 -- heartbeat, whose maximum is 5 s, and vanish with the last waiter. record is that of a
 -- writer who holds the lock, nil if it is free or readers have it. tail is what an entry
 -- has after the arrival. Returns whether owner is the first.
+--
+-- A place that somebody deleted is made anew where it was, by the arrival in the entry.
 local function lineup(owner, mode, heartbeat, life, tail, record)
   local mine = redis.call('HGET', WAITERS, owner)
-  local arrived = mine and string.sub(mine, 15, 27) or string.format('%013.0f', now)
-  local first
-  if mine then
-    first = redis.call('LINDEX', LINE, 0) == owner
-  else
-    first = redis.call('RPUSH', LINE, owner) == 1
-  end
-  if not mine and first then
-    local ok, digits = pcall(counted)
-    if not ok then
-      leave(owner)
-      error(digits)
+  local arrived = mine and string.sub(mine, 15, 30)
+  if not arrived then
+    -- Above the last one's, should the server's clock have been set back.
+    local last = redis.call('ZRANGE', LINE, -1, -1, 'WITHSCORES')[2]
+    local at = time[1] * 1000000 + time[2]
+    if last and tonumber(last) >= at then at = last + 1 end
+    arrived = string.format('%016.0f', at)
+    if not last then
+      local digits = counted()
+      mark(digits, life)
+      if record and string.sub(record, -1) ~= '*' then redis.call('APPEND', RECORD, '*') end
     end
-    mark(digits, life)
-    if record and string.sub(record, -1) ~= '*' then redis.call('APPEND', RECORD, '*') end
   end
+  redis.call('ZADD', LINE, arrived, owner)
+  if mode == 'x' then redis.call('ZADD', WRITERS, arrived, owner) end
   redis.call('HSET', WAITERS, owner,
     string.format('%013.0f', now + heartbeat) .. mode .. arrived .. tail)
   if redis.call('PTTL', LINE) < 10000 then
     redis.call('PEXPIRE', LINE, 15000)
     redis.call('PEXPIRE', WAITERS, 15000)
-    redis.call('PEXPIRE', COUNTER, math.max(life, MARKED))
+    redis.call('PEXPIRE', WRITERS, 15000)
+    if redis.call('PEXPIRE', COUNTER, math.max(life, MARKED)) == 0 then mark(nil, life) end
   end
-  return first
+  return redis.call('ZRANGE', LINE, 0, 0)[1] == owner
 end

@@ -34,3 +34,9 @@ local function unread(owner)
   redis.call('HDEL', INFO, owner)
   settle()
 end
+
+-- Removes what is left of readers whose record somebody deleted: they have lost the lock, as a
+-- writer may have had it since. It asks before, so that a stranger's value is told and stays.
+local function forget()
+  if redis.call('ZCARD', READERS) + redis.call('HLEN', INFO) > 0 then redis.call('DEL', READERS, INFO) end
+end

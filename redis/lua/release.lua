@@ -14,12 +14,12 @@ if string.sub(record, 1, #ARGV[1]) ~= ARGV[1] then return 2 end
 -- include base.lua
 -- include line.lua
 
-local owner, entry = first()
+local owner, entry = first(LINE)
 if owner and exclusive(entry) and process(entry) == ARGV[3] then
   -- include mint.lua
   leave(owner)
-  local ttl = string.format('%.0f', tonumber(string.sub(entry, 28, 40)))
-  return {owner, grant(owner, ttl, ARGV[4], string.sub(entry, 41))}
+  local ttl = string.format('%.0f', tonumber(string.sub(entry, 31, 43)))
+  return {owner, grant(owner, ttl, ARGV[4], string.sub(entry, 44))}
 end
 
 -- include wake.lua

@@ -5,7 +5,7 @@
 --
 -- Returns the token, a number; or 0, having granted nothing, when acquire.lua must look
 -- closer: the record is there, or the counter has the mark "*", which stands for a line or
--- for undo marks, or it holds something else, or leaves no token that a double can count.
+-- for tombstones, or it holds something else, or leaves no token that a double can count.
 --
 -- No lock is held without a record, in whichever mode, so NX alone decides. A counter that
 -- was raised for nothing is put back, with a new TTL.

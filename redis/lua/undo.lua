@@ -1,7 +1,7 @@
--- Takes back whatever one owner has: a grant, a place in line. It leaves a mark that
--- refuses a request of that owner which this undo has overtaken.
+-- Takes back whatever one owner has: a grant, a place in line. It leaves a
+-- tombstone, which refuses a request of that owner that this undo has overtaken.
 --
--- ARGV 1 owner  2 mark's life ms  3 channel prefix  4 counter's TTL ms
+-- ARGV 1 owner  2 tombstone's life ms  3 channel prefix  4 counter's TTL ms
 --
 -- Returns 1.
 
@@ -22,7 +22,7 @@ elseif record and string.match(record, '^%d+:([^:]+):') == owner then
 end
 leave(owner)
 
--- pcall: a server out of memory refuses the mark, and has let go of the rest.
+-- pcall: a server out of memory refuses the tombstone, and has let go of the rest.
 if type(redis.pcall('ZADD', UNDONE, string.format('%.0f', now + ARGV[2]), owner)) == 'number' then
   redis.call('PEXPIRE', UNDONE, ARGV[2])
   local ok, digits = pcall(counted)

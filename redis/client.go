@@ -1,0 +1,190 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
+	"github.com/seed-215fdefa/lock/internal/storekit"
+)
+
+// servers executes scripts, each on the master that has its keys.
+type servers struct {
+	rdb     goredis.UniversalClient
+	single  *rediskit.Lane
+	cluster *goredis.ClusterClient // nil unless it is one
+	known   atomic.Bool            // the Cluster's map has been loaded
+
+	mu     sync.RWMutex // guards byNode
+	byNode map[*goredis.Client]*rediskit.Lane
+}
+
+func newServers(rdb goredis.UniversalClient) (*servers, error) {
+	s := new(servers)
+	for {
+		switch c := rdb.(type) {
+		case *goredis.Client:
+			if c == nil {
+				return nil, errNoClient
+			}
+			s.rdb, s.single = c, rediskit.NewLane(c, c)
+			return s, nil
+		case *goredis.ClusterClient:
+			if c == nil {
+				return nil, errNoClient
+			}
+			s.rdb, s.single = c, rediskit.NewLane(c, nil)
+			s.cluster, s.byNode = c, make(map[*goredis.Client]*rediskit.Lane)
+			return s, nil
+		case *goredis.Ring:
+			return nil, fmt.Errorf("%w: redis: a Ring moves keys when a shard is down, so two could hold a lock: use a Cluster", lock.ErrInvalid)
+		case interface {
+			Unwrap() goredis.UniversalClient
+		}:
+			rdb = c.Unwrap()
+		case nil:
+			return nil, errNoClient
+		default:
+			return nil, fmt.Errorf("%w: redis: client of type %T: give it a method Unwrap() goredis.UniversalClient, "+
+				"which tells a single server from a Cluster and a Ring", lock.ErrInvalid, rdb)
+		}
+	}
+}
+
+var errNoClient = fmt.Errorf("%w: redis: client is nil", lock.ErrInvalid)
+
+// laneOf is the way to the server that has key. Until the Cluster's map is loaded, by the
+// first call that comes back, all calls share one lane, since loading it may block.
+func (s *servers) laneOf(key string) *rediskit.Lane {
+	if s.cluster == nil || !s.known.Load() {
+		return s.single
+	}
+	node, err := s.cluster.MasterForKey(context.Background(), key)
+	if err != nil {
+		return s.single // the call itself will tell
+	}
+	s.mu.RLock()
+	way := s.byNode[node]
+	s.mu.RUnlock()
+	if way != nil {
+		return way
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if way = s.byNode[node]; way == nil {
+		way = rediskit.NewLane(s.cluster, node)
+		s.byNode[node] = way
+	}
+	return way
+}
+
+// run executes a script on the server that has keys[0] and returns its reply. The script may
+// be sent again after an unknown outcome; unsure says that an earlier sending may still be
+// executed. It returns promptly when ctx ends, with ctx.Err().
+func (s *servers) run(ctx context.Context, script *script, keys []string, args ...any) (reply any, unsure bool, err error) {
+	stale := 0
+	unsure, err = storekit.Repeat(ctx, classify, func(ctx context.Context, n int) (err error) {
+		for short := n == 0; ; short = false {
+			reply, err = s.send(ctx, script, keys, args, short)
+			if stale == rediskit.MaxStale || ctx.Err() != nil || !rediskit.IsStale(err) {
+				return err
+			}
+			stale++ // a pool hands out its dead connections one by one: they are no tries
+		}
+	})
+	return reply, unsure || stale > 0, err
+}
+
+// once is run for a script that must not be executed twice.
+func (s *servers) once(ctx context.Context, script *script, keys []string, args ...any) (reply any, err error) {
+	classify := func(err error) storekit.Class {
+		if class := classify(err); class != storekit.Unknown {
+			return class
+		}
+		return storekit.Final
+	}
+	_, err = storekit.Repeat(ctx, classify, func(ctx context.Context, _ int) (err error) {
+		reply, err = s.send(ctx, script, keys, args, false)
+		return err
+	})
+	return reply, err
+}
+
+// send asks the server, which it teaches the script if need be. short allows the lane's short
+// cut, after which a call is sent again.
+func (s *servers) send(ctx context.Context, script *script, keys []string, args []any, short bool) (reply any, err error) {
+	for _, bySource := range []bool{false, true} {
+		reply, err = s.laneOf(keys[0]).Do(ctx, script.Args(bySource, keys, args), short)
+		if !goredis.HasErrorPrefix(err, "NOSCRIPT") { // it was started anew, or has taken over
+			break
+		}
+	}
+	switch {
+	case err == nil:
+		s.known.Store(true)
+		return reply, nil
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	}
+	return nil, explain(err, keys[0])
+}
+
+// busy are how replies begin that say: not now, or not here. Nothing was executed.
+var busy = []string{
+	"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "MOVED", "ASK", "BUSY",
+	"NOREPLICAS", "MISCONF", "OOM", "ERR max number of clients",
+}
+
+// classify implements the classes of storekit for the errors of send.
+func classify(err error) storekit.Class {
+	var op *net.OpError
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, goredis.ErrClosed), errors.Is(err, errUndone), errors.Is(err, errForeign):
+		return storekit.Final
+	case isBusy(err):
+		return storekit.Busy
+	case rediskit.IsReply(err):
+		return storekit.Final
+	case errors.As(err, &dns), errors.As(err, &op) && op.Op == "dial", errors.Is(err, goredis.ErrPoolTimeout):
+		return storekit.Unsent
+	}
+	return storekit.Unknown
+}
+
+func isBusy(err error) bool {
+	for _, prefix := range busy {
+		if goredis.HasErrorPrefix(err, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// explain says where an error of the client or the server comes from, and what to do about
+// one whose own words do not help.
+func explain(err error, key string) error {
+	switch {
+	case goredis.HasErrorPrefix(err, "WRONGTYPE"): // Redis does not say which key
+		return fmt.Errorf("%w: %q or a key beside it holds something else", wrap(err), key)
+	case goredis.HasErrorPrefix(err, "NOPERM"), strings.Contains(err.Error(), "ACL failure"): // nor always the command
+		return fmt.Errorf("%w: the scripts for %q need the rights that the package comment lists", wrap(err), key)
+	}
+	return wrap(err)
+}
+
+// wrap says where an error of the client or the server comes from.
+func wrap(err error) error {
+	if errors.Is(err, goredis.ErrClosed) {
+		return fmt.Errorf("lock: redis: the client is closed: %w", err)
+	}
+	return fmt.Errorf("lock: redis: %w", err)
+}
