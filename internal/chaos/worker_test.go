@@ -142,7 +142,7 @@ func (w *worker) inspect(key string) {
 	defer cancel()
 	r, err := w.client.Inspect(ctx, key)
 	for _, h := range r.Holders {
-		if err == nil && (len(r.Holders) > 1 && !h.Shared || h.Token == 0) {
+		if err == nil && len(r.Holders) > 1 && !h.Shared {
 			w.journal.add(event{Kind: kRecord, Key: key, Text: fmt.Sprintf("%+v", r)})
 			return
 		}
