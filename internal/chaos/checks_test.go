@@ -219,7 +219,8 @@ func (c *checker) checkReleased() {
 		}
 		for owner := range strings.SplitSeq(e.Text, ",") {
 			r, ok := released[owner]
-			if ok && r.End < e.At && c.excuse(r.At, e.End) == "" {
+			undone := func(f event) bool { return f.Undoes && f.meets(r.At-int64(time.Second), e.End) }
+			if ok && r.End < e.At && c.excuse(r.At, e.End) == "" && !slices.ContainsFunc(c.byKind[kFault], undone) {
 				c.bad("refused for a holder that had released", e.Key, e.At, "%s for %s, %v after its release",
 					e.Owner, owner, time.Duration(e.At-r.End))
 			}

@@ -100,6 +100,7 @@ func TestChecks(t *testing.T) {
 		{"calls that overlap", "", slices.Concat(grant(1, 7, 0, 4).done(5), grant(2, 6, 1, 2).done(3))},
 		{"released, and held", "refused for a holder that had released", held(13)},
 		{"released meanwhile", "", held(11)},
+		{"released, and undone", "", append(held(30), event{Kind: kFault, At: 20, End: 25, Undoes: true})},
 		{"served in order", "", inLine(6)},
 		{"overtaken", "order in line", inLine(4)},
 		{"overtaken in a storm", "", inLine(4, event{Kind: kFault, At: 4000, End: 4100})},

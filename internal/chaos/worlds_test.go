@@ -36,6 +36,7 @@ type fault struct {
 	weight   int
 	do       func(d time.Duration, rng *rand.Rand)
 	survives lock.Survival // what a store must declare for its grants to outlive it; 0: they always must
+	undoes   bool          // it may undo the releases before it
 }
 
 var worlds = map[string]func(t *testing.T) *world{
@@ -220,9 +221,11 @@ func postgresWorld(t *testing.T) *world {
 	_, err = pool.Exec(ctx, "CREATE TABLE register (key text PRIMARY KEY, value text)")
 	require.NoError(t, err)
 	only := some(1, []*testserver.Server{s})
+	crash := kill("server", 3, only)
+	crash.undoes = true // releases do not wait for the disk
 	w.faults = []fault{
 		pause("server", 3, only),
-		kill("server", 3, only),
+		crash,
 		{name: "terminate backends", weight: 1, do: func(time.Duration, *rand.Rand) {
 			_, _ = pool.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "+
 				"WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()")
