@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -11,92 +12,59 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // requestTimeout bounds what the Locker sends on its own account.
 const requestTimeout = 5 * time.Second
 
-// breaks is how many broken connections one call gets over.
+// breaks is how many broken connections one request gets over.
 const breaks = 2
 
-// isBroken reports that a connection is, or that the member at its end has no leader.
-func isBroken(err error) bool { return codeOf(err) == codes.Unavailable }
+var (
+	// errClientClosed is told before the client is asked, which would try for seconds.
+	errClientClosed = errors.New("lock: etcd: the client is closed")
+	// errNotOurs is told when the name of a new entry is in use, which it cannot be but by a
+	// fault.
+	errNotOurs = errors.New("an entry of another owner has the name")
+	// errUndone is told to an acquisition that was undone while it was under way.
+	errUndone = errors.New("the acquisition has been undone")
+	// errUnanswered ends a request of the Locker's own. It is no context's error: no deadline
+	// of the caller's has passed.
+	errUnanswered = errors.New("the server has not answered in time")
+	// errNotNew is told by what New has not made.
+	errNotNew = fmt.Errorf("%w: etcd: the Locker was not made by New", lock.ErrInvalid)
+)
 
-// limit is how long the nth sending of a request is waited for that can be sent again. After
-// three, of which one should have met a member that answers, it doubles twice, for a cluster
-// that is but slow.
-func limit(ttl time.Duration, n int) time.Duration {
-	return max(min(ttl, requestTimeout)/4, minTTL/2) << min(max(n-2, 0), 2)
+// health is what became of the requests that were last answered, or were not.
+type health struct{ err atomic.Pointer[error] }
+
+// heard notes that a request was answered, or not, and returns the error as callers see it.
+func (l *Locker) heard(err error) error {
+	switch {
+	case err == nil, definite(err):
+		l.health.err.Store(nil)
+		return err
+	case errors.Is(err, context.Canceled):
+		return err // given up by those who asked
+	case errors.Is(err, context.DeadlineExceeded), codeOf(err) == codes.DeadlineExceeded:
+		err = errUnanswered
+	}
+	l.health.err.Store(&err)
+	return err
 }
 
-// again has f send a request, and once more when it is not answered in time: a member that is
-// stopped keeps its connections open, and the next sending may go to another. The earlier ones
-// may take effect all the same, at any time. Likewise, but not often, when a connection breaks:
-// if all have, the caller is to know soon. It gives up after a while, or when l is closed.
-func (l *Locker) again(ctx context.Context, ttl time.Duration, f func(ctx context.Context, n int) error) error {
-	begun, broken := time.Now(), 0
-	for n := 0; ; n++ {
-		attempt, cancel := context.WithTimeout(ctx, limit(ttl, n-broken))
-		err := f(attempt, n)
-		late := err != nil && attempt.Err() != nil
-		cancel()
-		switch {
-		case err == nil || ctx.Err() != nil:
-			return err
-		case !late && isBroken(err) && broken < breaks && l.ctx.Err() == nil:
-			broken++
-		case !late:
-			return err
-		case time.Since(begun) > patience, l.ctx.Err() != nil:
-			return errUnanswered
-		}
+// trouble is why the last request was not answered; nil if it was.
+func (l *Locker) trouble() error {
+	if err := l.health.err.Load(); err != nil {
+		return *err
 	}
+	return nil
 }
 
-// insist has f send a request, and a copy of it every time that it has not been answered for a
-// while: the client asks its members in turn, so a copy does not meet one that is frozen. None is
-// given up before another is answered, so a cluster that is but slow loses nothing. At once, but
-// not often, it sends a copy when a connection breaks.
-func insist[T any](ctx context.Context, every time.Duration, f func(context.Context) (T, error)) (v T, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type answer struct {
-		v   T
-		err error
-	}
-	answers, pending := make(chan answer), 0
-	send := func() {
-		pending++
-		go func() {
-			v, err := f(ctx)
-			select {
-			case answers <- answer{v, err}:
-			case <-ctx.Done():
-			}
-		}()
-	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	send()
-	for broken := 0; ; {
-		select {
-		case a := <-answers:
-			pending--
-			switch {
-			case !isBroken(a.err):
-				return a.v, a.err
-			case broken < breaks:
-				broken++
-				send()
-			case pending == 0:
-				return a.v, a.err
-			}
-		case <-tick.C:
-			send()
-		case <-ctx.Done():
-			return v, ctx.Err()
-		}
-	}
+// within calls f for no longer than lock.Patience.
+func (l *Locker) within(ctx context.Context, f func(context.Context) error) error {
+	return storekit.WithinPatience(ctx, f)
 }
 
 // fail is err as a method returns it: with that of ctx in it once ctx has ended.
@@ -104,31 +72,67 @@ func (l *Locker) fail(ctx context.Context, err error) error {
 	switch {
 	case err == nil, errors.Is(err, lock.ErrInvalid), errors.Is(err, lock.ErrLost):
 		return err
-	case ctx.Err() != nil:
-		if errors.Is(err, ctx.Err()) {
-			return err
-		}
-		return fmt.Errorf("%w: %w", ctx.Err(), err)
 	case errors.Is(err, lock.ErrHeld):
 		return err
+	case ctx.Err() != nil:
+		return storekit.Ended(ctx, err, l.trouble())
 	case l.ctx.Err() != nil:
 		return l.over()
 	}
-	return fmt.Errorf("lock: etcd: %w", err)
+	return fmt.Errorf("lock: etcd: %w%s", err, l.advice(err))
 }
 
-// isGone reports that a lease is not there any more.
-func isGone(err error) bool { return errors.Is(err, rpctypes.ErrLeaseNotFound) }
+// advice is what to do about an error of which users will not know.
+func (l *Locker) advice(err error) string {
+	switch {
+	case errors.Is(err, rpctypes.ErrUserEmpty):
+		return ": the server wants to know who asks: set Username and Password, or a certificate, in clientv3.Config"
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return fmt.Sprintf(": a role needs read and write permission for all keys that begin with %q", l.prefix)
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return ": compact and defragment it, then disarm its alarm"
+	}
+	return ""
+}
+
+// classify is the storekit.Class of an error.
+func classify(err error) storekit.Class {
+	if errors.Is(err, errUnanswered) || isGone(err) { // another etcd lease may do
+		return storekit.Unknown
+	}
+	switch codeOf(err) {
+	case codes.ResourceExhausted:
+		return storekit.Busy
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Internal:
+		return storekit.Unknown
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return storekit.Unknown
+	}
+	return storekit.Final
+}
 
 // definite reports that the server has refused a request, which had no effect.
 func definite(err error) bool {
 	switch codeOf(err) {
 	case codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.OutOfRange,
-		codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented:
+		codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented, codes.ResourceExhausted:
 		return true
 	}
 	return false
 }
+
+// isBroken reports that a connection is, or that the member at its end has no leader, or has
+// forgotten who asks.
+func isBroken(err error) bool {
+	return codeOf(err) == codes.Unavailable || errors.Is(err, rpctypes.ErrInvalidAuthToken)
+}
+
+// isGone reports that a lease is not there any more.
+func isGone(err error) bool { return errors.Is(err, rpctypes.ErrLeaseNotFound) }
+
+// isFull reports that the server takes no more writes, but for deletions.
+func isFull(err error) bool { return errors.Is(err, rpctypes.ErrNoSpace) }
 
 func codeOf(err error) codes.Code {
 	var server rpctypes.EtcdError
@@ -140,23 +144,3 @@ func codeOf(err error) codes.Code {
 	}
 	return codes.Unknown
 }
-
-// transient reports whether asking again may help: during an election, a restart, an
-// overload, or while there is no connection.
-func transient(err error) bool {
-	switch codeOf(err) {
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.ResourceExhausted, codes.Internal:
-		return true
-	}
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, errUnanswered)
-}
-
-// errClientClosed is told before the client is asked, which would try for seconds.
-var errClientClosed = errors.New("lock: etcd: the client is closed")
-
-// errNotOurs is told when the name of a new entry is in use, which it cannot be but by a fault.
-var errNotOurs = errors.New("an entry of another owner has the name")
-
-// errUnanswered ends a request of the Locker's own. It is no context's error: no deadline of
-// the caller's has passed.
-var errUnanswered = errors.New("the server has not answered in time")

@@ -71,16 +71,15 @@ package etcd
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 var (
@@ -93,15 +92,18 @@ type Locker struct {
 	cli    *clientv3.Client
 	prefix string
 	maxTTL time.Duration
+	base   lock.Token
 	stable bool  // ExpirySlack leaves changes of leader out
 	err    error // of an option; returned by every call
 
-	lane    lane
-	slots   slots
-	leases  leases
-	holds   holds
-	watches watches
-	line    line
+	writes, reads lane
+	names         names
+	leases        leases
+	holds         holds
+	lines         lines
+	news          news
+	pruner        pruner
+	health        health
 
 	ctx    context.Context // ends with Close, or with the client
 	cancel context.CancelFunc
@@ -138,26 +140,39 @@ func WithMaxTTL(d time.Duration) Option {
 	}
 }
 
+// WithTokenBase adds base to all tokens. Default 0: a token is a revision of etcd, far below those
+// of other stores, so the fences of a resource that another store's tokens have marked refuse
+// all of etcd's. Who moves from another store gives a base that is not below the newest token
+// that one has granted. All Lockers with the same prefix must have the same base.
+func WithTokenBase(base lock.Token) Option {
+	return func(l *Locker) error {
+		if base > lock.MaxToken/2 {
+			return fmt.Errorf("%w: etcd: token base %d: must be at most %d", lock.ErrInvalid, base, lock.MaxToken/2)
+		}
+		l.base = base
+		return nil
+	}
+}
+
 // New returns a Locker on cli, doing no I/O. A nil client or a bad option is an error that
 // every call returns. cli stays the caller's to close. Give it DialKeepAliveTime and
 // DialKeepAliveTimeout, 10 s and a few: see "A member that stops" above.
 func New(cli *clientv3.Client, opts ...Option) *Locker {
 	l := &Locker{cli: cli, prefix: "lock/", maxTTL: time.Minute}
+	l.writes.stuck, l.reads.stuck = batchStuck, batchStuck
 	l.err = l.setUp(opts)
 	parent := context.Background()
 	if l.err == nil {
 		parent = cli.Ctx()
 	}
 	l.ctx, l.cancel = context.WithCancel(parent)
-	l.slots.process = processName()
-	l.lane.l, l.leases.l, l.holds.l, l.watches.l = l, l, l, l
+	l.names.process = storekit.ProcessName()
+	l.writes.l, l.reads.l, l.leases.l, l.leases.beats.l, l.holds.l, l.news.l, l.pruner.l = l, l, l, l, l, l, l
+	l.leases.client = func() pb.LeaseClient { return pb.NewLeaseClient(cli.ActiveConnection()) }
+	l.leases.current, l.leases.granting = make(map[int64]*lease), make(map[int64]*granting)
+	l.holds.byOwner, l.news.listeners = make(map[string]*hold), make(map[string][]*listener)
+	l.lines = lines{byBase: make(map[string]*line), next: make(map[string]*place), waiting: make(map[string]struct{})}
 	return l
-}
-
-func processName() string {
-	var b [9]byte
-	_, _ = rand.Read(b[:]) // never fails: it would end the program
-	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 func (l *Locker) setUp(opts []Option) error {
@@ -195,7 +210,7 @@ func (l *Locker) Capabilities() lock.Capabilities {
 		TokenSurvives: lock.SurvivesRelease | lock.SurvivesExpiry | lock.SurvivesRestart | lock.SurvivesFailover,
 		HoldSurvives:  lock.SurvivesRelease | lock.SurvivesExpiry | lock.SurvivesRestart | lock.SurvivesFailover,
 	}
-	if !l.stable {
+	if l != nil && !l.stable {
 		c.ExpirySlack += l.maxTTL + electionSlack
 	}
 	return c
@@ -205,152 +220,51 @@ func (l *Locker) Capabilities() lock.Capabilities {
 // server grants; a grant may be told up to a quarter of its TTL shorter, since the etcd
 // lease is shared.
 func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
-	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
+	if err := l.ready(ctx, lock.CheckRequest(req, l.Capabilities())); err != nil {
 		return lock.Grant{}, err
 	}
-	if l.err == nil && req.TTL > l.maxTTL {
-		return lock.Grant{}, fmt.Errorf("%w: TTL %v: above the longest, %v: see etcd.WithMaxTTL", lock.ErrInvalid, req.TTL, l.maxTTL)
-	}
-	if err := l.ready(ctx); err != nil {
+	if err := l.checkTTL(req.TTL); err != nil {
 		return lock.Grant{}, err
 	}
-	a := l.acquisition(req)
+	a, get := l.acquisition(req), (*acquisition).try
 	if req.Wait {
-		return l.wait(ctx, a)
+		get = (*acquisition).wait
 	}
-	g, ok, err := a.enter(ctx)
-	if !ok {
+	g, err := get(a, ctx)
+	if err != nil {
+		l.holds.failed(a.h, a.rev, a.doubt)
 		return lock.Grant{}, l.fail(ctx, err)
 	}
 	return g, nil
 }
 
-// Renew implements [lock.Locker]. A grant that another Locker acquired comes under an etcd
-// lease of this one.
-func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
-	if err := l.check(ctx, g); err != nil {
-		return lock.Grant{}, err
+func (l *Locker) checkTTL(ttl time.Duration) error {
+	if ttl > l.maxTTL {
+		return fmt.Errorf("%w: TTL %v: above the longest, %v: see etcd.WithMaxTTL", lock.ErrInvalid, ttl, l.maxTTL)
 	}
-	if g.TTL <= 0 || g.Token == 0 {
-		return lock.Grant{}, fmt.Errorf("%w: TTL %v, token %d: must be positive", lock.ErrInvalid, g.TTL, g.Token)
-	}
-	name, x, err := l.find(ctx, g)
-	if err != nil {
-		return lock.Grant{}, l.fail(ctx, err)
-	}
-	if h := l.holds.renewing(name, g.Token); h != nil {
-		g, err = l.extend(ctx, h, g)
-		l.holds.renewed(h, g, err)
-	} else {
-		err = l.again(ctx, g.TTL, func(ctx context.Context, _ int) (err error) {
-			g, err = l.adopt(ctx, &hold{slot: x, name: name}, g)
-			return err
-		})
-	}
-	if err != nil {
-		return lock.Grant{}, l.fail(ctx, err)
-	}
-	return g, nil
+	return nil
 }
 
-// extend renews h. What is not answered for a sixth of the TTL, nor are its copies, is sent anew
-// while ctx lives.
-func (l *Locker) extend(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, error) {
-	for {
-		attempt, cancel := context.WithTimeout(ctx, h.lease.ttl/6)
-		r, err := l.confirm(attempt, h, g)
-		late := err != nil && (attempt.Err() != nil || errors.Is(err, errUnanswered))
-		cancel()
-		if !late || ctx.Err() != nil || l.ctx.Err() != nil {
-			return r, err
-		}
-	}
-}
-
-// confirm keeps the etcd lease of h alive and reads its key, side by side: in whatever order
-// they take effect, the key is there for a TTL from now on unless somebody deletes it.
-func (l *Locker) confirm(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, error) {
-	start := time.Now()
-	beat := l.leases.begin(h.lease, start)
-	resp, err := insist(ctx, h.lease.impatience(), func(ctx context.Context) (*clientv3.GetResponse, error) {
-		return l.cli.Get(ctx, h.name, clientv3.WithKeysOnly())
-	})
-	if err != nil {
-		return g, err
-	}
-	if len(resp.Kvs) == 0 || resp.Kvs[0].CreateRevision != int64(g.Token) {
-		return g, &lock.LostError{Reason: h.reason(time.Now()), Token: g.Token}
-	}
-	if resp.Kvs[0].ModRevision != h.mod {
-		return l.adopt(ctx, l.holds.again(h), g)
-	}
-	if err := beat.wait(ctx, l.ctx); err != nil {
-		if isGone(err) {
-			err = &lock.LostError{Reason: lock.ReasonExpired, Token: g.Token, Err: err}
-		}
-		return g, err
-	}
-	g.TTL, g.Start = h.lease.ttl, start
-	return g, nil
-}
-
-// adopt renews a grant that this Locker does not know, or that another has renewed meanwhile,
-// by putting its key under a lease of its own. The other will not delete the key then: it
-// looks at the mod revision. So does this put, which may take effect late: it must not take
-// the key from a newer lease to an older one.
-func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, error) {
-	if g.TTL > l.maxTTL {
-		return g, fmt.Errorf("%w: TTL %v: above the longest, %v: see etcd.WithMaxTTL", lock.ErrInvalid, g.TTL, l.maxTTL)
-	}
-	le, err := l.leases.get(ctx, g.TTL)
-	if err != nil {
-		return g, err
-	}
-	for seen := int64(-1); ; { // no key has that one
-		start := time.Now()
-		beat := l.leases.begin(le, start)
-		resp, err := l.cli.Txn(ctx).
-			If(clientv3.Compare(clientv3.ModRevision(h.name), "=", seen)).
-			Then(clientv3.OpPut(h.name, "", clientv3.WithIgnoreValue(), clientv3.WithLease(le.id))).
-			Else(clientv3.OpGet(h.name, clientv3.WithKeysOnly()), l.firstOf(g.Key)).Commit()
-		if err != nil {
-			l.leases.suspect(err, le)
-			return g, err
-		}
-		if resp.Succeeded {
-			if err := beat.wait(ctx, l.ctx); err != nil {
-				return g, err
-			}
-			g.TTL, g.Start = le.ttl, start
-			h.g, h.base, h.mod, h.lease = g, l.base(g.Key), resp.Header.Revision, le
-			l.holds.add(h)
-			return g, nil
-		}
-		kvs := resp.Responses[0].GetResponseRange().Kvs
-		if len(kvs) == 0 || kvs[0].CreateRevision != int64(g.Token) {
-			return g, lost(g, resp.Responses[1].GetResponseRange())
-		}
-		seen = kvs[0].ModRevision
-	}
-}
-
-// check is what every call but Acquire does first.
-func (l *Locker) check(ctx context.Context, g lock.Grant) error {
-	if err := lock.CheckGrant(g); err != nil {
-		return err
-	}
-	return l.ready(ctx)
-}
-
-func (l *Locker) ready(ctx context.Context) error {
+// ready is what every call does first. invalid is what is wrong with its arguments.
+func (l *Locker) ready(ctx context.Context, invalid error) error {
 	switch {
+	case l == nil || l.ctx == nil:
+		return errNotNew
 	case l.err != nil:
 		return l.err
+	case invalid != nil:
+		return invalid
 	case l.ctx.Err() != nil:
 		return l.over()
 	}
 	return ctx.Err()
 }
+
+// tokenOf is the token of an entry that was created at revision rev.
+func (l *Locker) tokenOf(rev int64) lock.Token { return l.base + lock.Token(rev) }
+
+// revisionOf is tokenOf's inverse; no entry has that of a token below the base.
+func (l *Locker) revisionOf(t lock.Token) int64 { return int64(t) - int64(l.base) }
 
 // over says why nothing can be sent any more.
 func (l *Locker) over() error {
@@ -378,6 +292,9 @@ func (l *Locker) spawn(f func()) bool {
 // client and the grants alone: those end with their etcd lease, unless another Locker
 // releases or renews them. It is idempotent and waits for no server.
 func (l *Locker) Close() error {
+	if l == nil || l.ctx == nil {
+		return errNotNew
+	}
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()

@@ -5,7 +5,9 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"github.com/seed-215fdefa/lock"
 )
@@ -13,13 +15,19 @@ import (
 // WatchDelay is how old a grant is when its key begins to be watched.
 const WatchDelay = watchDelay
 
-// Breaks is how many broken connections one call gets over.
+// Breaks is how many broken connections one request gets over.
 const Breaks = breaks
 
 // Stable leaves changes of leader out of ExpirySlack, where there are none: the suite holds
 // the store to what is left.
 func Stable(l *Locker) error {
 	l.stable = true
+	return nil
+}
+
+// Gathering has a batch hold others up for as long as it takes.
+func Gathering(l *Locker) error {
+	l.writes.stuck = time.Hour
 	return nil
 }
 
@@ -31,26 +39,61 @@ func (l *Locker) ForgetLeases() {
 	clear(l.leases.current)
 }
 
-// AppearLate lets the key appear that an Acquire of req asked for, as if its request had been
-// under way all the time. The first call must come before req is undone.
-func (l *Locker) AppearLate(tb testing.TB, req lock.Request) {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	le, err := l.leases.get(ctx, req.TTL)
-	if err != nil {
-		tb.Fatal(err)
+// GrantBy has etcd leases asked for by the client that way returns, if it is not nil. It is to be
+// called before anything else.
+func (l *Locker) GrantBy(way func() *clientv3.Client) {
+	own := l.leases.client
+	l.leases.client = func() pb.LeaseClient { return granter{own(), way} }
+}
+
+type granter struct {
+	pb.LeaseClient
+	way func() *clientv3.Client
+}
+
+// LeaseGrant asks for an etcd lease.
+func (g granter) LeaseGrant(ctx context.Context, req *pb.LeaseGrantRequest, opts ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
+	if cli := g.way(); cli != nil {
+		return pb.NewLeaseClient(cli.ActiveConnection()).LeaseGrant(ctx, req, opts...)
 	}
-	name := l.base(req.Key) + exclusiveMark + l.slots.process + ".0"
-	v := value{Owner: req.Owner}.String()
-	if _, err = l.cli.Put(ctx, name, v, clientv3.WithLease(le.id)); err != nil {
-		tb.Fatal(err)
+	return g.LeaseClient.LeaseGrant(ctx, req, opts...)
+}
+
+// Late returns what sends a copy of the request of an Acquire that is under way, or has failed
+// and is not undone, and reports whether it has taken the lock.
+func (l *Locker) Late(tb testing.TB, req lock.Request) func() bool {
+	tb.Helper()
+	h := l.holds.of(req.Key, req.Owner)
+	if h == nil {
+		tb.Fatal("nothing is known of ", req.Owner)
+	}
+	a := &acquisition{l: l, req: req, h: h}
+	return func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		var err error
+		if a.full, err = l.leases.get(ctx, req.TTL); err != nil {
+			tb.Fatal(err)
+		}
+		p := a.transaction()
+		resp, err := l.cli.Txn(ctx).If(p.conditions...).Then(p.then...).Commit()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return resp.Succeeded
 	}
 }
 
 // Gathered is how many transactions wait to be sent together.
 func (l *Locker) Gathered() int {
-	l.lane.mu.Lock()
-	defer l.lane.mu.Unlock()
-	return len(l.lane.queue)
+	l.writes.mu.Lock()
+	defer l.writes.mu.Unlock()
+	return len(l.writes.queue)
+}
+
+// Unpruned is how many failed acquisitions and ended grants are to be pruned yet.
+func (l *Locker) Unpruned() int {
+	l.pruner.mu.Lock()
+	defer l.pruner.mu.Unlock()
+	return len(l.pruner.queue)
 }

@@ -43,7 +43,7 @@ func NewFence(kv clientv3.KV) *Fence {
 }
 
 // marks is what the names of the marks of resource begin with.
-func (f *Fence) marks(resource string) string { return f.prefix + encode(resource) + "/" }
+func (f *Fence) marks(resource string) string { return f.prefix + escaping.Encode(resource) + "/" }
 
 // mark has the token in digits that sort as the token does.
 func (f *Fence) mark(resource string, token lock.Token) string {

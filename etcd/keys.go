@@ -1,78 +1,49 @@
 package etcd
 
 import (
+	"strconv"
 	"strings"
+	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // The key of one acquisition is
 //
 //	prefix + encoded key + "/" + x or s + process + "." + number
 //
-// and an encoded key has no "/", so the entries of one lock are the range of all names that
-// begin with prefix + encoded key + "/", and no other lock's are in it.
+// and an encoded key has no "/", so what concerns one lock is the range of all names that begin
+// with prefix + encoded key + "/", and no other lock's is in it. Beside the acquisitions, and
+// out of their range, there may be in it the tail, whose value is the name of the last who
+// lined up, while that one waits, and tombstones.
 const (
-	exclusiveMark = "x"
 	sharedMark    = "s"
+	exclusiveMark = "x"
+	tailMark      = "l"
+	tombMark      = "d"
 )
 
-const hexDigits = "0123456789ABCDEF"
+// escaping leaves controls out, for the sake of whoever lists keys on a terminal.
+var escaping = storekit.NewEscaping(func(c byte) bool { return c > ' ' && c != '/' && c != 0x7f })
 
-// encode is injective, and keeps prefixes: encode(a) begins with encode(b) if, and only if, a
-// begins with b.
-func encode(key string) string {
-	plain := true
-	for i := range len(key) {
-		plain = plain && isPlain(key[i])
+// baseOf is what the names of all that concerns key begin with.
+func (l *Locker) baseOf(key string) string { return l.prefix + escaping.Encode(key) + "/" }
+
+// rivals is the range of the entries that stand in the way of one of that mode.
+func rivals(base string, shared bool) (from, end string) {
+	if shared {
+		return base + exclusiveMark, rangeEnd(base + exclusiveMark)
 	}
-	if plain {
-		return key
-	}
-	var b strings.Builder
-	for i := range len(key) {
-		if c := key[i]; isPlain(c) {
-			b.WriteByte(c)
-		} else {
-			b.WriteByte('%')
-			b.WriteByte(hexDigits[c>>4])
-			b.WriteByte(hexDigits[c&15])
-		}
-	}
-	return b.String()
+	return base + sharedMark, rangeEnd(base + exclusiveMark)
 }
 
-// isPlain reports whether c stands for itself. Controls do not, for the sake of whoever
-// lists keys on a terminal.
-func isPlain(c byte) bool { return c > ' ' && c != '%' && c != '/' && c != 0x7f }
+func tail(base string) string { return base + tailMark }
 
-// decode is encode's inverse.
-func decode(s string) (string, bool) {
-	if !strings.Contains(s, "%") {
-		return s, true
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if c == '%' {
-			if i+2 >= len(s) {
-				return "", false
-			}
-			high, low := strings.IndexByte(hexDigits, s[i+1]), strings.IndexByte(hexDigits, s[i+2])
-			if high < 0 || low < 0 {
-				return "", false
-			}
-			c, i = byte(high<<4|low), i+2
-		}
-		b.WriteByte(c)
-	}
-	return b.String(), true
-}
-
-// base is what the names of all entries of key begin with.
-func (l *Locker) base(key string) string { return l.prefix + encode(key) + "/" }
+// tomb is the tombstone of an owner.
+func tomb(base, owner string) string { return base + tombMark + owner }
 
 func mark(shared bool) string {
 	if shared {
@@ -95,8 +66,14 @@ func parseName(prefix, name string) (key string, shared, ok bool) {
 	if !shared && entry[:1] != exclusiveMark {
 		return "", false, false
 	}
-	key, ok = decode(encoded)
-	return key, shared, ok && key != ""
+	key, ok = escaping.Decode(encoded)
+	return key, shared, ok
+}
+
+// isEntry reports whether name, of which base is a lock's, is that of an entry.
+func isEntry(name string) bool {
+	entry := name[strings.LastIndexByte(name, '/')+1:]
+	return strings.HasPrefix(entry, exclusiveMark) || strings.HasPrefix(entry, sharedMark)
 }
 
 // isOwner reports whether s can be an owner, of which contracts and names speak.
@@ -117,11 +94,39 @@ func isOwner(s string) bool {
 // rangeEnd is the end of the range of all names that begin with prefix.
 func rangeEnd(prefix string) string { return clientv3.GetPrefixRangeEnd(prefix) }
 
-// firstOf reads the entry that holds key, or one of those that do.
-func (l *Locker) firstOf(key string) clientv3.Op { return oldest(l.base(key), 1) }
-
-// oldest reads the oldest entries of a line.
-func oldest(base string, limit int64) clientv3.Op {
-	return clientv3.OpGet(base, clientv3.WithRange(rangeEnd(base)), clientv3.WithLimit(limit),
+// everyone reads the oldest entries of a lock, all if limit is 0. The server sorts the whole
+// line for it.
+func everyone(base string, limit int64) clientv3.Op {
+	from, end := rivals(base, false)
+	return clientv3.OpGet(from, clientv3.WithRange(end), clientv3.WithLimit(limit),
 		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
+}
+
+// names numbers the acquisitions of a Locker. A number is used again once its key is known to
+// be gone for good: etcd keeps each name that ever was until it is compacted, and looks at all
+// of a lock's names at each acquire.
+type names struct {
+	process string // part of all names, and of no other Locker's
+
+	mu   sync.Mutex // guards the rest
+	free []int32
+	next int32
+}
+
+func (n *names) take(base string, shared bool) (name string, number int32) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if last := len(n.free) - 1; last >= 0 {
+		number, n.free = n.free[last], n.free[:last]
+	} else {
+		number = n.next
+		n.next++
+	}
+	return base + mark(shared) + n.process + "." + strconv.Itoa(int(number)), number
+}
+
+func (n *names) giveBack(number int32) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.free = append(n.free, number)
 }

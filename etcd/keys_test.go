@@ -1,29 +1,10 @@
 package etcd
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/seed-215fdefa/lock"
 )
-
-func FuzzEncode(f *testing.F) {
-	for _, s := range []string{"", "a", "a/b", "%", "%2F", "\x00", "..", "é", " ", "\x7f"} {
-		f.Add(s, s+"a")
-		f.Add(s, "/"+s)
-	}
-	f.Fuzz(func(t *testing.T, a, b string) {
-		x, y := encode(a), encode(b)
-		back, ok := decode(x)
-		require.True(t, ok)
-		require.Equal(t, a, back)
-		require.NotContains(t, x, "/")
-		require.Equal(t, a == b, x == y)
-		require.Equal(t, strings.HasPrefix(a, b), strings.HasPrefix(x, y))
-	})
-}
 
 func TestParseName(t *testing.T) {
 	for name, want := range map[string]bool{
@@ -38,24 +19,14 @@ func TestParseName(t *testing.T) {
 	require.True(t, shared)
 }
 
-// TestSlots: names are used again, but not those that a late request may yet create.
-func TestSlots(t *testing.T) {
-	s := slots{process: "p"}
-	ask := func(owner string, shared bool) *slot {
-		return s.take("lock/k/", lock.Request{Key: "k", Owner: owner, Shared: shared})
-	}
-	a, b, r := ask("a", false), ask("b", false), ask("r", true)
-	require.Equal(t, []string{"lock/k/xp.0", "lock/k/xp.1", "lock/k/sp.0"}, []string{a.name, b.name, r.name})
-	require.Same(t, a, s.of("k", "a"))
-	require.Nil(t, s.of("other", "a"))
-	require.False(t, s.free(a))
-	require.False(t, s.free(a))
-	require.Nil(t, s.of("k", "a"))
-	c := ask("c", false)
-	require.Equal(t, a.name, c.name)
-	s.doubt(c)
-	require.True(t, s.free(c))
-	require.Equal(t, "lock/k/xp.2", ask("d", false).name)
-	require.False(t, s.free(b))
-	require.False(t, s.free(r))
+// TestNames: numbers are used again.
+func TestNames(t *testing.T) {
+	n := names{process: "p"}
+	a, first := n.take("lock/k/", false)
+	b, _ := n.take("lock/k/", false)
+	r, _ := n.take("lock/r/", true)
+	require.Equal(t, []string{"lock/k/xp.0", "lock/k/xp.1", "lock/r/sp.2"}, []string{a, b, r})
+	n.giveBack(first)
+	again, _ := n.take("lock/k/", false)
+	require.Equal(t, a, again)
 }

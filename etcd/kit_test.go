@@ -3,6 +3,7 @@ package etcd_test
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,7 +46,7 @@ type process struct {
 	prefix string
 	deaf   *deafWatcher
 	kv     *faultyKV
-	leaser *leaser
+	way    atomic.Pointer[clientv3.Client] // by which etcd leases are asked for; nil: its own
 
 	cluster *testserver.EtcdCluster // nil: it has one server
 }
@@ -68,10 +69,11 @@ func openOn(tb testing.TB, prefix string, addrs []string, opts ...etcd.Option) *
 	require.NoError(tb, err)
 	p := &process{
 		cli: cli, prefix: prefix,
-		deaf: &deafWatcher{Watcher: cli.Watcher}, kv: &faultyKV{KV: cli.KV}, leaser: &leaser{Lease: cli.Lease},
+		deaf: &deafWatcher{Watcher: cli.Watcher}, kv: &faultyKV{KV: cli.KV},
 	}
-	cli.Watcher, cli.KV, cli.Lease = p.deaf, p.kv, p.leaser
+	cli.Watcher, cli.KV = p.deaf, p.kv
 	p.Locker = etcd.New(cli, append([]etcd.Option{etcd.WithPrefix(prefix)}, opts...)...)
+	p.GrantBy(p.way.Load)
 	tb.Cleanup(func() {
 		require.NoError(tb, p.Close())
 		_ = cli.Close()
@@ -79,29 +81,8 @@ func openOn(tb testing.TB, prefix string, addrs []string, opts ...etcd.Option) *
 	return p
 }
 
-// leaser is a client's Lease that can have another client ask for etcd leases.
-type leaser struct {
-	clientv3.Lease
-	mu  sync.Mutex // guards way
-	way clientv3.Lease
-}
-
-func (l *leaser) goBy(way clientv3.Lease) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.way = way
-}
-
-// Grant asks for an etcd lease.
-func (l *leaser) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
-	l.mu.Lock()
-	way := l.way
-	l.mu.Unlock()
-	if way == nil {
-		way = l.Lease
-	}
-	return way.Grant(ctx, ttl)
-}
+// grantBy has cli ask for etcd leases.
+func (p *process) grantBy(cli *clientv3.Client) { p.way.Store(cli) }
 
 // deafWatcher is a client's watcher that can be made to miss all events, or to be behind.
 type deafWatcher struct {

@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -13,9 +12,11 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// leases are a Locker's etcd leases. None is kept alive but by begin.
+// leases are a Locker's etcd leases, one for each TTL. None is kept alive but by begin.
 type leases struct {
-	l *Locker
+	l      *Locker
+	client func() pb.LeaseClient
+	beats  beats
 
 	mu       sync.Mutex          // guards what follows, and all fields of leases that change
 	current  map[int64]*lease    // by TTL in seconds, as asked for
@@ -55,7 +56,7 @@ var landed = func() *flight {
 	return f
 }()
 
-func (f *flight) wait(ctx, closed context.Context) error {
+func (f *flight) wait(ctx context.Context, l *Locker) error {
 	select {
 	case <-f.done:
 		return f.err
@@ -66,8 +67,8 @@ func (f *flight) wait(ctx, closed context.Context) error {
 		return f.err
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-closed.Done():
-		return lock.ErrClosed
+	case <-l.ctx.Done():
+		return l.over()
 	}
 }
 
@@ -77,28 +78,20 @@ func (le *lease) eighth(start time.Time) time.Time { return start.Add(-le.ttl / 
 // impatience is how long a part of a renewal goes unanswered before a copy is sent: a renewal
 // is tried for a sixth of the TTL, in which the third copy meets a member that answers even if
 // others' requests have come in between.
-func (le *lease) impatience() time.Duration { return min(le.ttl/4, requestTimeout) / 4 }
+func (le *lease) impatience() time.Duration { return impatience(le.ttl) / 4 }
+
+// impatience is how long a request goes unanswered before a copy is sent, where that is not
+// urgent.
+func impatience(ttl time.Duration) time.Duration { return min(ttl, requestTimeout) / 4 }
+
+// elapsed is the time from a to b by the clock that has seen more of it: the monotonic one
+// stands still while the machine sleeps, the wall clock may be set back.
+func elapsed(a, b time.Time) time.Duration { return max(b.Sub(a), b.Round(0).Sub(a.Round(0))) }
 
 // get returns the lease for a TTL, a new one if there is none that is known to live on for a
-// while. An unanswered request is sent again, maybe to another member: what may have come of
-// it is a lease without keys, which ends by itself.
+// while. It waits for a request, its own or another's.
 func (ls *leases) get(ctx context.Context, ttl time.Duration) (*lease, error) {
-	for n, broken := 0, 0; ; n++ {
-		le, err := ls.ask(ctx, seconds(ttl), n-broken)
-		switch {
-		case err == nil || ctx.Err() != nil:
-			return le, err
-		case isBroken(err) && broken < breaks:
-			broken++
-		case !errors.Is(err, errUnanswered):
-			return le, err
-		}
-	}
-}
-
-// ask returns a usable lease or waits for a request for one, its own or another's. It is the
-// nth time.
-func (ls *leases) ask(ctx context.Context, s int64, n int) (*lease, error) {
+	s := seconds(ttl)
 	ls.mu.Lock()
 	if le := ls.usable(s); le != nil {
 		ls.mu.Unlock()
@@ -106,18 +99,15 @@ func (ls *leases) ask(ctx context.Context, s int64, n int) (*lease, error) {
 	}
 	g := ls.granting[s]
 	if g == nil {
-		if ls.granting == nil {
-			ls.granting, ls.current = make(map[int64]*granting), make(map[int64]*lease)
-		}
 		g = &granting{flight: flight{done: make(chan struct{})}}
 		ls.granting[s] = g
-		if !ls.l.spawn(func() { ls.grant(s, g, n) }) {
+		if !ls.l.spawn(func() { ls.grant(s, g) }) {
 			g.err = lock.ErrClosed
 			close(g.done)
 		}
 	}
 	ls.mu.Unlock()
-	if err := g.wait(ctx, ls.l.ctx); err != nil {
+	if err := g.wait(ctx, ls.l); err != nil {
 		return nil, err
 	}
 	return g.lease, nil
@@ -134,24 +124,26 @@ func (ls *leases) alive(ttl time.Duration) *lease {
 // server may end it before a keepalive arrives. A new one costs no more than that.
 func (ls *leases) usable(s int64) *lease {
 	le := ls.current[s]
-	if le == nil || le.dead || time.Since(le.confirmed) > le.ttl*3/4 {
+	if le == nil || le.dead || elapsed(le.confirmed, time.Now()) > le.ttl*3/4 {
 		return nil
 	}
 	return le
 }
 
-func (ls *leases) grant(s int64, g *granting, n int) {
-	ctx, cancel := context.WithTimeout(ls.l.ctx, limit(time.Duration(s)*time.Second, n))
+// grant asks for a lease. What may come of a copy is one without keys, which ends by itself.
+func (ls *leases) grant(s int64, g *granting) {
+	ctx, cancel := context.WithTimeout(ls.l.ctx, lock.Patience)
 	defer cancel()
 	start := time.Now()
-	resp, err := ls.l.cli.Grant(ctx, s)
-	if err != nil && ctx.Err() != nil {
-		err = errUnanswered
-	}
+	resp, _, err := insist(ctx, impatience(time.Duration(s)*time.Second), func(ctx context.Context) (*pb.LeaseGrantResponse, error) {
+		resp, err := ls.client().LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: s})
+		return resp, rpctypes.Error(err)
+	})
+	err = ls.l.heard(err)
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if err == nil {
-		g.lease = &lease{id: resp.ID, ttl: time.Duration(resp.TTL) * time.Second, confirmed: start}
+		g.lease = &lease{id: clientv3.LeaseID(resp.ID), ttl: time.Duration(resp.TTL) * time.Second, confirmed: start}
 		ls.current[s] = g.lease
 	}
 	delete(ls.granting, s)
@@ -175,18 +167,22 @@ func (ls *leases) suspect(err error, suspects ...*lease) {
 	}
 }
 
-// remaining is how long le lives at least after start, and no more than its TTL.
-func (ls *leases) remaining(le *lease, start time.Time) time.Duration {
+// term is for how long le is known to live, from when: what it was confirmed by since start,
+// or else the request that was sent after sent.
+func (ls *leases) term(le *lease, start, sent time.Time) (from time.Time, ttl time.Duration) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	return min(le.ttl, le.confirmed.Add(le.ttl).Sub(start))
+	if !le.confirmed.Before(start) {
+		return le.confirmed, le.ttl
+	}
+	return sent, le.ttl - elapsed(le.confirmed, sent)
 }
 
 // overdue reports whether le may have expired.
-func (ls *leases) overdue(le *lease, now time.Time) bool {
+func (ls *leases) overdue(le *lease) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	return le.dead || now.Sub(le.confirmed) >= le.ttl
+	return elapsed(le.confirmed, time.Now()) >= le.ttl
 }
 
 // begin returns a keepalive of le that is sent after since: one that has been answered, one
@@ -197,7 +193,7 @@ func (ls *leases) begin(le *lease, since time.Time) *flight {
 	switch {
 	case le.dead:
 		return &flight{done: landed.done, err: rpctypes.ErrLeaseNotFound}
-	case !le.confirmed.Before(since):
+	case elapsed(le.confirmed, since) <= 0:
 		return landed
 	case le.flight == nil:
 		le.flight = &flight{start: time.Now(), done: make(chan struct{})}
@@ -222,7 +218,7 @@ func (ls *leases) beat(le *lease) {
 		f := le.flight
 		f.start = time.Now()
 		ls.mu.Unlock()
-		err := ls.keepAlive(le)
+		err := ls.l.heard(ls.beats.ask(le))
 		ls.mu.Lock()
 		if err == nil {
 			le.confirmed = f.start
@@ -237,37 +233,6 @@ func (ls *leases) beat(le *lease) {
 			ls.l.holds.leaseGone(le)
 		}
 	}
-}
-
-// keepAlive sends a keepalive, and copies of it while it is not answered: whichever is, the lease
-// lives from before the first.
-func (ls *leases) keepAlive(le *lease) error {
-	ctx, cancel := context.WithTimeout(ls.l.ctx, max(min(le.ttl/4, requestTimeout), minTTL/2))
-	defer cancel()
-	_, err := insist(ctx, le.impatience(), func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, ls.keepAliveOnce(ctx, le)
-	})
-	if err != nil && ctx.Err() != nil {
-		return errors.Join(errUnanswered, err)
-	}
-	return err
-}
-
-// keepAliveOnce sends one keepalive. The client's would send again without a pause while there
-// is no connection.
-func (ls *leases) keepAliveOnce(ctx context.Context, le *lease) error {
-	stream, err := pb.NewLeaseClient(ls.l.cli.ActiveConnection()).LeaseKeepAlive(ctx)
-	if err == nil {
-		err = stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(le.id)})
-	}
-	var resp *pb.LeaseKeepAliveResponse
-	if err == nil {
-		resp, err = stream.Recv()
-	}
-	if err == nil && resp.TTL <= 0 {
-		return rpctypes.ErrLeaseNotFound
-	}
-	return err
 }
 
 // seconds is etcd's granularity, rounded up.

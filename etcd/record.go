@@ -2,13 +2,17 @@ package etcd
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"slices"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // value is that of an entry's key: who, and for people, why and since when. Its times are of
@@ -78,12 +82,13 @@ func holders(entries []entry) int {
 	return len(entries)
 }
 
-// recordOf is the record of key. entries are those of its lock, oldest first.
-func recordOf(key string, entries []entry, now time.Time) lock.Record {
-	rec := lock.Record{Key: key}
-	n := holders(entries)
+// recordOf is the record of key. entries are the oldest of its lock, of so many in all, among
+// which are all holders.
+func (l *Locker) recordOf(key string, entries []entry, total int) lock.Record {
+	n, now := holders(entries), time.Now()
+	rec := lock.Record{Key: key, HolderCount: n, WaiterCount: total - n}
 	for _, e := range entries[:n] {
-		token := lock.Token(e.kv.CreateRevision)
+		token := l.tokenOf(e.kv.CreateRevision)
 		rec.Token = max(rec.Token, token)
 		rec.Holders = append(rec.Holders, lock.Holder{
 			Owner: e.owner, Token: token, Shared: e.shared, Metadata: e.value.Metadata,
@@ -96,7 +101,46 @@ func recordOf(key string, entries []entry, now time.Time) lock.Record {
 			Waited: max(since(e.value.Arrived, now), 0),
 		})
 	}
+	storekit.Bound(&rec)
 	return rec
+}
+
+// record reads the record of key, and who of its holders are shown.
+func (l *Locker) record(ctx context.Context, key string) (lock.Record, []entry, error) {
+	const some = 2*lock.MaxRecord + 1
+	for limit := int64(some); ; limit = 0 {
+		resp, err := l.read(ctx, everyone(l.baseOf(key), limit))
+		if err != nil {
+			return lock.Record{}, nil, err
+		}
+		entries := entriesOf(l.prefix, resp.Kvs)
+		n := holders(entries)
+		if limit > 0 && n == len(entries) && resp.Count > int64(len(resp.Kvs)) {
+			continue // there may be more holders
+		}
+		total := len(entries) + int(resp.Count) - len(resp.Kvs)
+		return l.recordOf(key, entries, total), entries[:n], nil
+	}
+}
+
+// frontSize is how many entries are read of a line that somebody joins: most locks have no more.
+const frontSize = lock.MaxRecord + 1
+
+// front reads some entries of a lock, and counts all. It does not have the server sort them, as
+// everyone does.
+func front(base string) clientv3.Op {
+	from, end := rivals(base, false)
+	return clientv3.OpGet(from, clientv3.WithRange(end), clientv3.WithLimit(frontSize))
+}
+
+// frontOf is the record of what front has read. It is not complete if the lock has more.
+func (l *Locker) frontOf(key string, op *pb.ResponseOp) (rec lock.Record, complete bool) {
+	resp := op.GetResponseRange()
+	if resp.Count > int64(len(resp.Kvs)) {
+		return lock.Record{Key: key, WaiterCount: int(resp.Count) - 1}, false
+	}
+	entries := entriesOf(l.prefix, resp.Kvs)
+	return l.recordOf(key, entries, len(entries)), true
 }
 
 // since is negative if ms is not known, and else not: clocks differ.

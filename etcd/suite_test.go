@@ -49,7 +49,6 @@ func TestSuite(t *testing.T) {
 			f(t)
 		},
 		Faults: faults(),
-		Skips:  failsSoFar,
 	})
 }
 
@@ -88,7 +87,7 @@ func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 		locktest.LoseReply: func(tb testing.TB, l lock.Locker) func() {
 			p := l.(*process)
 			storetest.Inspect(tb, p, "connected")
-			p.leaser.goBy(plain(tb, p.server.Addr()))
+			p.grantBy(plain(tb, p.server.Addr()))
 			return p.proxy.HoldReplies()
 		},
 		locktest.LoseWakeup: func(_ testing.TB, l lock.Locker) func() {

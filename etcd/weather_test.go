@@ -238,7 +238,12 @@ func TestWeather(t *testing.T) {
 	storetest.Eventually(t, "all entries to be gone", func() bool {
 		resp, err := cli.Get(storetest.Bounded(t), prefix, clientv3.WithPrefix())
 		require.NoError(t, err)
-		return len(resp.Kvs) == 0
+		for _, kv := range resp.Kvs {
+			if len(kv.Value) > 0 { // and not a tombstone
+				return false
+			}
+		}
+		return true
 	})
 }
 
