@@ -41,11 +41,13 @@ type testCase struct {
 }
 
 func groups() []group {
-	return merged(
+	return merged(slices.Concat([]group{
 		inspect(), exclusion(), tokens(), oneOwner(), renewal(), release(), failure(), start(),
 		deadHolders(), deadWaiters(), wakeups(), cancels(), expiry(), keys(),
 		capabilities(), admin(), badInput(), records(),
-	)
+		heartbeats(), abandoned(), promptWakeups(), inspectInTime(), waitingWriter(),
+		durations(), reasons(), partialLoss(),
+	}, besideReaders(), handovers(), steps(), outlasting())...)
 }
 
 // merged joins the groups that have one name: a sentence may have its cases in several

@@ -46,6 +46,11 @@ type Harness struct {
 	// store. It does for Sever, Freeze, LoseReply and Strike where those are not set.
 	Proxy func(l lock.Locker) *faultproxy.Proxy
 
+	// LosePart, if not nil, makes the store forget the k-th part, from 0, of what it keeps of
+	// key: a row, an item, a node, whatever can disappear alone. It returns false if there
+	// are not so many. l is a Locker of the case.
+	LosePart func(tb testing.TB, l lock.Locker, key string, k int) (lost bool)
+
 	// Skips says which cases not to run, and why: "Inspect/Waiters", or "Admin" for all
 	// of its cases. Each is shown as a skip with its reason. A name that no case has is
 	// a failure.

@@ -1,7 +1,12 @@
 package locktest
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 
 	lock "github.com/seed-215fdefa/lock"
@@ -31,9 +36,41 @@ func hostile() []string {
 	} {
 		ks = append(ks, "a:"+suffix, suffix+":a")
 	}
+	ks = append(ks, escaped()...)
 	long := strings.Repeat("k", lock.MaxKeyLen-1)
-	return append(ks, long, long+"1", long+"2", long[:255], long[:256], strings.Repeat("é", lock.MaxKeyLen/2),
+	ks = append(ks, long, long+"1", long+"2", long[:255], long[:256], strings.Repeat("é", lock.MaxKeyLen/2),
 		strings.Repeat("/", lock.MaxKeyLen), strings.Repeat("\x00", lock.MaxKeyLen))
+	slices.Sort(ks)
+	return slices.Compact(ks)
+}
+
+// escaped are the forms that encodings give to keys of hostile.
+func escaped() []string {
+	seen := map[string]bool{}
+	var ks []string
+	for _, key := range []string{"/", "a/b", "\x00", "a\x00b", "é", "{a}", "a:b", "%", "a b", "..", "\n", "\\"} {
+		for _, form := range []string{
+			url.PathEscape(key), url.QueryEscape(key), strings.ToLower(url.QueryEscape(key)), percent(key),
+			base64.StdEncoding.EncodeToString([]byte(key)), base64.RawURLEncoding.EncodeToString([]byte(key)),
+			hex.EncodeToString([]byte(key)), strings.ToUpper(hex.EncodeToString([]byte(key))), fmt.Sprintf("\\x%x", key),
+			strings.Trim(strconv.QuoteToASCII(key), `"`), strings.ReplaceAll(key, "/", "__"), "{" + key + "}", key + "=",
+		} {
+			if form != key && !seen[form] {
+				seen[form] = true
+				ks = append(ks, form)
+			}
+		}
+	}
+	return ks
+}
+
+// percent escapes each byte.
+func percent(key string) string {
+	var b strings.Builder
+	for i := range len(key) {
+		fmt.Fprintf(&b, "%%%02X", key[i])
+	}
+	return b.String()
 }
 
 // keysAreIndependent holds all keys at once, then checks that each is held by the one

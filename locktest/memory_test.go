@@ -27,7 +27,10 @@ func TestMemoryInFakeTime(t *testing.T) {
 // TestMemoryOnTheRealClock is the suite as it runs on a server.
 func TestMemoryOnTheRealClock(t *testing.T) {
 	t.Parallel() // with tests that leave it little of the machine
-	locktest.Run(t, locktest.Harness{New: newMemory, TTL: 200 * time.Millisecond})
+	locktest.Run(t, locktest.Harness{New: newMemory, TTL: 200 * time.Millisecond, Around: func(t *testing.T, f func(*testing.T)) {
+		t.Parallel() // since cases mostly wait
+		f(t)
+	}})
 }
 
 func BenchmarkMemory(b *testing.B) {

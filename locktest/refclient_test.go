@@ -30,7 +30,11 @@ type refClient struct {
 	strike   *refStrike               // while there is one
 	greeted  bool                     // its connection has shaken hands
 	versions map[string]int           // for a flaw
-	closed   chan struct{}
+	suspect  bool                     // a waiter found the key free, and nobody had woken it
+	handed   *refHold                 // what a release handed to a waiter of its own, for a flaw
+
+	tokenSkew time.Duration // for a flaw
+	closed    chan struct{}
 }
 
 var (
@@ -42,6 +46,9 @@ func (s *refServer) open(tb testing.TB, n int) *refClient {
 	c := &refClient{s: s, wakes: map[string]chan struct{}{}, versions: map[string]int{}, closed: make(chan struct{})}
 	if s.clientClock {
 		c.skew = time.Duration(n%3-1) * 300 * time.Millisecond
+	}
+	if s.clientToken {
+		c.tokenSkew = time.Duration(n%3-1) * 300 * time.Millisecond
 	}
 	tb.Cleanup(func() {
 		close(c.closed)
@@ -105,7 +112,7 @@ func (c *refClient) arrive(ctx context.Context, do func(now time.Time)) error {
 				return lock.ErrClosed
 			}
 		case <-ctx.Done():
-			if c.s.lateRequests && !dead {
+			if (c.s.lateRequests || c.s.latePlaces) && !dead {
 				c.s.late.Go(func() { c.s.comeLate(thaw, do) })
 			}
 		}
@@ -159,15 +166,21 @@ func (c *refClient) Acquire(ctx context.Context, req lock.Request) (lock.Grant, 
 	wake, stop := c.listen(req.Owner)
 	defer stop()
 	var held *lock.HeldError
+	woken := false
 	for {
 		var h refHold
 		var rec lock.Record
-		start, err := c.retried(ctx, func(now time.Time) {
+		asking, answered := c.bounded(ctx, held != nil)
+		start, err := c.retried(asking, func(now time.Time) {
 			var got *refHold
 			if got, rec = c.s.acquire(c, req, now); got != nil {
 				h = *got
 			}
 		})
+		answered()
+		if held != nil {
+			c.judge(woken, h.req.Owner != "")
+		}
 		switch {
 		case err != nil && held != nil:
 			held.Err = err
@@ -187,9 +200,12 @@ func (c *refClient) Acquire(ctx context.Context, req lock.Request) (lock.Grant, 
 		if !req.Wait {
 			return lock.Grant{}, held
 		}
-		if err := c.sleep(ctx, req, wake); err != nil {
+		if woken, err = c.sleep(ctx, req, wake); err != nil {
 			held.Err = err
 			return lock.Grant{}, held
+		}
+		if g, ok := c.handedTo(req.Owner); ok {
+			return g, nil
 		}
 	}
 }
@@ -210,9 +226,14 @@ func (c *refClient) token(ctx context.Context, req lock.Request, h refHold) (tok
 }
 
 // sleep returns nil when it is time to look again, which is a waiter's heartbeat too.
-func (c *refClient) sleep(ctx context.Context, req lock.Request, wake chan struct{}) error {
+// woken says that it was told so.
+func (c *refClient) sleep(ctx context.Context, req lock.Request, wake chan struct{}) (woken bool, err error) {
 	for {
-		recheck := time.NewTimer(min(req.TTL, 5*time.Second) / 3)
+		beat := min(req.TTL, 5*time.Second)
+		if c.s.slowHeartbeat {
+			beat = req.TTL
+		}
+		recheck := time.NewTimer(c.pause(beat))
 		defer recheck.Stop()
 		done := ctx.Done()
 		if c.s.slowToCancel {
@@ -220,16 +241,16 @@ func (c *refClient) sleep(ctx context.Context, req lock.Request, wake chan struc
 		}
 		select {
 		case <-wake:
-			return nil
+			return true, nil
 		case <-recheck.C:
 			if !c.s.noRecheck {
-				return nil
+				return false, nil
 			}
-			_ = c.roundTrip(ctx, func(now time.Time) { c.s.key(req.Key, now).join(c, req, now) })
+			_ = c.roundTrip(ctx, func(now time.Time) { c.s.refresh(c.s.key(req.Key, now), c, req, now) })
 		case <-done:
-			return ctx.Err()
+			return false, ctx.Err()
 		case <-c.closed:
-			return lock.ErrClosed
+			return false, lock.ErrClosed
 		}
 	}
 }
@@ -253,8 +274,10 @@ func (c *refClient) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error)
 func (c *refClient) Release(ctx context.Context, g lock.Grant) error {
 	var lost error
 	if err := c.roundTrip(ctx, func(now time.Time) { lost = c.s.release(c, g, now) }); err != nil {
+		c.passOn(false)
 		return err
 	}
+	c.passOn(true)
 	return lost
 }
 

@@ -19,7 +19,7 @@ func refHarness(f flaws, wrap func(*refClient) lock.Locker) Harness {
 		LoseReply:  (*refClient).loseReply,
 		LoseWakeup: (*refClient).loseWakeup,
 		LoseRecord: func(c *refClient) func() { return c.forget(true, true) },
-		Restart:    func(c *refClient) func() { return c.forget(f.restartDropsHolds, f.restartDropsTokens) },
+		Restart:    func(c *refClient) func() { return c.restart() },
 		Failover:   func(c *refClient) func() { return c.forget(f.failoverDropsHolds, f.failoverDropsTokens) },
 	}
 	h := Harness{
@@ -36,6 +36,10 @@ func refHarness(f flaws, wrap func(*refClient) lock.Locker) Harness {
 				return wrap(c)
 			}
 		},
+	}
+	h.LosePart = func(_ testing.TB, l lock.Locker, key string, k int) bool {
+		c, _ := lock.As[*refClient](l)
+		return c.s.losePart(key, k)
 	}
 	h.Strike = func(_ testing.TB, l lock.Locker, s Strike) (func() bool, func()) {
 		c, _ := lock.As[*refClient](l)

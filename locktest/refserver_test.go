@@ -23,13 +23,16 @@ type refServer struct {
 	thaw   chan struct{}   // while frozen: closed at its end
 	swept  time.Time       // for a flaw
 
-	late sync.WaitGroup // for a flaw
+	late     sync.WaitGroup // for a flaw
+	immortal bool           // the place that is taken now, for a flaw
 }
 
 type refKey struct {
 	token   lock.Token
 	holders []*refHold
 	line    []*refPlace
+	ghosts  []*refPlace // dead places, for a flaw
+	last    *refHold    // who released it, for a flaw
 }
 
 type refHold struct {
@@ -37,7 +40,8 @@ type refHold struct {
 	token          lock.Token
 	since, expires time.Time
 	by             *refClient
-	version        int // for a flaw
+	version        int  // for a flaw
+	unseen         bool // it does not stand in the way of others any more, for a flaw
 }
 
 type refPlace struct {
@@ -64,6 +68,12 @@ func (s *refServer) comeLate(thaw chan struct{}, do func(now time.Time)) {
 	time.Sleep(2 * s.latency())
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.latePlaces {
+		s.immortal = true
+		do(time.Now())
+		s.immortal = false
+		return
+	}
 	do(time.Now().Add(time.Hour))
 }
 
@@ -77,6 +87,11 @@ func (s *refServer) key(name string, now time.Time) *refKey {
 	holders, line := len(k.holders), len(k.line)
 	k.holders = slices.DeleteFunc(k.holders, func(h *refHold) bool { return s.over(h, now) })
 	if !s.deadWaitersStay {
+		for _, p := range k.line {
+			if s.showsDeadWaiters && !p.dies.After(now) {
+				k.ghosts = append(k.ghosts, p)
+			}
+		}
 		k.line = slices.DeleteFunc(k.line, func(p *refPlace) bool { return !p.dies.After(now) })
 	}
 	if len(k.holders) < holders {
@@ -118,6 +133,9 @@ func (s *refServer) wake(k *refKey) {
 			return
 		}
 		p.by.wake(p.req.Owner)
+		if s.wakesOneReader {
+			return
+		}
 	}
 }
 
@@ -144,6 +162,9 @@ func (k *refKey) place(owner string) int {
 // admits reports whether req may be granted: beside the holders, and before the line.
 func (s *refServer) admits(k *refKey, req lock.Request, c *refClient) bool {
 	for _, h := range k.holders {
+		if h.unseen {
+			continue
+		}
 		beside := req.Shared && h.req.Shared && !s.readersExclude ||
 			s.noExclusion || s.reentrant && h.by == c ||
 			s.sharedBesideExclusive && req.Shared || s.exclusiveBesideShared && h.req.Shared
@@ -153,6 +174,9 @@ func (s *refServer) admits(k *refKey, req lock.Request, c *refClient) bool {
 	}
 	if s.servesLast && len(k.line) > 0 {
 		return k.line[len(k.line)-1].req.Owner == req.Owner
+	}
+	if !req.Wait && (s.triesBargeIn && !req.Shared || s.sharedTriesPass && req.Shared) {
+		return true
 	}
 	for _, p := range k.line {
 		if p.req.Owner == req.Owner {
@@ -184,14 +208,15 @@ func (s *refServer) acquire(c *refClient, req lock.Request, now time.Time) (*ref
 			rec = s.record(req.Key, k, now)
 		}
 		if req.Wait || s.triesLineUp {
-			k.join(c, req, now)
+			s.join(k, c, req, now)
 		}
 		return nil, rec
 	}
 	h := &refHold{req: req, since: now, expires: now.Add(req.TTL), by: c}
 	if !s.mintsLater {
-		h.token = s.mint(k, req, now)
+		h.token = s.mint(k, req, now.Add(c.tokenSkew))
 	}
+	s.spoil(k, h)
 	if s.halfTTL {
 		h.expires = now.Add(req.TTL / 2)
 	}
@@ -200,12 +225,16 @@ func (s *refServer) acquire(c *refClient, req lock.Request, now time.Time) (*ref
 	}
 	k.holders = append(k.holders, h)
 	k.leave(req.Owner)
-	s.wake(k)
+	if !s.wakesOneReader {
+		s.wake(k)
+	}
 	return h, lock.Record{}
 }
 
 func (s *refServer) mint(k *refKey, req lock.Request, now time.Time) lock.Token {
 	switch {
+	case s.clientToken:
+		k.token = lock.Token(now.UnixMicro())
 	case s.sharedTokenRepeats && req.Shared && k.token > 0:
 	case s.counterOnly || s.resetByRelease || s.resetByExpiry:
 		k.token++
@@ -215,13 +244,27 @@ func (s *refServer) mint(k *refKey, req lock.Request, now time.Time) lock.Token 
 	return k.token
 }
 
-func (k *refKey) join(c *refClient, req lock.Request, now time.Time) {
+func (s *refServer) join(k *refKey, c *refClient, req lock.Request, now time.Time) {
+	if s.placesLiveTogether {
+		for _, other := range s.keys {
+			for _, p := range other.line {
+				if p.by == c {
+					p.dies = now.Add(min(req.TTL, 5*time.Second))
+				}
+			}
+		}
+	}
 	i := k.place(req.Owner)
 	if i < 0 {
 		i = len(k.line)
 		k.line = append(k.line, &refPlace{req: req, since: now, by: c})
 	}
-	k.line[i].dies = now.Add(min(req.TTL, 5*time.Second))
+	if dies := &k.line[i].dies; !s.heartbeatOnce || dies.IsZero() {
+		*dies = now.Add(min(req.TTL, 5*time.Second))
+	}
+	if s.immortal {
+		k.line[i].dies = now.Add(time.Hour)
+	}
 }
 
 func (k *refKey) leave(owner string) {
@@ -237,7 +280,7 @@ func (s *refServer) lost(k *refKey, g lock.Grant, now time.Time) error {
 		err.Reason = lock.ReasonForced
 	case len(k.holders) > 0:
 		err.Reason = lock.ReasonTaken
-	case !now.Before(g.Start.Add(g.TTL)):
+	case s.guessesExpired || !now.Before(g.Start.Add(g.TTL)):
 		err.Reason = lock.ReasonExpired
 	}
 	return err
@@ -262,6 +305,15 @@ func (s *refServer) renew(c *refClient, g lock.Grant, now time.Time) error {
 		return s.lost(k, g, now)
 	}
 	h.version++
+	if s.grantsLiveTogether {
+		for _, other := range s.keys {
+			for _, r := range other.holders {
+				if r.by == c {
+					r.expires = now.Add(r.req.TTL)
+				}
+			}
+		}
+	}
 	for _, r := range k.holders {
 		if r == h || s.readersLiveTogether {
 			r.expires = now.Add(g.TTL)
@@ -279,6 +331,9 @@ func (s *refServer) release(c *refClient, g lock.Grant, now time.Time) error {
 			return h.req.Owner == g.Owner && !s.undoLeavesGrant || s.undoByProcess && h.by == c
 		}
 		mine := h.req.Owner == g.Owner && h.token == g.Token
+		if mine {
+			k.last = h
+		}
 		if mine && s.lostAfterRelease && h.req.Lost != nil {
 			go h.req.Lost(lock.ReasonExpired)
 		}
@@ -295,7 +350,19 @@ func (s *refServer) release(c *refClient, g lock.Grant, now time.Time) error {
 		k.line[0].req.TTL = g.TTL
 		s.grant(k, k.line[0], now)
 	}
-	s.ended(k, s.resetByRelease)
+	if s.expiredReleaseEnds && none && g.Shared && n > 0 {
+		k.holders = k.holders[1:]
+	}
+	if s.handsOverInReply && len(k.holders) == 0 && len(k.line) > 0 && k.line[0].by == c {
+		p := k.line[0]
+		h := &refHold{req: p.req, token: s.mint(k, p.req, now), since: now, expires: now.Add(p.req.TTL), by: c}
+		k.leave(p.req.Owner)
+		k.holders = append(k.holders, h)
+		c.handed = h
+	}
+	if !(s.silentUndo && g.Token == 0 || s.silentReaders && g.Shared) {
+		s.ended(k, s.resetByRelease)
+	}
 	if none && g.Token != 0 {
 		return s.lost(k, g, now)
 	}
@@ -329,7 +396,9 @@ func (s *refServer) force(key, owner string, now time.Time) error {
 		return !s.forceWarnsOnly
 	})
 	none := len(k.holders) == n
-	s.ended(k, false)
+	if !s.silentForce {
+		s.ended(k, false)
+	}
 	if none && !s.forceWarnsOnly {
 		return fmt.Errorf("%w: %s does not hold %q", lock.ErrLost, owner, key)
 	}
@@ -339,12 +408,15 @@ func (s *refServer) force(key, owner string, now time.Time) error {
 func (s *refServer) record(key string, k *refKey, now time.Time) lock.Record {
 	rec := lock.Record{Key: key, Token: k.token}
 	for _, h := range k.holders {
+		if s.recordOfFirstTTL && now.Sub(h.since) >= h.req.TTL {
+			continue
+		}
 		rec.Holders = append(rec.Holders, lock.Holder{
 			Owner: h.req.Owner, Token: h.token, Shared: h.req.Shared, Held: now.Sub(h.since),
 			ExpiresIn: h.expires.Sub(now), Metadata: h.req.Metadata,
 		})
 	}
-	for _, p := range k.line {
+	for _, p := range append(k.ghosts, k.line...) {
 		rec.Waiters = append(rec.Waiters, lock.Waiter{
 			Owner: p.req.Owner, Shared: p.req.Shared, Waited: now.Sub(p.since), Metadata: p.req.Metadata,
 		})

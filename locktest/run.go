@@ -12,8 +12,9 @@ import (
 // Run checks that the store keeps the contract of [lock.Locker], in a group of subtests
 // for each of its sentences (Exclusion, TokensRise, OneOwnerOneGrant, RenewNeverCreates,
 // ReleaseIsYoursAlone, FailureLeavesNothing, DeadHoldersPass, DeadWaitersAreSkipped,
-// WakeupsAreHints, CancelIsPrompt, ExpiryIsTheStores, KeysAreOpaque) and for what stands
-// beside them (StartIsEarly, Capabilities, Inspect, Admin, BadInput). Inspect comes
+// WakeupsAreHints, CancelIsPrompt, ExpiryIsTheStores, KeysAreOpaque, PartialLossIsLoss,
+// NobodyPassesAWaitingWriter, AWaitOutlivesTheStoresTrouble, AReasonIsAFact,
+// RecordsAreBounded, DurationsAreBounded) and for what stands beside them (StartIsEarly, Capabilities, Inspect, Admin, BadInput). Inspect comes
 // first: cases that need one to be believed are skipped if it cannot be.
 //
 // A case that the store does not declare the capability for, that the harness has no

@@ -1,14 +1,233 @@
 package locktest
 
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
 // subtle are flaws that do harm only where several things come together.
 type subtle struct {
-	unboundedRecords, countsWhatIsShown bool
+	unboundedRecords, countsWhatIsShown                            bool
+	heartbeatOnce, slowHeartbeat                                   bool
+	placesLiveTogether, grantsLiveTogether                         bool
+	expiredReleaseEnds                                             bool
+	ttlOfReleaser, ttlOfReleaserInProcess, losesMetadata, wrapsTTL bool
+	recordOfFirstTTL, showsDeadWaiters                             bool
+	silentForce, silentReaders, silentUndo, wakesOneReader         bool
+	handsOverInReply                                               bool
+	triesBargeIn, sharedTriesPass                                  bool
+	clientToken, guessesExpired, latePlaces                        bool
+	keptInTwo, impatient, restartDropsLine, neverSuspects          bool
+}
+
+// spoil does to a new grant what the flaws say.
+func (s *refServer) spoil(k *refKey, h *refHold) {
+	waited := k.place(h.req.Owner) >= 0
+	if waited && k.last != nil && (s.ttlOfReleaser || s.ttlOfReleaserInProcess && k.last.by == h.by) {
+		h.expires = h.since.Add(k.last.req.TTL)
+	}
+	if waited && s.losesMetadata {
+		h.req.Metadata = nil
+	}
+	if s.wrapsTTL {
+		h.expires = h.since.Add(time.Duration(uint32(h.req.TTL.Milliseconds())) * time.Millisecond)
+	}
+}
+
+// passOn wakes the waiter that a release of this process handed the key to, if the reply
+// has come that says so.
+func (c *refClient) passOn(replied bool) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if !replied {
+		c.handed = nil
+	}
+	if c.handed != nil {
+		c.wake(c.handed.req.Owner)
+	}
+}
+
+// handedTo is the grant that a release handed to owner.
+func (c *refClient) handedTo(owner string) (lock.Grant, bool) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	h := c.handed
+	if h == nil || h.req.Owner != owner {
+		return lock.Grant{}, false
+	}
+	c.handed = nil
+	return lock.Grant{Key: h.req.Key, Owner: owner, Token: h.token, TTL: h.req.TTL, Start: time.Now(), Shared: h.req.Shared}, true
+}
+
+// losePart makes the server forget a grant, or a place in line.
+func (s *refServer) losePart(key string, n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.key(key, time.Now())
+	if n < len(k.holders) {
+		if s.keptInTwo {
+			for i, h := range k.holders { // readers are in one part
+				h.unseen = i == n || h.req.Shared
+			}
+		} else {
+			k.holders = slices.Delete(k.holders, n, n+1)
+		}
+		return true
+	}
+	n -= len(k.holders)
+	if n >= len(k.line) {
+		return false
+	}
+	k.line = slices.Delete(k.line, n, n+1)
+	return true
+}
+
+// restart is over at once, and clients find a new connection by themselves.
+func (c *refClient) restart() func() {
+	if c.s.restartDropsLine {
+		c.s.mu.Lock()
+		defer c.s.mu.Unlock()
+		for _, k := range c.s.keys {
+			k.line = nil
+		}
+		return nil
+	}
+	return c.forget(c.s.restartDropsHolds, c.s.restartDropsTokens)
+}
+
+// refresh is a waiter's heartbeat that is nothing else.
+func (s *refServer) refresh(k *refKey, c *refClient, req lock.Request, now time.Time) {
+	if s.restartDropsLine && k.place(req.Owner) < 0 {
+		return
+	}
+	s.join(k, c, req, now)
+}
+
+// bounded is ctx for one question to the server, which a waiter may be impatient about.
+func (c *refClient) bounded(ctx context.Context, inLine bool) (context.Context, context.CancelFunc) {
+	if inLine && c.s.impatient {
+		return context.WithTimeout(ctx, 2*resend)
+	}
+	return ctx, func() {}
+}
+
+// judge notes whether wake-ups arrive.
+func (c *refClient) judge(woken, granted bool) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.suspect = !woken && (c.suspect || granted)
+}
+
+// pause is how long a waiter sleeps that nobody wakes.
+func (c *refClient) pause(beat time.Duration) time.Duration {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	s := c.s
+	if c.suspect && !s.neverSuspects && !s.neverWakes && !s.silentForce && !s.silentReaders && !s.silentUndo && !s.wakesOneReader {
+		return beat / 10
+	}
+	return beat / 3
+}
+
+// decoding takes keys that are an escaped form for what they stand for.
+func decoding(decode func(string) (string, error)) func(string) string {
+	return func(key string) string {
+		if d, err := decode(key); err == nil && d != "" && utf8.ValidString(d) {
+			return d
+		}
+		return key
+	}
+}
+
+func fromHex(s string) (string, error) {
+	b, err := hex.DecodeString(s)
+	return string(b), err
+}
+
+func from64(s string) (string, error) {
+	b, err := base64.StdEncoding.DecodeString(s)
+	return string(b), err
 }
 
 // subtlyBroken are stores that most of the suite takes for sound.
 func subtlyBroken() []broken {
+	with := func(what string, s subtle, caught ...string) broken {
+		return broken{what: what, caught: caught, flaws: flaws{subtle: s}}
+	}
 	return []broken{
-		{what: "records of any length", caught: in("RecordsAreBounded/Holders", "RecordsAreBounded/Waiters/exclusive"), flaws: flaws{subtle: subtle{unboundedRecords: true}}},
-		{what: "counts of what is shown", caught: in("RecordsAreBounded/Holders", "RecordsAreBounded/Waiters/exclusive"), flaws: flaws{subtle: subtle{countsWhatIsShown: true}}},
+		with("records of any length", subtle{unboundedRecords: true}, "RecordsAreBounded/Holders", "RecordsAreBounded/Waiters/exclusive"),
+		with("counts of what is shown", subtle{countsWhatIsShown: true}, "RecordsAreBounded/Holders", "RecordsAreBounded/Waiters/shared"),
+
+		with("a waiter's heartbeat is never renewed", subtle{heartbeatOnce: true}, "DeadWaitersAreSkipped/NotALivingOne/exclusive"),
+		with("a waiter's heartbeat comes every third of its TTL", subtle{slowHeartbeat: true}, "DeadWaitersAreSkipped/NotALivingOneWithALongTTL"),
+		with("one waiter keeps the places of its process", subtle{placesLiveTogether: true}, "FailureLeavesNothing/AbandonedWaiter/exclusive", "FailureLeavesNothing/AbandonedAtTheHead/exclusive"),
+		with("one renewal keeps all that a process holds", subtle{grantsLiveTogether: true}, "FailureLeavesNothing/AbandonedGrant/exclusive", "FailureLeavesNothing/AbandonedGrant/shared"),
+
+		{what: "an expired reader's renewal shortens the record", caught: in("RenewNeverCreates/OfAnExpiredReader"), flaws: flaws{lateRenewalShortens: true}},
+		with("an expired reader's release ends another's", subtle{expiredReleaseEnds: true}, "ReleaseIsYoursAlone/OfAnExpiredReader"),
+
+		with("a hand-over has the releaser's TTL", subtle{ttlOfReleaser: true}, "ExpiryIsTheStores/AfterALongerTTL/exclusive", "ExpiryIsTheStores/AfterAShorterTTL/exclusive"),
+		with("a hand-over in one process has the releaser's TTL", subtle{ttlOfReleaserInProcess: true}, "ExpiryIsTheStores/AfterALongerTTLInOneProcess/shared", "ExpiryIsTheStores/AfterAShorterTTLInOneProcess/exclusive"),
+		with("a waiter's metadata is lost with its place", subtle{losesMetadata: true}, "Inspect/MetadataAfterAWait/exclusive"),
+		with("a renewed grant is shown for its first TTL", subtle{recordOfFirstTTL: true}, "Inspect/RenewedHolder/exclusive"),
+		with("dead waiters are shown", subtle{showsDeadWaiters: true}, "Inspect/DeadWaiter/exclusive"),
+
+		with("ForceRelease wakes nobody", subtle{silentForce: true}, "WakeupsAreHints/PromptAfterForceRelease/exclusive"),
+		with("readers wake nobody", subtle{silentReaders: true}, "WakeupsAreHints/PromptAfterTheLastReader"),
+		with("one reader of several is woken", subtle{wakesOneReader: true}, "WakeupsAreHints/PromptForAllReaders"),
+		with("an undo wakes nobody", subtle{silentUndo: true}, "WakeupsAreHints/PromptAfterAnUndo/exclusive", "WakeupsAreHints/PromptAfterAnUndoAtTheHead"),
+
+		{what: "the reply to a release starts the next grant", caught: in("StartIsEarly/LateReplyToTheReleaser/exclusive"), flaws: flaws{noRecheck: true, subtle: subtle{handsOverInReply: true}}},
+		{what: "the grant of a waiter is in the reply to a release only", caught: in("OneOwnerOneGrant/ReleaseBeforeAWaiterOfItsOwn/exclusive"), flaws: flaws{noRecheck: true, retryCreates: true, subtle: subtle{handsOverInReply: true}}},
+		with("tries come in during a hand-over", subtle{triesBargeIn: true}, "Capabilities/TriesDuringAHandOver/exclusive"),
+		with("shared tries pass a waiting writer", subtle{sharedTriesPass: true}, "NobodyPassesAWaitingWriter/Tries", "NobodyPassesAWaitingWriter/DuringAHandOver"),
+		{what: "shared tries stay behind a dead writer", caught: in("NobodyPassesAWaitingWriter/OnlyALivingOne"), flaws: flaws{deadWaitersStay: true}},
+
+		with("tokens from the client's clock", subtle{clientToken: true}, "TokensRise/AfterRelease/exclusive"),
+		{what: "a token drawn before the request for the grant is sent", caught: in("TokensRise/BetweenSteps/exclusive"), wrap: alter(tokenFirst)},
+		{what: "a request that comes after its undo is granted for ever", caught: in("FailureLeavesNothing/FreezeThroughTheUndo/exclusive"), flaws: flaws{lateRequests: true}},
+		with("a request that comes after its undo stands in line for ever", subtle{latePlaces: true}, "FailureLeavesNothing/FreezeOfAWaiter/exclusive"),
+		with("every loss is an expiry", subtle{guessesExpired: true}, "AReasonIsAFact/AfterRelease/exclusive", "AReasonIsAFact/AfterRecordLoss/exclusive"),
+		{what: "a forced grant is said to have expired", caught: in("AReasonIsAFact/AfterForceRelease/exclusive"), flaws: flaws{forcesSilently: true}, wrap: alter(func(a *altered, c *refClient) {
+			a.renew = func(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+				g, err := c.Renew(ctx, g)
+				var lost *lock.LostError
+				if errors.As(err, &lost) {
+					lost.Reason = lock.ReasonExpired
+				}
+				return g, err
+			}
+		})},
+		with("what stands in the way of others is kept apart from the grant", subtle{keptInTwo: true}, "PartialLossIsLoss/OfAHolder/exclusive", "PartialLossIsLoss/OfReaders", "PartialLossIsLoss/WithALine/exclusive"),
+		with("a wait ends when the server is slow to answer", subtle{impatient: true}, "AWaitOutlivesTheStoresTrouble/Freeze/exclusive"),
+		{what: "a line that a restart dissolves", caught: in("AWaitOutlivesTheStoresTrouble/Restart/exclusive"), flaws: flaws{noRecheck: true, subtle: subtle{restartDropsLine: true}}},
+		with("lost wake-ups are not noticed", subtle{neverSuspects: true}, "WakeupsAreHints/LostForGood/exclusive"),
+		with("milliseconds in 32 bits", subtle{wrapsTTL: true}, "DurationsAreBounded/Longest/exclusive", "DurationsAreBounded/LongestAfterAWait/exclusive"),
+		{what: "any TTL", caught: in("DurationsAreBounded/Above/exclusive"), flaws: flaws{lax: "TTL"}},
+
+		{what: "percent-encoded keys are decoded", caught: in("KeysAreOpaque/Independent/exclusive"), wrap: folding(decoding(url.PathUnescape))},
+		{what: "form-encoded keys are decoded", caught: in("KeysAreOpaque/Independent/exclusive"), wrap: folding(decoding(url.QueryUnescape))},
+		{what: "hexadecimal keys are decoded", caught: in("KeysAreOpaque/Independent/exclusive"), wrap: folding(decoding(fromHex))},
+		{what: "base64 keys are decoded", caught: in("KeysAreOpaque/Independent/exclusive"), wrap: folding(decoding(from64))},
+		{what: "quoted keys are decoded", caught: in("KeysAreOpaque/Independent/exclusive"), wrap: folding(decoding(func(s string) (string, error) { return strconv.Unquote(`"` + s + `"`) }))},
+		{what: "padding is trimmed", caught: in("KeysAreOpaque/Independent/exclusive"), wrap: folding(func(k string) string { return strings.TrimRight(k, "=") })},
+		{what: "a key's hash tag is the key", caught: in("KeysAreOpaque/Independent/exclusive"), wrap: folding(func(k string) string {
+			if _, tag, ok := strings.Cut(k, "{"); ok {
+				if tag, _, ok = strings.Cut(tag, "}"); ok && tag != "" {
+					return tag
+				}
+			}
+			return k
+		})},
 	}
 }

@@ -80,8 +80,9 @@ func runSuite(t *testing.T, usual func(testing.TB) world, skips map[string]strin
 			}
 			f(t)
 		},
-		Faults: faults(),
-		Skips:  failing,
+		LosePart: losePart,
+		Faults:   faults(),
+		Skips:    failing,
 	})
 }
 
@@ -114,4 +115,21 @@ func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 			return nil
 		},
 	}
+}
+
+// losePart deletes a row of key's: that of the lock, or a reader's or a waiter's.
+func losePart(tb testing.TB, l lock.Locker, key string, k int) bool {
+	tb.Helper()
+	w := l.(*process).world
+	for _, table := range []string{"", "_readers", "_waiters"} {
+		name := fmt.Sprintf(`%q."locks%s"`, w.schema, table)
+		n := value[int](tb, w, "SELECT count(*) FROM "+name+" WHERE key = $1", []byte(key))
+		if k < n {
+			w.exec(tb, "DELETE FROM "+name+" WHERE key = $1 AND owner IS NOT DISTINCT FROM (SELECT owner FROM "+
+				name+" WHERE key = $1 ORDER BY owner OFFSET $2 LIMIT 1)", []byte(key), k)
+			return true
+		}
+		k -= n
+	}
+	return false
 }

@@ -42,7 +42,8 @@ func TestSuiteSentinel(t *testing.T) {
 		"OneOwnerOneGrant", "RenewNeverCreates", "ReleaseIsYoursAlone", "FailureLeavesNothing",
 		"StartIsEarly", "DeadHoldersPass", "DeadWaitersAreSkipped", "CancelIsPrompt",
 		"ExpiryIsTheStores", "KeysAreOpaque", "Capabilities", "Inspect", "Admin", "BadInput",
-		"WakeupsAreHints", "RecordsAreBounded",
+		"WakeupsAreHints", "AReasonIsAFact", "DurationsAreBounded",
+		"NobodyPassesAWaitingWriter", "AWaitOutlivesTheStoresTrouble", "PartialLossIsLoss", "RecordsAreBounded",
 	} {
 		skips[group] = same
 	}

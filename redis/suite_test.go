@@ -3,6 +3,7 @@ package redis_test
 import (
 	"context"
 	"flag"
+	"slices"
 	"testing"
 	"time"
 
@@ -46,7 +47,9 @@ func TestSuite(t *testing.T) {
 			t.Parallel()
 			f(t)
 		},
-		Faults: faults(),
+		LosePart: losePart,
+		Faults:   faults(),
+		Skips:    failsSoFar,
 	})
 }
 
@@ -100,4 +103,19 @@ func direct(tb testing.TB, server *testserver.Server, do func(context.Context, *
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	require.NoError(tb, do(ctx, rdb))
+}
+
+// losePart deletes one of the Redis keys of a lock.
+func losePart(tb testing.TB, l lock.Locker, key string, k int) (lost bool) {
+	tb.Helper()
+	direct(tb, l.(*process).server, func(ctx context.Context, rdb *goredis.Client) error {
+		names, err := rdb.Keys(ctx, "*{"+key+"}*").Result()
+		if err != nil || k >= len(names) {
+			return err
+		}
+		slices.Sort(names)
+		lost = true
+		return rdb.Del(ctx, names[k]).Err()
+	})
+	return lost
 }
