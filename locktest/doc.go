@@ -31,6 +31,12 @@
 //
 // A failure prints the sentence that was broken, what was wanted and what was seen.
 //
+// # Histories
+//
+// A case of Run tries what somebody thought of. [Explore] draws what several processes do,
+// with which TTLs, modes and faults, and checks the whole history. Run it for a few seconds
+// with every change, and for an hour now and then.
+//
 // # Names
 //
 // Cases are subtests named after the sentence, then what is tried, then the mode of the

@@ -2,10 +2,12 @@ package locktest
 
 import (
 	"flag"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	lock "github.com/seed-215fdefa/lock"
@@ -68,8 +70,10 @@ func TestExploreFinds(t *testing.T) {
 				if len(hist.flaws) == 0 {
 					continue
 				}
-				hist = h.shrink(t, hist, 10*time.Second)
-				t.Logf("seed %d, of %d calls %d\n%s", seed, len(hist.calls), strings.Count(hist.report(), "\n")-4, hist.report())
+				report := h.shrink(t, hist, time.Minute).report()
+				t.Logf("after %d seeds\n%s", seed, report)
+				assert.Contains(t, report, fmt.Sprintf("round with seed %d\n", seed))
+				assert.Less(t, strings.Count(report, "\n"), 25, "lines that a person has to read")
 				return
 			}
 			t.Errorf("not found with %d seeds", most)

@@ -1,0 +1,27 @@
+package storetest
+
+import (
+	"flag"
+	"maps"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/seed-215fdefa/lock/locktest"
+)
+
+var (
+	exploreFor  = flag.Duration("explore.for", 0, "how long TestExplore goes on with random seeds; 0 is one round")
+	exploreSeed = flag.Uint64("explore.seed", 1, "the fixed seed of TestExplore")
+)
+
+// Explore runs random histories against h: a round with a seed that is the same each time,
+// and rounds with seeds that are not. It has no Failover, which most servers stand once.
+func Explore(t *testing.T, h locktest.Harness) {
+	t.Helper()
+	h.Faults = maps.Clone(h.Faults)
+	delete(h.Faults, locktest.Failover)
+	locktest.Explore(t, h, *exploreSeed, 0)
+	seed := rand.Uint64()
+	t.Logf("random seeds from %d, for %v", seed, *exploreFor)
+	locktest.Explore(t, h, seed, *exploreFor)
+}
