@@ -58,6 +58,20 @@ func TestSuite(t *testing.T) {
 	})
 }
 
+func TestExplore(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	w := ownWorld(t)
+	storetest.Explore(t, locktest.Harness{
+		New: func(tb testing.TB) func() lock.Locker {
+			w.prefix = testserver.Prefix()
+			return func() lock.Locker { return w.open(tb) }
+		},
+		TTL:    2 * time.Second,
+		Faults: faults(),
+	})
+}
+
 // faults has no LoseWakeup: the server sends nothing on its own. It has no Failover: one
 // node of DynamoDB stands in for another where no client can see or bring it about.
 func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {

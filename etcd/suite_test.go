@@ -75,6 +75,20 @@ func keyspace(tb testing.TB) func() lock.Locker {
 // suiteTTL is above the shortest, for the sake of busy machines.
 const suiteTTL = 2 * time.Second
 
+func TestExplore(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	server := testserver.Etcd(t)
+	storetest.Explore(t, locktest.Harness{
+		New: func(tb testing.TB) func() lock.Locker {
+			prefix := testserver.Prefix()
+			return func() lock.Locker { return open(tb, server, prefix, etcd.Stable) }
+		},
+		TTL:    suiteTTL,
+		Faults: faults(),
+	})
+}
+
 func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
 		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {

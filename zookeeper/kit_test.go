@@ -2,6 +2,7 @@ package zookeeper_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -171,13 +172,17 @@ func names(tb testing.TB, conn *zk.Conn, path string) []string {
 	return children
 }
 
-// deleteBelow deletes all nodes below path.
+// deleteBelow deletes all nodes below path, though others may be making more.
 func deleteBelow(tb testing.TB, conn *zk.Conn, path string) {
 	tb.Helper()
 	for _, name := range names(tb, conn, path) {
 		child := path + "/" + name
-		deleteBelow(tb, conn, child)
-		if err := conn.Delete(child, -1); err != nil {
+		err := zk.ErrNotEmpty
+		for errors.Is(err, zk.ErrNotEmpty) {
+			deleteBelow(tb, conn, child)
+			err = conn.Delete(child, -1)
+		}
+		if err != nil {
 			require.ErrorIs(tb, err, zk.ErrNoNode)
 		}
 	}

@@ -62,6 +62,21 @@ func worldFor(tb testing.TB) world {
 	return sharedWorld(tb)
 }
 
+func TestExplore(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	takeTurns(t)
+	server := testserver.ZooKeeper(t)
+	storetest.Explore(t, locktest.Harness{
+		New: func(tb testing.TB) func() lock.Locker {
+			w := newWorld(tb, server)
+			return func() lock.Locker { return w.open(tb) }
+		},
+		TTL:    time.Second,
+		Faults: faults(),
+	})
+}
+
 func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
 		locktest.Sever:     func(_ testing.TB, l lock.Locker) func() { return l.(*process).proxy.Cut() },
