@@ -53,6 +53,20 @@ func TestSuite(t *testing.T) {
 	})
 }
 
+func TestExplore(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	server := testserver.Redis(t)
+	storetest.Explore(t, locktest.Harness{
+		New: func(tb testing.TB) func() lock.Locker {
+			w := newWorld(tb, server)
+			return func() lock.Locker { return w.open(tb) }
+		},
+		TTL:    500 * time.Millisecond,
+		Faults: faults(),
+	})
+}
+
 func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
 		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {

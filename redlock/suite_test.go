@@ -53,51 +53,69 @@ func TestSuite(t *testing.T) {
 			t.Parallel()
 			f(t)
 		},
-		Faults: map[locktest.Fault]func(testing.TB, lock.Locker) func(){
-			locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
-				for _, n := range l.(*process).nets {
-					n.sever()
-				}
-				return nil
-			},
-			locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
-				w := l.(*process).world
-				w.pause()
-				return w.resume
-			},
-			locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() {
-				nets := l.(*process).nets
-				for _, n := range nets {
-					n.mute(true)
-				}
-				return func() {
-					for _, n := range nets {
-						n.mute(false)
-					}
-				}
-			},
-			// The nodes send nothing on their own that could get lost.
-			locktest.LoseWakeup: func(testing.TB, lock.Locker) func() { return nil },
-			locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
-				l.(*process).forget(tb)
-				return nil
-			},
-			locktest.Restart: func(_ testing.TB, l lock.Locker) func() {
-				for _, s := range l.(*process).servers[:minority] {
-					s.Kill() // it has nothing on disk
-					s.Start()
-				}
-				return nil
-			},
-			locktest.Failover: func(_ testing.TB, l lock.Locker) func() {
-				for _, s := range l.(*process).servers[:minority] {
-					s.Kill()
-				}
-				return nil
-			},
-		},
-		Skips: failsSoFar,
+		Faults: faults(),
+		Skips:  failsSoFar,
 	})
+}
+
+func TestExplore(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	servers := testserver.Redlock(t)
+	storetest.Explore(t, locktest.Harness{
+		New: func(tb testing.TB) func() lock.Locker {
+			w := newWorld(tb, servers)
+			return func() lock.Locker { return w.open(tb) }
+		},
+		TTL:    500 * time.Millisecond,
+		Faults: faults(),
+	})
+}
+
+func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
+	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
+		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
+			for _, n := range l.(*process).nets {
+				n.sever()
+			}
+			return nil
+		},
+		locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
+			w := l.(*process).world
+			w.pause()
+			return w.resume
+		},
+		locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() {
+			nets := l.(*process).nets
+			for _, n := range nets {
+				n.mute(true)
+			}
+			return func() {
+				for _, n := range nets {
+					n.mute(false)
+				}
+			}
+		},
+		// The nodes send nothing on their own that could get lost.
+		locktest.LoseWakeup: func(testing.TB, lock.Locker) func() { return nil },
+		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
+			l.(*process).forget(tb)
+			return nil
+		},
+		locktest.Restart: func(_ testing.TB, l lock.Locker) func() {
+			for _, s := range l.(*process).servers[:minority] {
+				s.Kill() // it has nothing on disk
+				s.Start()
+			}
+			return nil
+		},
+		locktest.Failover: func(_ testing.TB, l lock.Locker) func() {
+			for _, s := range l.(*process).servers[:minority] {
+				s.Kill()
+			}
+			return nil
+		},
+	}
 }
 
 // TestFrozenServers: all of them.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // renew renews on a quorum. Start is that of the only request, so it is before each node's.
@@ -99,7 +100,7 @@ func (l *Locker) lost(b *ballot, g lock.Grant) error {
 	if b.count(yes)+b.count(unknown)+b.count(pending) >= b.quorum {
 		return noQuorum(b)
 	}
-	lost := &lock.LostError{Token: g.Token, Reason: lock.ReasonExpired}
+	lost := &lock.LostError{Token: g.Token, Reason: storekit.Vanished(g)}
 	for i, v := range b.votes {
 		switch r := b.answers[i].reply; {
 		case v != no:
