@@ -33,9 +33,20 @@ func TestMain(m *testing.M) {
 func TestSuite(t *testing.T) {
 	testserver.NeedServer(t)
 	sharedTable(t)
+	locktest.Run(t, suite())
+}
+
+// TestClientSuite tries a Client over this store.
+func TestClientSuite(t *testing.T) {
+	testserver.NeedServer(t)
+	sharedTable(t)
+	locktest.RunClient(t, suite())
+}
+
+func suite() locktest.Harness {
 	var own sync.Map // of the worlds of cases that restart the server, by name
 	var restarting sync.Mutex
-	locktest.Run(t, locktest.Harness{
+	return locktest.Harness{
 		New: func(tb testing.TB) func() lock.Locker {
 			w, ok := own.Load(tb.Name())
 			if !ok {
@@ -55,7 +66,7 @@ func TestSuite(t *testing.T) {
 		TTL:    2 * time.Second, // the server's garbage collector takes its time
 		Faults: faults(),
 		Skips:  failsSoFar,
-	})
+	}
 }
 
 func TestExplore(t *testing.T) {

@@ -41,7 +41,17 @@ func inParallel() {
 // TestSuite runs on one server, but for the cases that restart theirs or need a cluster.
 func TestSuite(t *testing.T) {
 	testserver.NeedServer(t)
-	locktest.Run(t, locktest.Harness{
+	locktest.Run(t, suite())
+}
+
+// TestClientSuite tries a Client over this store.
+func TestClientSuite(t *testing.T) {
+	testserver.NeedServer(t)
+	locktest.RunClient(t, suite())
+}
+
+func suite() locktest.Harness {
+	return locktest.Harness{
 		New: keyspace,
 		TTL: suiteTTL,
 		Around: func(t *testing.T, f func(*testing.T)) {
@@ -51,7 +61,7 @@ func TestSuite(t *testing.T) {
 		LosePart: losePart,
 		Faults:   faults(),
 		Skips:    failsSoFar,
-	})
+	}
 }
 
 func keyspace(tb testing.TB) func() lock.Locker {

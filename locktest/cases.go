@@ -84,7 +84,7 @@ func (g group) cases() []testCase {
 // names are what Harness.Skips may name, sorted.
 func names() []string {
 	var all []string
-	for _, g := range groups() {
+	for _, g := range append(groups(), clientGroups()...) {
 		all = append(all, g.name)
 		for _, r := range g.rows {
 			all = append(all, g.name+"/"+r.name)

@@ -15,6 +15,8 @@
 //		})
 //	}
 //
+// [RunClient] tries what a [lock.Client] promises over the same store.
+//
 // What needs a fault, such as a process that dies or a reply that gets lost, is skipped
 // by name until Harness.Faults has a function for it. A store whose time is that of the
 // testing/synctest bubble runs in fake time, in well under a second, with

@@ -55,6 +55,9 @@ type Harness struct {
 	// of its cases. Each is shown as a skip with its reason. A name that no case has is
 	// a failure.
 	Skips map[string]string
+
+	// newClient makes the Clients of RunClient: nil is lock.New.
+	newClient func(e *env, l lock.Locker, seen lock.Observer) client
 }
 
 // Fault is something that goes wrong, between the call of its function in

@@ -25,11 +25,16 @@ import (
 // harness itself is wrong.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
+	h.runGroups(t, groups())
+}
+
+func (h Harness) runGroups(t *testing.T, gs []group) {
+	t.Helper()
 	if err := h.check(); err != nil {
 		t.Fatal(err)
 	}
-	s := new(suite)
-	for _, g := range groups() {
+	s := &suite{groups: gs}
+	for _, g := range gs {
 		t.Run(g.name, func(t *testing.T) {
 			for _, c := range g.cases() {
 				t.Run(strings.TrimPrefix(c.path, g.name+"/"), func(t *testing.T) { s.run(t, h, c) })
@@ -39,8 +44,10 @@ func Run(t *testing.T, h Harness) {
 	t.Log(s.summary(h))
 }
 
-// suite is one call of Run: what its cases know of each other.
+// suite is one call of Run or RunClient: what its cases know of each other.
 type suite struct {
+	groups []group
+
 	mu       sync.Mutex // guards all below
 	distrust string     // why Inspect is not to be believed, if that is known
 	pace     time.Duration
@@ -127,7 +134,7 @@ func (s *suite) summary(h Harness) string {
 	if n := total[skipped]; n > 0 && len(h.Faults) == 0 && h.Proxy == nil {
 		fmt.Fprintf(&b, "\nTHE HARNESS HAS NO FAULTS: %d of %d cases were skipped, and nothing that happens to processes, connections or servers was tried", n, len(s.results))
 	}
-	for _, g := range groups() {
+	for _, g := range s.groups {
 		var of []result
 		for _, r := range s.results {
 			if strings.HasPrefix(r.path, g.name+"/") {

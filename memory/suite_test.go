@@ -53,6 +53,14 @@ func TestSuite(t *testing.T) {
 	locktest.Run(t, h)
 }
 
+// TestClientSuite tries a Client over this store.
+func TestClientSuite(t *testing.T) {
+	h := harness()
+	h.TTL = time.Second
+	h.Around = synctest.Test
+	locktest.RunClient(t, h)
+}
+
 func TestSuiteInRealTime(t *testing.T) {
 	h := harness()
 	h.TTL = 200 * time.Millisecond

@@ -59,9 +59,20 @@ const own = "it has servers of its own, without a pooler: see TestSuite"
 func runSuite(t *testing.T, usual func(testing.TB) world, skips map[string]string) {
 	testserver.NeedServer(t)
 	t.Parallel()
+	locktest.Run(t, suite(usual, skips))
+}
+
+// TestClientSuite tries a Client over this store.
+func TestClientSuite(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	locktest.RunClient(t, suite(sharedWorld, nil))
+}
+
+func suite(usual func(testing.TB) world, skips map[string]string) locktest.Harness {
 	failing := maps.Clone(failsSoFar)
 	maps.Copy(failing, skips)
-	locktest.Run(t, locktest.Harness{
+	return locktest.Harness{
 		New: func(tb testing.TB) func() lock.Locker {
 			var w world
 			switch {
@@ -83,7 +94,7 @@ func runSuite(t *testing.T, usual func(testing.TB) world, skips map[string]strin
 		LosePart: losePart,
 		Faults:   faults(),
 		Skips:    failing,
-	})
+	}
 }
 
 func TestExplore(t *testing.T) {

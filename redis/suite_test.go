@@ -36,7 +36,17 @@ func (silent) Printf(context.Context, string, ...any) {}
 // TestSuite gives each case a server of its own, so that they can run side by side.
 func TestSuite(t *testing.T) {
 	testserver.NeedServer(t)
-	locktest.Run(t, locktest.Harness{
+	locktest.Run(t, suite())
+}
+
+// TestClientSuite tries a Client over this store.
+func TestClientSuite(t *testing.T) {
+	testserver.NeedServer(t)
+	locktest.RunClient(t, suite())
+}
+
+func suite() locktest.Harness {
+	return locktest.Harness{
 		New: func(tb testing.TB) func() lock.Locker {
 			server := testserver.Redis(tb)
 			preload(tb, server)
@@ -50,7 +60,7 @@ func TestSuite(t *testing.T) {
 		LosePart: losePart,
 		Faults:   faults(),
 		Skips:    failsSoFar,
-	})
+	}
 }
 
 func TestExplore(t *testing.T) {

@@ -39,7 +39,17 @@ func (silent) Printf(context.Context, string, ...any) {}
 // TestSuite: most cases share five servers. Those that break servers have their own.
 func TestSuite(t *testing.T) {
 	testserver.NeedServer(t)
-	locktest.Run(t, locktest.Harness{
+	locktest.Run(t, suite())
+}
+
+// TestClientSuite tries a Client over this store.
+func TestClientSuite(t *testing.T) {
+	testserver.NeedServer(t)
+	locktest.RunClient(t, suite())
+}
+
+func suite() locktest.Harness {
+	return locktest.Harness{
 		New: func(tb testing.TB) func() lock.Locker {
 			w := sharedWorld(tb)
 			for _, breaks := range []string{"Freeze", "Restart", "Failover"} {
@@ -55,7 +65,7 @@ func TestSuite(t *testing.T) {
 		},
 		Faults: faults(),
 		Skips:  failsSoFar,
-	})
+	}
 }
 
 func TestExplore(t *testing.T) {

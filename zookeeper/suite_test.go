@@ -36,7 +36,17 @@ func TestMain(m *testing.M) {
 // those that restart it.
 func TestSuite(t *testing.T) {
 	testserver.NeedServer(t)
-	locktest.Run(t, locktest.Harness{
+	locktest.Run(t, suite())
+}
+
+// TestClientSuite tries a Client over this store.
+func TestClientSuite(t *testing.T) {
+	testserver.NeedServer(t)
+	locktest.RunClient(t, suite())
+}
+
+func suite() locktest.Harness {
+	return locktest.Harness{
 		TTL: time.Second,
 		New: func(tb testing.TB) func() lock.Locker {
 			w := worldFor(tb)
@@ -48,7 +58,7 @@ func TestSuite(t *testing.T) {
 		},
 		Faults: faults(),
 		Skips:  failsSoFar,
-	})
+	}
 }
 
 func worldFor(tb testing.TB) world {

@@ -1,0 +1,86 @@
+package locktest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+// RunClient checks what a [lock.Client] promises, over the store of h: in a group of
+// subtests each for Do, waiting, leases, nested calls, Close and the events of an
+// Observer. Run is about the store, and comes first: here a fault of the store shows as
+// one of the Client.
+//
+// Harness.Skips may name these cases too. What is said of skips and time limits at [Run]
+// holds here as well.
+func RunClient(t *testing.T, h Harness) {
+	t.Helper()
+	h.runGroups(t, clientGroups())
+}
+
+func clientGroups() []group {
+	return []group{doing(), waits(), leases(), nesting(), closing(), observing()}
+}
+
+// client is what the cases try of a [lock.Client], and lease what they try of a
+// [lock.Lease]: the suite's own tests put broken ones in their place.
+type client interface {
+	Do(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error
+	TryDo(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error
+	Lock(ctx context.Context, key string, opts ...lock.Option) (lease, error)
+	TryLock(ctx context.Context, key string, opts ...lock.Option) (lease, error)
+	Close(ctx context.Context) error
+}
+
+type doFunc func(ctx context.Context, l lease) error
+
+type lease interface {
+	Token() lock.Token
+	Err() error
+	Deadline() time.Time
+	Context() context.Context
+	Renew(ctx context.Context) error
+	Release(ctx context.Context) error
+}
+
+// newClient is lock.New with an Observer. It is closed when the case ends.
+func newClient(e *env, l lock.Locker, seen lock.Observer, opts ...lock.Option) client {
+	c := lock.New(l, append(opts, lock.WithObserver(seen))...)
+	e.tb.Cleanup(func() {
+		e.cancel() // with the functions of Do that are still running
+		ctx, cancel := context.WithTimeout(context.Background(), e.patience())
+		defer cancel()
+		_ = c.Close(ctx)
+	})
+	return realClient{c}
+}
+
+type realClient struct{ *lock.Client }
+
+func (c realClient) Do(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
+	return c.Client.Do(ctx, key, fn.real, opts...)
+}
+
+func (c realClient) TryDo(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
+	return c.Client.TryDo(ctx, key, fn.real, opts...)
+}
+
+func (c realClient) Lock(ctx context.Context, key string, opts ...lock.Option) (lease, error) {
+	return orNil(c.Client.Lock(ctx, key, opts...))
+}
+
+func (c realClient) TryLock(ctx context.Context, key string, opts ...lock.Option) (lease, error) {
+	return orNil(c.Client.TryLock(ctx, key, opts...))
+}
+
+func (f doFunc) real(ctx context.Context, l *lock.Lease) error { return f(ctx, l) }
+
+// orNil keeps a nil pointer out of the interface.
+func orNil(l *lock.Lease, err error) (lease, error) {
+	if l == nil {
+		return nil, err
+	}
+	return l, err
+}

@@ -1,0 +1,143 @@
+package locktest
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	lock "github.com/seed-215fdefa/lock"
+)
+
+func closing() group {
+	const (
+		ends    = "Close ends the Client's work: new calls get ErrClosed, waiting ones too, and the contexts of all leases end with ErrClosed as their cause."
+		waits   = "It waits for the functions of Do, keeping their leases renewed; then it releases what is still held, and waits until the store has confirmed that and the undos under way."
+		givesUp = "If ctx ends before, it returns ctx's error and leaves the rest to the TTL: renewals and releases in the background stop."
+	)
+	return group{"Close", []row{
+		{"NewCalls", ends, plain, nil, closeRefuses},
+		{"Waiters", ends, both, nil, closeEndsWaits},
+		{"Leases", ends, both, nil, closeEndsLeases},
+		{"WaitsForFunctions", waits, both, nil, closeWaits},
+		{"KeepsRenewing", waits, both, nil, closeRenews},
+		{"GivesUp", givesUp, plain, nil, closeGivesUp},
+	}}
+}
+
+// closes closes a beside the case.
+func (e *env) closes(a actor) <-chan error {
+	done := make(chan error, 1)
+	e.start(func() { done <- a.Close(e.ctx) })
+	return done
+}
+
+// closed waits for a Close.
+func (e *env) closed(done <-chan error) {
+	e.Helper()
+	select {
+	case err := <-done:
+		if err != nil {
+			e.fail("a nil error from Close", "%v", err)
+		}
+	case <-time.After(e.patience()):
+		e.fail("Close to return when nothing is held any more", "it has not, in %v", e.patience())
+	}
+}
+
+func closeRefuses(e *env) {
+	a, key := e.actor(), e.key()
+	e.freeBy(a)
+	e.closed(e.closes(a))
+	for _, m := range []clientCall{
+		{"Do", func(ctx context.Context) error { return a.Do(ctx, key, e.notRun) }},
+		{"TryDo", func(ctx context.Context) error { return a.TryDo(ctx, key, e.notRun) }},
+		{"Lock", func(ctx context.Context) error { _, err := a.Lock(ctx, key); return err }},
+		{"TryLock", func(ctx context.Context) error { _, err := a.TryLock(ctx, key); return err }},
+	} {
+		if err := e.call(m.name, m.call); !errors.Is(err, lock.ErrClosed) {
+			e.fail("ErrClosed from "+m.name+" after Close", "%v", err)
+		}
+	}
+	e.closed(e.closes(a)) // again
+}
+
+func closeEndsWaits(e *env) {
+	a, b, key := e.actor(), e.open(), e.key()
+	h := e.lasting(b, e.rival(key))
+	done := e.locks(e.ctx, a, key)
+	e.contended(a, key)
+	closing := e.closes(a)
+	select {
+	case err := <-done:
+		if !errors.Is(err, lock.ErrClosed) {
+			e.fail("ErrClosed from a call that waits when its Client is closed", "%v", err)
+		}
+	case <-time.After(e.patience()):
+		e.fail("a call that waits to end when its Client is closed", "it has not, in %v", e.patience())
+	}
+	e.closed(closing)
+	e.only(b, h)
+}
+
+func closeEndsLeases(e *env) {
+	a, b, key := e.actor(), e.open(), e.key()
+	l := e.lockBy(a, key, e.with(e.long()))
+	ctx := l.Context()
+	e.closed(e.closes(a))
+	if !errors.Is(l.Err(), lock.ErrClosed) || !errors.Is(context.Cause(ctx), lock.ErrClosed) {
+		e.fail("ErrClosed from Err, and as the cause of the context", "%v, and %v", l.Err(), context.Cause(ctx))
+	}
+	e.free(b, key)
+}
+
+func closeWaits(e *env) {
+	a, b, key := e.actor(), e.open(), e.key()
+	w := e.do(e.ctx, a, key, e.with(e.long()))
+	done := e.closes(a)
+	e.await(w.ctx.Done(), "the function's ctx to end when its Client is closed")
+	if cause := context.Cause(w.ctx); !errors.Is(cause, lock.ErrClosed) {
+		e.fail("ErrClosed as the cause of the function's ctx", "%v", cause)
+	}
+	time.Sleep(e.ttl / 2)
+	w.goesOn()
+	select {
+	case err := <-done:
+		e.fail("Close to wait for the functions of Do", "it has returned before, with %v", err)
+	default:
+	}
+	e.mustBeHeld(b, e.rival(key))
+	_ = w.leave(nil)
+	e.closed(done)
+	e.free(b, key)
+}
+
+// closeRenews: the function goes on for longer than a TTL.
+func closeRenews(e *env) {
+	e.onceOf("the lease to be renewed while Close waits for the function", func() bool {
+		a, key := e.actor(), e.key()
+		w := e.do(e.ctx, a, key, e.with(3*e.ttl))
+		done := e.closes(a)
+		e.await(w.ctx.Done(), "the function's ctx to end when its Client is closed")
+		begun, before := time.Now(), a.seen.count(key, lock.EventRenewed)
+		renewed := false
+		for !renewed && time.Since(begun) < 6*e.ttl {
+			time.Sleep(e.tick())
+			renewed = a.seen.count(key, lock.EventRenewed) > before+1
+		}
+		_ = w.leave(nil)
+		e.closed(done)
+		return renewed
+	})
+}
+
+func closeGivesUp(e *env) {
+	a, key := e.actor(), e.key()
+	w := e.do(e.ctx, a, key, e.with(e.long()))
+	ended, cancel := context.WithCancel(e.ctx)
+	cancel()
+	err := e.call("Close", func(context.Context) error { return a.Close(ended) })
+	if !errors.Is(err, context.Canceled) {
+		e.fail("context.Canceled from a Close whose ctx has ended, while a function runs", "%v", err)
+	}
+	_ = w.leave(nil)
+}
