@@ -1,0 +1,160 @@
+package redis_test
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
+	"github.com/seed-215fdefa/lock/redis"
+)
+
+// far starts a process behind a proxy.
+func (w world) far(tb testing.TB) (*redis.Locker, *faultproxy.Proxy) {
+	tb.Helper()
+	preload(tb, w.server)
+	proxy := faultproxy.New(tb, w.server.Addr())
+	rdb := goredis.NewClient(&goredis.Options{Addr: proxy.Addr()})
+	l := redis.New(rdb, redis.WithPrefix(w.prefix))
+	tb.Cleanup(func() {
+		_ = l.Close()
+		_ = rdb.Close()
+	})
+	return l, proxy
+}
+
+// TestStartIsBeforeSending has all replies come late: by that much, at least, a Start must
+// lie before the grant is known.
+func TestStartIsBeforeSending(t *testing.T) {
+	t.Parallel()
+	const late = 200 * time.Millisecond
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		t.Parallel()
+		w := sharedWorld(t)
+		l, proxy := w.far(t)
+		other := w.open(t)
+		early := func(g lock.Grant) lock.Grant {
+			require.GreaterOrEqual(t, time.Since(g.Start), late)
+			return g
+		}
+		release(t, l, acquire(t, l, mode(request("warm"))))
+		defer proxy.Delay(faultproxy.Replies(), late).Heal()
+
+		g := early(acquire(t, l, mode(request("k"))))
+		g = early(renew(t, l, g))
+		release(t, l, g)
+
+		h := acquire(t, other, request("contended"))
+		refused(t, l, mode(request("contended")))
+		release(t, other, h)
+		release(t, l, early(acquire(t, l, mode(request("contended")))))
+
+		first := acquire(t, l, request("handed over"))
+		next := waits(t, l, mode(request("handed over")))
+		release(t, l, first)
+		release(t, l, early(next.granted()))
+	})
+}
+
+// TestStaleReleaseOfContendedKey: a process that knows that others want the key sends its
+// release by the script that hands over.
+func TestStaleReleaseOfContendedKey(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	req := request("k")
+	req.TTL = 50 * time.Millisecond
+	g := acquire(t, l, req)
+	var h lock.Grant
+	eventually(t, "the key to pass", func() (ok bool) {
+		var err error
+		h, err = other.Acquire(bounded(t), request("k"))
+		return err == nil
+	})
+	refused(t, l, request("k"))
+	require.ErrorIs(t, l.Release(bounded(t), g), lock.ErrLost)
+	holds(t, other, h)
+}
+
+// TestReaderBehindReaderAndWriter: the key is free, and reserved for a reader who has not
+// heard of it. Whoever comes now is behind the writer that follows him.
+func TestReaderBehindReaderAndWriter(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, deaf, other := w.open(t), w.open(t), w.open(t)
+	g := acquire(t, l, request("k"))
+	reader := waits(t, deaf, shared(request("k")))
+	writer := waits(t, other, request("k"))
+	defer deaf.net.set(&deaf.net.deaf)()
+	release(t, l, g)
+	refused(t, l, shared(request("k")))
+	release(t, deaf, reader.granted())
+	release(t, other, writer.granted())
+}
+
+// TestForcedNoticeAfterRelease: the message that a grant was forced comes when its holder
+// has released it.
+func TestForcedNoticeAfterRelease(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, proxy := w.far(t)
+	other := w.open(t)
+	told := make(chan string, 2)
+	hold := func(key string) lock.Grant {
+		req := request(key)
+		req.Lost = func(lock.LostReason) { told <- key }
+		return acquire(t, l, req)
+	}
+	first, second := hold("first"), hold("second")
+	notices := proxy.Hold(faultproxy.Replies().Matching(func(m []byte) bool { return bytes.Contains(m, []byte("forced ")) }))
+	force := func(g lock.Grant) { require.NoError(t, other.ForceRelease(bounded(t), g.Key, g.Owner)) }
+	force(first)
+	select {
+	case <-notices.Hit():
+	case <-time.After(patience):
+		require.FailNow(t, "no message of a forced release")
+	}
+	require.ErrorIs(t, l.Release(bounded(t), first), lock.ErrLost)
+	force(second)
+	notices.Heal()
+	select {
+	case key := <-told:
+		require.Equal(t, "second", key, "the first was released before it was told")
+	case <-time.After(patience):
+		require.FailNow(t, "no loss is told")
+	}
+}
+
+// TestResentRequest: the reply is lost, and the request sent again finds its own grant.
+func TestResentRequest(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		t.Parallel()
+		w := sharedWorld(t)
+		l, proxy := w.far(t)
+		other := w.open(t)
+		release(t, l, acquire(t, l, mode(request("warm"))))
+		proxy.Lose(faultproxy.Replies().Nth(1))
+		again := proxy.Hold(faultproxy.Requests().Nth(2))
+		granted := make(chan lock.Grant, 1)
+		go func() {
+			g, err := l.Acquire(bounded(t), mode(request("k")))
+			assert.NoError(t, err)
+			granted <- g
+		}()
+		<-again.Hit()
+		made := inspect(t, other, "k").Holders
+		require.Len(t, made, 1)
+		again.Heal()
+		g := <-granted
+		require.Equal(t, made[0].Token, g.Token)
+		holds(t, other, g)
+		release(t, l, g)
+		acquire(t, other, request("k"))
+	})
+}
