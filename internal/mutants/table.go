@@ -19,6 +19,7 @@ type mutant struct {
 	breaks   string // what goes wrong with it, in words
 	survives string // why no test notices it, or ""
 	tests    []tests
+	own      int // how many of tests are its own, the first ones
 	old, new string
 
 	outcome outcome
@@ -124,6 +125,7 @@ func parse(table, text string) ([]*mutant, error) {
 		}
 	}
 	for _, m := range ms {
+		m.own = len(m.tests)
 		m.tests = append(m.tests, defaults.tests...)
 		if err := m.complete(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", m.name, err))
