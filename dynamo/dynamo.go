@@ -124,14 +124,14 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// WithPoll sets the pauses between two looks of who waits for a key, which grow from min
-// to max and are jittered. Default 100 ms and 1 s. Waiters of one Locker look as one.
-func WithPoll(min, max time.Duration) Option {
+// WithPoll sets the pauses between two looks of who waits for a key, which grow from shortest
+// to longest and are jittered. Default 100 ms and 1 s. Waiters of one Locker look as one.
+func WithPoll(shortest, longest time.Duration) Option {
 	return func(l *Locker) error {
-		if min <= 0 || min > max {
-			return fmt.Errorf("%w: dynamo: poll from %v to %v: min must be positive and no more than max", lock.ErrInvalid, min, max)
+		if shortest <= 0 || shortest > longest {
+			return fmt.Errorf("%w: dynamo: poll from %v to %v: shortest must be positive and no more than longest", lock.ErrInvalid, shortest, longest)
 		}
-		l.minPoll, l.maxPoll = min, max
+		l.minPoll, l.maxPoll = shortest, longest
 		return nil
 	}
 }

@@ -78,7 +78,7 @@ func doJoinsLoss(e *env) {
 	for _, want := range []error{nil, errWork} {
 		w := e.do(e.ctx, a, key, e.with(3*e.ttl))
 		e.evict(b, key)
-		e.lostBy(w.ctx)
+		_ = e.lostBy(w.ctx)
 		err := w.leave(want)
 		var of *lock.Error
 		var lost *lock.LostError
@@ -124,7 +124,7 @@ func doEndsWhenFrozen(e *env) {
 		noted := make(chan struct{})
 		context.AfterFunc(w.ctx, func() { ended = time.Now(); close(noted) })
 		e.await(noted, "the function's ctx to end when the store is frozen")
-		e.lostBy(w.ctx)
+		_ = e.lostBy(w.ctx)
 		heal()
 		if err := w.leave(nil); !errors.Is(err, lock.ErrLost) {
 			e.fail("the loss from Do", "%v", err)

@@ -34,7 +34,7 @@ func (e *env) observed(a actor, key string, kinds ...lock.EventKind) []lock.Even
 	var of []lock.Event
 	e.eventually(fmt.Sprintf("the events %v", kinds), e.patience(), func() (bool, string) {
 		of = a.seen.of(key)
-		return len(of) >= len(kinds), fmt.Sprint(kindsOf(of))
+		return len(of) >= len(kinds), fmt.Sprintf("%v", kindsOf(of))
 	})
 	if !slices.Equal(kindsOf(of), kinds) {
 		e.fail(fmt.Sprintf("the events %v", kinds), "%v", kindsOf(of))
@@ -132,7 +132,7 @@ func observesLoss(e *env) {
 	l := e.lockBy(a, key, e.with(3*e.ttl))
 	ctx := l.Context()
 	e.evict(b, key)
-	e.lostBy(ctx)
+	_ = e.lostBy(ctx)
 	_ = e.call("Lease.Release", l.Release)
 	time.Sleep(e.tick())
 	var lost *lock.LostError

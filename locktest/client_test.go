@@ -223,12 +223,12 @@ func brokenClients() []brokenClient {
 		{what: "a try waits", caught: in("Waiting/TryLock/exclusive", "Waiting/TryDo/shared"), client: func(c *fakeClient) { c.tryDo, c.tryLock = c.do, c.lock }},
 		{what: "WithWait is ignored", caught: in("Waiting/WithWait/exclusive", "Waiting/WithoutWait/exclusive"), client: func(c *fakeClient) {
 			do, take := c.do, c.lock
-			for_ := lock.WithWait(time.Hour)
+			hour := lock.WithWait(time.Hour)
 			c.do = func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
-				return do(ctx, key, fn, append(opts, for_)...)
+				return do(ctx, key, fn, append(opts, hour)...)
 			}
 			c.lock = func(ctx context.Context, key string, opts ...lock.Option) (lease, error) {
-				return take(ctx, key, append(opts, for_)...)
+				return take(ctx, key, append(opts, hour)...)
 			}
 		}},
 		{what: "the end of a wait is DeadlineExceeded alone", caught: in("Waiting/WithWait/shared"), client: func(c *fakeClient) {

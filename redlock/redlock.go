@@ -81,14 +81,14 @@ func WithMaxTTL(d time.Duration) Option {
 }
 
 // WithPoll sets how often a process that waits for a lock looks whether it is free: after
-// pauses that grow from min to max. Default 5 ms to 100 ms. However many wait for a key in
+// pauses that grow from shortest to longest. Default 5 ms to 100 ms. However many wait for a key in
 // one process, one of them looks.
-func WithPoll(min, max time.Duration) Option {
+func WithPoll(shortest, longest time.Duration) Option {
 	return func(l *Locker) error {
-		if min <= 0 || min > max {
-			return fmt.Errorf("%w: redlock: poll from %v to %v: min must be positive and no more than max", lock.ErrInvalid, min, max)
+		if shortest <= 0 || shortest > longest {
+			return fmt.Errorf("%w: redlock: poll from %v to %v: shortest must be positive and no more than longest", lock.ErrInvalid, shortest, longest)
 		}
-		l.minPoll, l.maxPoll = min, max
+		l.minPoll, l.maxPoll = shortest, longest
 		return nil
 	}
 }
