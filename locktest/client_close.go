@@ -10,9 +10,9 @@ import (
 
 func closing() group {
 	const (
-		ends    = "Close ends the Client's work: new calls get ErrClosed, waiting ones too, and the contexts of all leases end with ErrClosed as their cause."
-		waits   = "It waits for the functions of Do, keeping their leases renewed; then it releases what is still held, and waits until the store has confirmed that and the undos under way."
-		givesUp = "If ctx ends before, it returns ctx's error and leaves the rest to the TTL: renewals and releases in the background stop."
+		ends    = "New calls get ErrClosed, and so do those that wait; the contexts of all leases end, with ErrClosed as their cause."
+		waits   = "Close waits for the functions of Do, keeping their leases renewed. Then it releases all leases, and returns when the store has confirmed that, and all releases that were under way or had failed before."
+		givesUp = "If ctx ends before, Close returns an error that wraps ctx's."
 	)
 	return group{"Close", []row{
 		{"NewCalls", ends, plain, nil, closeRefuses},

@@ -12,18 +12,19 @@ import (
 func leases() group {
 	const (
 		renewed  = "It is renewed in the background until it is released, its Client is closed, or it is lost."
-		deadline = "It ends then whether or not the store answers, so that the holder stops before anybody else can begin."
-		renew    = "Renew restarts the lease's TTL, and so verifies that the store still knows it. It returns ErrReleased, ErrClosed or a *LostError if the lease has ended, also if it does so meanwhile; after any other error, such as ctx's, the lease is as it was or renewed."
-		ends     = "Its contexts end at once, with ErrReleased, before the store is asked; a renewal in flight is canceled and waited for."
-		release  = "It returns a *LostError if the lock was lost before, nil if it is released, however often it is called."
-		canceled = "If ctx ends, or has ended, it returns ctx's error promptly and the release goes on in the background."
+		deadline = "It ends then whether or not the store answers, so the holder stops before anybody else can begin."
+		renew    = "Renew restarts the lease's TTL, and so verifies that the store still knows the lease."
+		ended    = "It returns ErrReleased, ErrClosed or a *LostError if the lease has ended or ends meanwhile."
+		ends     = "Its contexts end first, with ErrReleased, before the store is asked; a renewal in flight is canceled and waited for."
+		release  = "It returns nil if the lock is released, and a *LostError if it had been lost before: then too if only the release has shown it."
+		canceled = "Otherwise, after ErrUnavailable or ctx's error, the lock may be held for a TTL at most, and the Client goes on releasing it in the background until then. Release may be called again, and returns promptly if ctx ends or has ended."
 	)
 	return group{"Lease", []row{
 		{"Renewed", renewed, both, nil, leaseIsRenewed},
 		{"EndsUnrenewed", deadline, both, nil, leaseEnds},
 		{"Renew", renew, both, nil, renewMovesDeadline},
-		{"RenewAfterRelease", renew, plain, nil, renewAfterRelease},
-		{"RenewAfterLoss", renew, both, needs(isAdmin), renewAfterLoss},
+		{"RenewAfterRelease", ended, plain, nil, renewAfterRelease},
+		{"RenewAfterLoss", ended, both, needs(isAdmin), renewAfterLoss},
 		{"ReleaseEndsIt", ends, both, nil, releaseEndsLease},
 		{"ReleaseAgain", release, both, nil, releaseLeaseAgain},
 		{"ReleaseAfterLoss", release, both, needs(isAdmin), releaseAfterLoss},
