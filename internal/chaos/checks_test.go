@@ -146,7 +146,7 @@ func (c *checker) checkExclusion() {
 
 // overlap is for b, which was had before the holder of a was told of its end.
 func (c *checker) overlap(a, b *hold) {
-	excuse := c.excuse(a.At, b.End)
+	excuse := c.excuse(a.At, b.End, "")
 	if a.forced > 0 && a.forced <= b.End || b.forced > 0 && b.forced <= a.End {
 		excuse = "force release"
 	}
@@ -191,7 +191,10 @@ func (c *checker) checkLosses() {
 
 // earlyLoss is for a loss e that was told while h should have lived.
 func (c *checker) earlyLoss(h *hold, e event, at int64) {
-	excuse := c.excuse(h.At, at)
+	if e.Err == "lost: expired" {
+		c.bad("a reason that is no fact", h.Key, at, "expired, %v early: %s: %s", time.Duration(h.deadline-at), e.Text, h)
+	}
+	excuse := c.excuse(h.At, at, "grants")
 	switch {
 	case h.forced > 0:
 		excuse = "force release"
@@ -205,7 +208,7 @@ func (c *checker) earlyLoss(h *hold, e event, at int64) {
 	c.bad("lost though nothing was broken", h.Key, at, "%v early: %s: %s", time.Duration(h.deadline-at), e.Text, h)
 }
 
-// checkReleased: nobody is refused because of a holder whose release had been confirmed.
+// checkReleased: nobody is refused because of holders whose releases had all been confirmed.
 func (c *checker) checkReleased() {
 	released := make(map[string]event) // by owner; an undo has no token
 	for _, e := range c.byKind[kRelease] {
@@ -217,13 +220,14 @@ func (c *checker) checkReleased() {
 		if e.Err != "held" || e.Wait {
 			continue
 		}
+		began, ended, all := e.At, int64(0), true
 		for owner := range strings.SplitSeq(e.Text, ",") {
 			r, ok := released[owner]
-			undone := func(f event) bool { return f.Undoes && f.meets(r.At-int64(time.Second), e.End) }
-			if ok && r.End < e.At && c.excuse(r.At, e.End) == "" && !slices.ContainsFunc(c.byKind[kFault], undone) {
-				c.bad("refused for a holder that had released", e.Key, e.At, "%s for %s, %v after its release",
-					e.Owner, owner, time.Duration(e.At-r.End))
-			}
+			all = all && ok && r.End < e.At
+			began, ended = min(began, r.At), max(ended, r.End)
+		}
+		if all && c.excuse(began, e.End, "releases") == "" {
+			c.bad("refused for a holder that had released", e.Key, e.At, "%s, %v later", e, time.Duration(e.At-ended))
 		}
 	}
 }

@@ -185,11 +185,13 @@ func (c *checker) ran(proc int, from, to int64) bool {
 	return !slices.ContainsFunc(c.paused[proc], func(p event) bool { return p.meets(from-margin, to+margin) })
 }
 
-// excuse names the fault between from and to that a grant need not outlive.
-func (c *checker) excuse(from, to int64) string {
+// excuse names the fault between from and to that a grant need not outlive, or that may take
+// what is asked for.
+func (c *checker) excuse(from, to int64, takes string) string {
 	for _, f := range c.byKind[kFault] {
 		// What replication was behind counts as part of the fault.
-		if !c.caps.HoldSurvives.Has(f.Survives) && f.meets(from-int64(time.Second), to) {
+		may := !c.caps.HoldSurvives.Has(f.Survives) || f.Takes != "" && f.Takes == takes
+		if may && f.meets(from-int64(time.Second), to) {
 			return f.Text
 		}
 	}

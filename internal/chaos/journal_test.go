@@ -40,7 +40,7 @@ type event struct {
 	Err      string        `json:",omitempty"` // a class: see classOf
 	Text     string        `json:",omitempty"`
 	Survives lock.Survival `json:",omitempty"` // what a store must declare for its grants to outlive a fault
-	Undoes   bool          `json:",omitempty"` // a fault may undo the releases before it
+	Takes    string        `json:",omitempty"` // what a fault may undo: "grants" or "releases"
 }
 
 type kind string

@@ -53,10 +53,10 @@ func TestChecks(t *testing.T) {
 	tight := func(more ...event) story {
 		return append(more, append(grant(1, 1, 0, 1).done(998), grant(2, 2, 989, 991).done(999)...)...)
 	}
-	held := func(at int64) story {
+	held := func(at int64, others string) story {
 		return append(grant(1, 1, 0, 1).done(10),
 			event{Kind: kRelease, Key: "k", Owner: "b", Token: 1, At: 10, End: 12},
-			event{Kind: kAcquire, Key: "k", Owner: "c", At: at, End: at + 1, Err: "held", Text: "x,b"})
+			event{Kind: kAcquire, Key: "k", Owner: "c", At: at, End: at + 1, Err: "held", Text: others + "b"})
 	}
 	inLine := func(second lock.Token, more ...event) story {
 		first := grant(1, 5, 5000, 5300).done(5301)
@@ -90,7 +90,12 @@ func TestChecks(t *testing.T) {
 		{"loss at the deadline", "", grant(1, 1, 0, 1).lost(988, "unreachable")},
 		{"loss before it", "lost though nothing was broken", grant(1, 1, 0, 1).lost(500, "taken")},
 		{"loss told by the release", "lost though nothing was broken", append(grant(1, 1, 0, 1).done(500),
-			event{Kind: kRelease, Owner: "b", Token: 1, At: 500, End: 501, Err: "lost: expired"})},
+			event{Kind: kRelease, Owner: "b", Token: 1, At: 500, End: 501, Err: "lost: taken"})},
+		{"loss of a grant that a fault may take", "", append(grant(1, 1, 0, 1).lost(500, "unknown"),
+			event{Kind: kFault, Text: "crash", At: 400, End: 450, Takes: "grants"})},
+		{"loss of that, called expired", "a reason that is no fact", append(grant(1, 1, 0, 1).lost(500, "expired"),
+			event{Kind: kFault, Text: "crash", At: 400, End: 450, Takes: "grants"})},
+		{"two, over a fault that takes", "exclusion by deadline", two(event{Kind: kFault, Text: "crash", At: 50, End: 60, Takes: "grants"})},
 		{"loss, starved", "", append(grant(1, 1, 0, 1).lost(500, "unreachable"), event{Kind: kLate, Proc: 1, At: 300, End: 310})},
 		{"loss by force", "", append(grant(1, 1, 0, 1).lost(500, "forced"), event{Kind: kForce, Owner: "b", At: 400, End: 401})},
 		{"one token twice", "token given twice", slices.Concat(grant(1, 7, 0, 1).done(2), grant(2, 7, 0, 4).done(5))},
@@ -98,9 +103,10 @@ func TestChecks(t *testing.T) {
 		{"reader's token falls", "token does not rise", slices.Concat(grant(1, 7, 0, 1).done(2), grant(2, 6, 3, 4).done(5).shared())},
 		{"readers in any order", "", slices.Concat(grant(1, 7, 0, 1).done(2), grant(2, 6, 3, 4).done(5)).shared()},
 		{"calls that overlap", "", slices.Concat(grant(1, 7, 0, 4).done(5), grant(2, 6, 1, 2).done(3))},
-		{"released, and held", "refused for a holder that had released", held(13)},
-		{"released meanwhile", "", held(11)},
-		{"released, and undone", "", append(held(30), event{Kind: kFault, At: 20, End: 25, Undoes: true})},
+		{"released, and held", "refused for a holder that had released", held(13, "")},
+		{"released, and another holds", "", held(13, "x,")},
+		{"released meanwhile", "", held(11, "")},
+		{"released, and undone", "", append(held(30, ""), event{Kind: kFault, At: 20, End: 25, Text: "crash", Takes: "releases"})},
 		{"served in order", "", inLine(6)},
 		{"overtaken", "order in line", inLine(4)},
 		{"overtaken in a storm", "", inLine(4, event{Kind: kFault, At: 4000, End: 4100})},

@@ -60,7 +60,7 @@ func (r *campaign) nemesis(lane uint64, faults []fault, pause [2]time.Duration) 
 			continue
 		}
 		f := faults[s.Fault]
-		e := event{Kind: kFault, At: now(), Text: f.name, Survives: f.survives, Undoes: f.undoes}
+		e := event{Kind: kFault, At: now(), Text: f.name, Survives: f.survives, Takes: f.takes}
 		f.do(s.Length, rand.New(rand.NewPCG(s.Seed, 0)))
 		r.journal.add(e)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -141,11 +142,11 @@ func (w *worker) inspect(key string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	r, err := w.client.Inspect(ctx, key)
-	for _, h := range r.Holders {
-		if err == nil && len(r.Holders) > 1 && !h.Shared {
-			w.journal.add(event{Kind: kRecord, Key: key, Text: fmt.Sprintf("%+v", r)})
-			return
-		}
+	// One without a token may be on its way to a grant, or not.
+	holders := slices.DeleteFunc(r.Holders, func(h lock.Holder) bool { return h.Token == 0 })
+	exclusive := slices.ContainsFunc(holders, func(h lock.Holder) bool { return !h.Shared })
+	if err == nil && exclusive && len(holders) > 1 {
+		w.journal.add(event{Kind: kRecord, Key: key, Text: fmt.Sprintf("%+v", r)})
 	}
 }
 

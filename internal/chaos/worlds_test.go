@@ -36,7 +36,7 @@ type fault struct {
 	weight   int
 	do       func(d time.Duration, rng *rand.Rand)
 	survives lock.Survival // what a store must declare for its grants to outlive it; 0: they always must
-	undoes   bool          // it may undo the releases before it
+	takes    string        // what it may undo without breaking a promise: "grants" or "releases"
 }
 
 var worlds = map[string]func(t *testing.T) *world{
@@ -186,12 +186,16 @@ func redlockWorld(t *testing.T) *world {
 	w.spec.Fence = testserver.Redis(t).Addr()
 	// A node that has lost its data abstains for MaxTTL, and no more than a minority may at
 	// once: that is what the store asks of operators.
-	abstain := func() { time.Sleep(redlockMaxTTL + time.Second) }
+	// A grant of no more nodes than a quorum is lost with one of them, to nobody else.
+	lose := func(what string, n int) fault {
+		f := kill(what, 2, some(n, nodes)).then(func() { time.Sleep(redlockMaxTTL + time.Second) })
+		f.takes = "grants"
+		return f
+	}
 	w.faults = []fault{
 		pause("1 of 5", 3, some(1, nodes)), pause("2 of 5", 3, some(2, nodes)),
 		pause("3 of 5", 2, some(3, nodes)), pause("5 of 5", 1, some(5, nodes)),
-		kill("1 of 5, data lost", 2, some(1, nodes)).then(abstain),
-		kill("2 of 5, data lost", 2, some(2, nodes)).then(abstain),
+		lose("1 of 5, data lost", 1), lose("2 of 5, data lost", 2),
 	}
 	return w
 }
@@ -222,7 +226,7 @@ func postgresWorld(t *testing.T) *world {
 	require.NoError(t, err)
 	only := some(1, []*testserver.Server{s})
 	crash := kill("server", 3, only)
-	crash.undoes = true // releases do not wait for the disk
+	crash.takes = "releases" // they do not wait for the disk
 	w.faults = []fault{
 		pause("server", 3, only),
 		crash,
