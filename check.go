@@ -15,13 +15,13 @@ const (
 	MaxRecord      = 16                   // holders that a Record shows, and waiters
 )
 
-// Patience is how long a store may leave a request, or one that stands in line, without
-// an answer before Acquire returns the store's error: the same on every store.
+// Patience is how long Acquire waits for an answer from a store that is in trouble, before it
+// returns the store's error. It is the same on every store.
 const Patience = 30 * time.Second
 
-// CheckRequest is the validation that every store shares. Acquire must call it before
-// any I/O. It returns an error that is ErrInvalid, or ErrUnsupported for a capability
-// that c does not declare, and names the value and the rule.
+// CheckRequest validates req for a store that declares c. Every Acquire must call it before any
+// I/O. Its error names the value and the rule; it is ErrUnsupported for a capability that c
+// does not declare, else ErrInvalid.
 func CheckRequest(req Request, c Capabilities) error {
 	if err := CheckKey(req.Key); err != nil {
 		return err
@@ -59,9 +59,9 @@ func CheckKey(key string) error {
 	return nil
 }
 
-// CheckGrant returns an error that is ErrInvalid unless g has a key and an owner that an
-// Acquire could have granted it to. Stores call it in Renew, Release and ForceRelease. The
-// Token may be 0, as in an undo, and so may the TTL, of which Release makes no use.
+// CheckGrant returns an error that is ErrInvalid unless g's key and owner are valid. Stores
+// call it in Renew, Release and ForceRelease. Token may be 0, as in an undo. TTL may be 0,
+// since Release does not use it.
 func CheckGrant(g Grant) error {
 	if err := CheckKey(g.Key); err != nil {
 		return err

@@ -5,14 +5,20 @@ import (
 	"fmt"
 )
 
-// Client takes locks at a store. Make one with [New] for each store, and keep it: it
-// renews all its leases from one timer. It is safe for concurrent use.
+// Client takes locks at a store. Make one with [New] for each store, and keep it: it renews
+// all its leases from one timer. It is safe for concurrent use.
 //
-// All errors of its methods for a key are an *Error around the reason, but for what the
-// function of Do returns. Those reasons are, for all methods that take a lock: ErrInvalid
-// or ErrUnsupported before anything was sent; ErrDeadlock; ErrClosed; ErrHeld; ctx's
-// error, which is ErrHeld as well if the key was seen held; or the store's. After an error
-// whose outcome is unknown, such as a timeout, the Client undoes in the background what
+// Every error for a key is an *Error, except that Do and TryDo return their function's error
+// as it is. A call that does not get the lock returns an *Error around one of these:
+//
+//   - ErrInvalid, ErrUnsupported, ErrDeadlock or ErrClosed: before anything was sent.
+//   - ErrHeld: the store has shown that somebody else holds the key. The call did not wait,
+//     or [WithWait] has ended its wait.
+//   - ErrUnavailable: the store has failed, or has not answered in time.
+//   - ctx's error: ctx has ended. It is ErrHeld as well if the key was seen held.
+//   - ErrLost: without a wait, the grant was over when it arrived.
+//
+// If the outcome is unknown, as after a timeout, the Client undoes in the background what
 // the store may have granted.
 type Client struct {
 	caps   Capabilities
@@ -22,8 +28,8 @@ type Client struct {
 	engine engine
 }
 
-// New returns a Client of l, with opts as the defaults of its calls. An option that is
-// not valid, WithShared among them, is reported by Err and by every call.
+// New returns a Client of l; opts are the defaults of its calls. Err and every call report an
+// option that is not valid. WithShared is not valid here.
 func New(l Locker, opts ...Option) *Client {
 	c := &Client{cfg: defaults()}
 	if l == nil {
@@ -53,41 +59,43 @@ func (c *Client) Err() error {
 	return c.err
 }
 
-// Do runs fn while it holds key, which it waits for as long as [WithWait] and ctx allow.
+// Do waits for key as long as [WithWait] and ctx allow, runs fn while it holds key, and
+// releases it: also if fn panics or calls runtime.Goexit, and also if ctx has ended.
 //
-// fn's ctx is a child of ctx and of the lease: it ends, with the *LostError as its cause,
-// before the store can give the lock to anybody else. fn should stop then, and should
-// have the resource check Lease.Token. Do always waits for fn, then releases, also if fn
-// panics or calls runtime.Goexit, and also if ctx has ended.
+// fn's ctx ends with ctx and with the lease, whichever is first. When a TTL runs out, it ends
+// before the store can give the lock to anybody else. When an operator forces the lock, or
+// the store loses its record, it ends when the Client hears of it: at once if the store
+// declares EarlyLoss, else at the next renewal. fn should stop then; its resource should
+// check Lease.Token, which protects it in any case. Do always waits for fn.
 //
-// It returns what fn returns, unwrapped. If the lock was lost before fn returned, the loss
-// is joined to it, as an *Error with a *LostError, also if fn returned nil: the work was
-// not protected to its end. If the lock was held to the end and the release merely failed,
-// that is no error, since the work is done: an [Observer] sees it, the Client goes on
-// trying, and at worst others wait for the TTL.
+// Do returns fn's error as it is. If the lock was lost before fn returned, the work was not
+// protected to its end, and the error is an *Error that wraps the *LostError and fn's error;
+// if fn's error wraps that loss already, it is returned as it is. A release that fails is no
+// error, since the work is done: an [Observer] sees it, the Client goes on releasing, and at
+// worst others wait for the TTL. See [Refused] for whether fn has run.
 //
-// If ctx comes from the fn of a Do on the same key and Client, that waits for this call,
-// and so the result is ErrDeadlock at once; see [WithReentrant].
+// A ctx that comes from the fn of a Do on the same key and Client would make this Do wait for
+// itself: it returns ErrDeadlock at once, unless [WithReentrant] says otherwise. With the
+// ctx that was outside of that fn, Do cannot know, and waits; the *HeldError and the
+// EventContended then say that this very Client holds the key.
 func (c *Client) Do(ctx context.Context, key string, fn func(context.Context, *Lease) error, opts ...Option) error {
 	return c.do(ctx, opDo, key, fn, opts)
 }
 
-// TryDo is Do without waiting: it is ErrHeld at once if somebody else has key. It waits
-// for the store's answer for a TTL at most, since a later grant would be over; the error
-// is context.DeadlineExceeded then.
+// TryDo is Do without waiting: it returns ErrHeld at once if somebody else holds key. It
+// waits for the store's answer for a TTL at most, since a later grant would be over, and
+// returns ErrUnavailable then.
 func (c *Client) TryDo(ctx context.Context, key string, fn func(context.Context, *Lease) error, opts ...Option) error {
 	return c.do(ctx, opTryDo, key, fn, opts)
 }
 
-// Lock takes key, waiting as long as [WithWait] and ctx allow. The lease does not end
-// with ctx; it must be released, and is renewed until then. Prefer Do, which does so.
+// Lock takes key, waiting as long as [WithWait] and ctx allow. The lease does not end with
+// ctx: it is renewed until you release it. Prefer Do, which cannot forget to.
 func (c *Client) Lock(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 	return c.lock(ctx, opLock, key, opts)
 }
 
-// TryLock is Lock without waiting: it is ErrHeld at once if somebody else has key. It
-// waits for the store's answer for a TTL at most, since a later grant would be over; the
-// error is context.DeadlineExceeded then.
+// TryLock is Lock without waiting, as TryDo is Do.
 func (c *Client) TryLock(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 	return c.lock(ctx, opTryLock, key, opts)
 }

@@ -89,7 +89,7 @@ func TestManyLeases(t *testing.T) {
 		most = max(most, runtime.NumGoroutine())
 	}
 	t.Logf("at most %d goroutines", most)
-	require.LessOrEqual(t, most, 1000)
+	require.LessOrEqual(t, most, 5000) // 300 where processors are free, 1,100 with 20 processes for each
 	for _, l := range leases {
 		require.NoError(t, l.Err())
 	}

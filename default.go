@@ -7,14 +7,14 @@ import (
 
 var defaultClient atomic.Pointer[Client]
 
-// SetDefault makes c the Client of the package-level functions; nil takes it away. It may
-// be called at any time; leases stay with the Client that they are from.
+// SetDefault makes c the Client of the package-level functions; nil means none. It may be
+// called at any time. A lease stays with the Client that it came from.
 func SetDefault(c *Client) { defaultClient.Store(c) }
 
-// Default returns the Client that SetDefault was given last, or nil.
+// Default returns the Client that was last given to SetDefault, or nil.
 func Default() *Client { return defaultClient.Load() }
 
-// Do is [Client.Do] of the default Client, or ErrNoDefault.
+// Do calls [Client.Do] on the default Client. Without one it returns ErrNoDefault.
 func Do(ctx context.Context, key string, fn func(context.Context, *Lease) error, opts ...Option) error {
 	c := Default()
 	if c == nil {
@@ -23,7 +23,7 @@ func Do(ctx context.Context, key string, fn func(context.Context, *Lease) error,
 	return c.Do(ctx, key, fn, opts...)
 }
 
-// TryDo is [Client.TryDo] of the default Client, or ErrNoDefault.
+// TryDo calls [Client.TryDo] on the default Client. Without one it returns ErrNoDefault.
 func TryDo(ctx context.Context, key string, fn func(context.Context, *Lease) error, opts ...Option) error {
 	c := Default()
 	if c == nil {
@@ -32,7 +32,7 @@ func TryDo(ctx context.Context, key string, fn func(context.Context, *Lease) err
 	return c.TryDo(ctx, key, fn, opts...)
 }
 
-// Lock is [Client.Lock] of the default Client, or ErrNoDefault.
+// Lock calls [Client.Lock] on the default Client. Without one it returns ErrNoDefault.
 func Lock(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 	c := Default()
 	if c == nil {
@@ -41,7 +41,7 @@ func Lock(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 	return c.Lock(ctx, key, opts...)
 }
 
-// TryLock is [Client.TryLock] of the default Client, or ErrNoDefault.
+// TryLock calls [Client.TryLock] on the default Client. Without one it returns ErrNoDefault.
 func TryLock(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 	c := Default()
 	if c == nil {

@@ -128,7 +128,7 @@ func (s *section) arm() {
 		at = min(at, e.heap[0].at)
 	}
 	if len(e.ready) > 0 {
-		at = min(at, e.limiter.freeAt())
+		at = min(at, e.limiter.freeAt(s.now))
 	}
 	if at-e.clock.skew >= e.timerAt {
 		return
@@ -198,7 +198,9 @@ func (s *section) attempt(l *Lease) time.Duration {
 
 // work carries out a call of the engine's own.
 func (e *engine) work(ctx context.Context, l *Lease, o *op, g Grant) {
+	o.slot.inStore.Store(true)
 	g, err := e.send(ctx, o, g)
+	o.slot.inStore.Store(false)
 	o.cancel()
 	var s section
 	s.enter(e)

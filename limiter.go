@@ -1,6 +1,9 @@
 package lock
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 const (
 	// maxYoung is how many of the engine's own calls run at once, if all are answered soon.
@@ -10,8 +13,8 @@ const (
 	youngFor = 25 * time.Millisecond
 )
 
-// limiter bounds how many calls run at once: at most maxYoung of those that have run for
-// less than youngFor. A store that answers is thus not flooded with more, and one that
+// limiter bounds how many calls run at once: at most maxYoung, not counting those that have
+// been in the store for youngFor. A store that answers is thus not flooded, and one that
 // hangs on many keys keeps no other waiting.
 type limiter struct {
 	young int     // calls that count
@@ -22,6 +25,10 @@ type limiter struct {
 type slot struct {
 	until  time.Duration // when it stops to count
 	counts bool
+	// inStore: the store has been asked and has not answered. Else the call's goroutine
+	// waits for a processor, and more of them would be no help: without this, 100,000 leases
+	// on a starved machine had 3,000 goroutines.
+	inStore atomic.Bool
 }
 
 // begin counts a call.
@@ -41,13 +48,19 @@ func (m *limiter) end(s *slot) {
 
 // full reports whether no call may begin now.
 func (m *limiter) full(now time.Duration) bool {
-	for len(m.slots) > 0 && (!m.slots[0].counts || m.slots[0].until <= now) {
-		m.end(m.slots[0])
+	for len(m.slots) > 0 {
+		s := m.slots[0]
+		if s.counts && (s.until > now || !s.inStore.Load()) {
+			break
+		}
+		m.end(s)
 		m.slots[0] = nil
 		m.slots = m.slots[1:]
 	}
 	return m.young >= maxYoung
 }
 
-// freeAt is when a full limiter has room, unless a call returns before.
-func (m *limiter) freeAt() time.Duration { return m.slots[0].until }
+// freeAt is when to look again whether a full limiter has room.
+func (m *limiter) freeAt(now time.Duration) time.Duration {
+	return max(m.slots[0].until, now+time.Millisecond)
+}

@@ -1,5 +1,5 @@
-// Package lock is a distributed lock for Go: it keeps two copies of a program
-// from doing the same thing at once, on the store that the team already runs.
+// Package lock is a distributed lock for Go. It keeps two copies of a program from doing the
+// same thing at once, on the store that you already run.
 //
 // A critical section is a function:
 //
@@ -9,28 +9,31 @@
 //		return orders.Save(ctx, order, l.Token()) // the store rejects a stale token
 //	})
 //
-// Three promises lead every trade-off:
+// It makes three promises:
 //
 //   - Every grant carries a fencing token ([Token]), minted in the same atomic step
-//     as the grant and strictly increasing per key. See
-//     https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html
-//     for why a lock without one cannot protect a resource.
-//   - Loss is known locally and early. A lease's context ends at a deadline that is
-//     computed from before the request was sent, by a timer of its own, even while a
-//     renewal hangs on a frozen server.
+//     as the grant and strictly increasing per key. A lock without one cannot protect a
+//     resource: see
+//     https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html.
+//   - A holder learns of a loss by itself, and early. A timer ends the lease's context at
+//     a deadline that counts from before the request was sent, even while a renewal hangs
+//     on a frozen server.
 //   - The promises are executable. Package locktest checks each sentence of the
 //     [Locker] contract against real servers, under faults.
 //
-// Applications use a [Client], made by [New] from a store such as package memory or
-// redis. Implementers of a store read [Locker].
+// Applications make a [Client] with [New], from a store such as package memory or redis.
+// It gives them a [Lease]. [Observer] is for logs and metrics, [Guard] for fencing, and
+// package memory has a store for tests.
+//
+// Authors of a store implement [Locker], which takes a [Request] and returns a [Grant].
+// They need [CheckRequest], [Poll], [HeldError] and [LostError] too.
 //
 // # What a lock cannot do
 //
-// A process may be paused by its scheduler, its hypervisor or its garbage collector
-// between a look at its lease and the write that the lease is to protect. No lock
-// can prevent that write; only the resource can, by refusing a token older than the
-// newest it has seen. [Guard] does it for a resource in this process, and each store
-// package has a helper that does it in the store.
+// A scheduler, a hypervisor or a garbage collector may pause a process after it has looked
+// at its lease and before it writes. No lock can prevent that write. Only the resource can,
+// by refusing a token that is older than the newest it has seen. [Guard] does so for a
+// resource in this process; each store package has a helper that does so in the store.
 package lock
 
 import (
@@ -248,7 +251,8 @@ type Capabilities struct {
 	HoldSurvives  Survival      // the faults after which a live grant is still exclusive
 }
 
-// Admin is what operators need of a store. It is optional: use [As] to find it.
+// Admin is what operators need of a store. It is optional: [Client.List] and
+// [Client.ForceRelease] use it, and [As] finds it.
 type Admin interface {
 	// List yields the Record of every key that begins with prefix and is held or
 	// waited for, in no order, each once. Keys that change while it runs may be seen
@@ -262,8 +266,8 @@ type Admin interface {
 	ForceRelease(ctx context.Context, key, owner string) error
 }
 
-// As finds a T, such as an [Admin], in l or in what l wraps: l itself is tried first,
-// then what its method Unwrap() Locker returns, and so on.
+// As finds a T, such as an [Admin], in l or in what l wraps. It tries l itself, then what l's
+// method Unwrap() Locker returns, and so on.
 func As[T any](l Locker) (T, bool) {
 	for l != nil {
 		if t, ok := l.(T); ok {

@@ -7,8 +7,8 @@ import (
 	"maps"
 )
 
-// fnContext is the ctx of Do's function: the caller's, ended with the lease, and carrying
-// it, so that a Do on the same key below is recognized instead of waiting for itself.
+// fnContext is the ctx of Do's function. It ends with the caller's and with the lease. It
+// carries the lease, by which a nested Do on the same key is recognized.
 type fnContext struct {
 	context.Context
 	lease *Lease
@@ -41,9 +41,8 @@ func (c *fnContext) holding(e *engine, key string) *Lease {
 	return nil
 }
 
-// nested decides about a call on a key that its ctx carries a lease of. It returns the
-// lease to run under, or neither that nor an error if it has been released and the call
-// is like any other.
+// nested decides what becomes of a call on l's key whose ctx carries l. It returns the lease to
+// run under, or an error. Both are nil if l has been released: the call is like any other.
 func (l *Lease) nested(op operation, cfg *config) (*Lease, error) {
 	err := l.Err()
 	switch {

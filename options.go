@@ -18,9 +18,9 @@ const (
 // unlimited is the wait of a config that only ctx ends.
 const unlimited time.Duration = -1
 
-// Option changes a default. Given to [New] it holds for every call of the Client, given
-// to a call it holds for that call and overrides New's; a later one overrides an earlier
-// one. A value that breaks a rule is ErrInvalid before any I/O.
+// Option changes a default. Given to [New], it holds for every call of the Client. Given to a
+// call, it holds for that call. A later option overrides an earlier one. A value that breaks a
+// rule is ErrInvalid before any I/O.
 type Option func(*config)
 
 // config is what Options make. It is never changed once it has been checked, so calls
@@ -64,16 +64,17 @@ func defaults() config {
 	}
 }
 
-// WithTTL sets how long the lock outlives a holder that has died, and so how long others
-// may have to wait for it. It must be positive and at least the store's MinTTL. Default:
-// 15 s. A living holder keeps the lock for as long as it likes, by renewal.
+// WithTTL sets how long the lock outlives a holder that has died, which is how long others may
+// have to wait for it. A living holder renews, and keeps the lock for as long as it likes. d
+// must be at least the store's MinTTL and at most MaxTTL. Default: 15 s.
 func WithTTL(d time.Duration) Option {
 	return func(c *config) { c.ttl, c.given = d, c.given|givenTTL }
 }
 
-// WithWait bounds how long Do and Lock stand in line; after that they return a
-// *HeldError. 0 tries once. Default: until ctx ends. For TryDo and TryLock, which do not
-// wait, it is ErrInvalid; as a default given to New it does not concern them.
+// WithWait bounds how long Do and Lock wait for the key. Then they return a *HeldError if the
+// store has shown the key held, else ErrUnavailable. 0 tries once; a d above MaxTTL is no
+// bound. TryDo and TryLock ignore it when it was given to New; given to them it is
+// ErrInvalid. Default: until ctx ends.
 func WithWait(d time.Duration) Option {
 	return func(c *config) {
 		c.wait, c.given = d, c.given|givenWait
@@ -86,38 +87,40 @@ func WithWait(d time.Duration) Option {
 	}
 }
 
-// WithShared asks for a lock beside other shared ones, never beside an exclusive one. On
-// a store without shared mode it is ErrUnsupported, given to New ErrInvalid. Default:
+// WithShared asks for a lock beside other shared ones, never beside an exclusive one. On a
+// store without shared mode it is ErrUnsupported. Given to New it is ErrInvalid. Default:
 // exclusive.
 func WithShared() Option {
 	return func(c *config) { c.shared = true }
 }
 
-// WithMetadata says who holds the lock and why; Inspect and the *HeldError of others show
-// it. All names and values together have at most MaxMetadataLen bytes of UTF-8. m is
-// copied. Default: none.
+// WithMetadata says who holds the lock and why. Inspect and the *HeldError of others show it.
+// All names and values together may have MaxMetadataLen bytes of UTF-8. m is copied. Default:
+// none.
 func WithMetadata(m map[string]string) Option {
 	m = maps.Clone(m)
 	return func(c *config) { c.metadata, c.given = m, c.given|givenMetadata }
 }
 
-// WithReentrant says what Do and TryDo make of a key that their ctx holds already: true
-// runs the function under the outer lease, false returns ErrDeadlock. A Lock would have a
-// lease of its own to release, so WithReentrant(true) on Lock and TryLock is ErrInvalid.
-// Default: false.
+// WithReentrant says what Do and TryDo make of a key that their ctx holds already. With true
+// they run the function under the outer lease: with its TTL, its metadata and its events. An
+// option of the inner call that asks for anything else is ErrInvalid. With false they return
+// ErrDeadlock. Lock and TryLock return a lease that must be released, so for them true is
+// ErrInvalid. Default: false.
 func WithReentrant(on bool) Option {
 	return func(c *config) { c.reentrant, c.given = on, c.given|givenReentrant }
 }
 
-// WithRenewal says whether the lease is renewed while it is held. Without, it ends by its
-// TTL unless Lease.Renew is called. Default: true.
+// WithRenewal says whether the lease is renewed while it is held. If not, it ends a TTL after
+// the grant, or after the last Lease.Renew. Default: true.
 func WithRenewal(on bool) Option {
 	return func(c *config) { c.renewal, c.given = on, c.given|givenRenewal }
 }
 
-// WithDrift is how much sooner than the granted TTL the lease ends locally: what the
-// clocks of holder and store may differ in rate during a TTL, plus the time to stop
-// working. It must be at least 0 and less than the TTL. Default: TTL/100 + 2 ms.
+// WithDrift sets how much sooner than in the store the lease ends locally. Two things must fit
+// in: what the clocks of holder and store may differ by after a TTL, and the time to stop
+// working. d must be less than the TTL, also than a shorter one that the store grants.
+// Default: TTL/100 + 2 ms, at most half the TTL.
 func WithDrift(d time.Duration) Option {
 	return func(c *config) {
 		c.drift, c.given = d, c.given|givenDrift
@@ -127,8 +130,8 @@ func WithDrift(d time.Duration) Option {
 	}
 }
 
-// WithObserver adds o to those that see the events. Given to a call it is added to
-// New's. It must not be nil. Default: none.
+// WithObserver adds o to the observers. Given to a call, it is added to those of New. o must
+// not be nil. Default: none.
 func WithObserver(o Observer) Option {
 	return func(c *config) {
 		if o == nil {

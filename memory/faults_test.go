@@ -1,0 +1,118 @@
+package memory_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/memory"
+)
+
+var errDown = errors.New("connection refused")
+
+// inFaulty runs test in a bubble, with a Client of 10 s on a Faulty.
+func inFaulty(t *testing.T, test func(t *testing.T, f *memory.Faulty, c *lock.Client)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f := memory.NewFaulty()
+		c := lock.New(f, lock.WithTTL(10*time.Second))
+		test(t, f, c)
+		f.Heal()
+		require.NoError(t, c.Close(context.Background()))
+		require.NoError(t, f.Close())
+	})
+}
+
+func TestFaultyLoss(t *testing.T) {
+	inFaulty(t, func(t *testing.T, f *memory.Faulty, c *lock.Client) {
+		err := c.Do(t.Context(), "k", func(ctx context.Context, _ *lock.Lease) error {
+			require.Equal(t, 1, f.Lose("k"))
+			require.Error(t, ctx.Err(), "told at once")
+			return nil
+		})
+		var lost *lock.LostError
+		require.ErrorAs(t, err, &lost)
+		require.Equal(t, lock.ReasonForced, lost.Reason)
+		require.Zero(t, f.Lose("k"))
+
+		// In trouble the notice does not arrive: the lease ends by its own deadline.
+		l, err := c.Lock(t.Context(), "k")
+		require.NoError(t, err)
+		f.Freeze()
+		require.Equal(t, 1, f.Lose("k"))
+		require.NoError(t, l.Err())
+		<-l.Context().Done()
+		require.ErrorAs(t, l.Err(), &lost)
+		require.Equal(t, lock.ReasonUnreachable, lost.Reason)
+	})
+}
+
+func TestFaultyContention(t *testing.T) {
+	inFaulty(t, func(t *testing.T, f *memory.Faulty, c *lock.Client) {
+		free, err := f.Occupy("k")
+		require.NoError(t, err)
+		_, err = f.Occupy("k")
+		require.ErrorIs(t, err, lock.ErrHeld)
+		_, err = c.TryLock(t.Context(), "k")
+		require.True(t, lock.Refused(err, "k"))
+		require.ErrorContains(t, err, "Faulty.Occupy")
+		time.AfterFunc(time.Hour, free)
+		start := time.Now()
+		_, err = c.Lock(t.Context(), "k")
+		require.NoError(t, err)
+		require.Equal(t, time.Hour, time.Since(start))
+		free()
+		f.Lose("k")
+		free, err = f.Occupy("k")
+		require.NoError(t, err)
+		free()
+	})
+}
+
+func TestFaultyOutage(t *testing.T) {
+	inFaulty(t, func(t *testing.T, f *memory.Faulty, c *lock.Client) {
+		l, err := c.Lock(t.Context(), "held")
+		require.NoError(t, err)
+		f.Fail(errDown)
+		_, err = c.TryLock(t.Context(), "k")
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		require.ErrorIs(t, err, errDown)
+		_, err = c.Inspect(t.Context(), "k")
+		require.ErrorIs(t, err, errDown)
+		require.ErrorIs(t, c.ForceRelease(t.Context(), "k", "o"), errDown)
+		for _, err := range c.List(t.Context(), "") {
+			require.ErrorIs(t, err, errDown)
+		}
+		time.Sleep(5 * time.Second)
+		f.Heal()
+		time.Sleep(5 * time.Second)
+		require.NoError(t, l.Err(), "an outage shorter than the TTL costs nothing")
+
+		f.Freeze()
+		f.Freeze()
+		start := time.Now()
+		_, err = c.Lock(t.Context(), "k", lock.WithWait(time.Second))
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		require.Equal(t, time.Second, time.Since(start))
+		time.AfterFunc(time.Second, f.Heal)
+		l, err = c.Lock(t.Context(), "k")
+		require.NoError(t, err)
+		require.Equal(t, 2*time.Second, time.Since(start))
+		require.NoError(t, l.Release(t.Context()))
+		n := 0
+		for r, err := range c.List(t.Context(), "") {
+			require.NoError(t, err)
+			require.Equal(t, "held", r.Key)
+			n++
+		}
+		require.Equal(t, 1, n)
+		require.ErrorIs(t, errOf(f.Acquire(t.Context(), lock.Request{})), lock.ErrInvalid)
+	})
+}
+
+func errOf(_ lock.Grant, err error) error { return err }
