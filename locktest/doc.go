@@ -18,20 +18,33 @@
 // [RunClient] tries what a [lock.Client] promises over the same store.
 //
 // What needs a fault, such as a process that dies or a reply that gets lost, is skipped
-// by name until Harness.Faults has a function for it. A store whose time is that of the
-// testing/synctest bubble runs in fake time, in well under a second, with
-// Around: synctest.Test.
+// by name until the harness can do it. A store that is reached over TCP gets most of that
+// from a proxy in front of each Locker, which can lose or hold each single message:
+//
+//	return func() lock.Locker {
+//		proxy := faultproxy.New(tb, addr)
+//		return &process{mystore.New(dial(tb, proxy.Addr()), prefix), proxy}
+//	}
+//	…
+//	Proxy: func(l lock.Locker) *faultproxy.Proxy { return l.(*process).proxy },
+//
+// Harness.Faults does what is left: a server that starts again, a record that is gone, a
+// wake-up that does not come. A store whose time is that of the testing/synctest bubble
+// runs in fake time, in well under a second, with Around: synctest.Test.
 //
 // # What a result means
 //
 // A store that keeps the contract never fails: each check is one that holds however
-// slow the store, the network or the machine that runs the test. Times are compared
-// only where the contract orders them (the key was granted again before the first
-// holder's Start + TTL), or against limits far beyond what a busy machine needs. The
-// reverse does not hold. A pass is no proof: a suite cannot turn back a client's wall
-// clock, nor stop a process between any two of its instructions.
+// slow the store, the network or the machine that runs the test. Limits grow with the
+// measured round trip. Times are compared only where the contract orders them (the key
+// was granted again before the first holder's Start + TTL), or against limits far beyond
+// what a busy machine needs. The reverse does not hold. A pass is no proof: a suite cannot
+// turn back a client's wall clock, nor stop a process between any two of its instructions.
 //
-// A failure prints the sentence that was broken, what was wanted and what was seen.
+// A case whose fault did not bite, since the operation was over before, is a skip, never
+// a pass. A failure prints the sentence that was broken, as it stands in lock.go, what was
+// wanted and what was seen. The end of the log has what passed, failed and was skipped,
+// and why: read it once, for a run without faults is ok too.
 //
 // # Histories
 //

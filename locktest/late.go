@@ -53,9 +53,9 @@ func (e *env) eachLateReply(try func(l lock.Locker, t *trouble) bite) {
 	case deepest == missed:
 		e.skip("the fault did not bite: the operation was over before a reply was held back")
 	case deepest == shallow && most == 1:
-		e.skip("the fault did not bite: the operation did not take effect without its first reply; Harness.Strike and Harness.Proxy can hold back a later one")
+		e.skip("the fault did not bite: without its first reply the operation did not take effect, or gave up; Harness.Strike and Harness.Proxy can hold back a later one")
 	case deepest == shallow:
-		e.skip("the fault did not bite: no operation took effect whose reply was held back")
+		e.skip("the fault did not bite: no operation took effect whose reply was held back, and went on")
 	}
 }
 

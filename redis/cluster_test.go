@@ -23,7 +23,7 @@ func openCluster(tb testing.TB, c *testserver.Cluster, opts ...redis.Option) *pr
 	tb.Helper()
 	n := &network{conns: make(map[*wire]struct{})}
 	rdb := goredis.NewClusterClient(&goredis.ClusterOptions{Addrs: c.Addrs(), Dialer: n.dial})
-	p := &process{redis.New(rdb, opts...), rdb, n, nil}
+	p := &process{Locker: redis.New(rdb, opts...), rdb: rdb, net: n}
 	tb.Cleanup(func() {
 		_ = p.Close()
 		_ = rdb.Close()

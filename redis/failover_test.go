@@ -23,7 +23,7 @@ func openSentinel(tb testing.TB, s *testserver.Sentinel, opts ...redis.Option) *
 	rdb := goredis.NewFailoverClient(&goredis.FailoverOptions{
 		MasterName: s.MasterName, SentinelAddrs: s.Addrs(), Dialer: n.dial,
 	})
-	p := &process{redis.New(rdb, opts...), rdb, n, nil}
+	p := &process{Locker: redis.New(rdb, opts...), rdb: rdb, net: n}
 	tb.Cleanup(func() {
 		_ = p.Close()
 		_ = rdb.Close()

@@ -3,6 +3,7 @@ package redis_test
 import (
 	"context"
 	"flag"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/redis"
 )
 
@@ -33,25 +35,43 @@ type silent struct{}
 
 func (silent) Printf(context.Context, string, ...any) {}
 
-// TestSuite gives each case a server of its own, so that they can run side by side.
+// TestSuite gives each case a server of its own, which knows no script yet, so that they
+// can run side by side.
 func TestSuite(t *testing.T) {
 	testserver.NeedServer(t)
-	locktest.Run(t, suite())
+	locktest.Run(t, harness(0))
 }
 
 // TestClientSuite tries a Client over this store.
 func TestClientSuite(t *testing.T) {
 	testserver.NeedServer(t)
-	locktest.RunClient(t, suite())
+	locktest.RunClient(t, harness(0))
 }
 
-func suite() locktest.Harness {
+// TestSuiteFarAway is TestSuite on a network with a round trip of 200 ms.
+func TestSuiteFarAway(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for a slow network")
+	}
+	testserver.NeedServer(t)
+	h := harness(100 * time.Millisecond)
+	h.Skips["KeysAreOpaque"] = "a hundred keys, each with ten round trips; distance does not change them"
+	h.Skips["RecordsAreBounded"] = "dozens of waiters, one after the other; distance does not change them"
+	locktest.Run(t, h)
+}
+
+// harness is that of processes which are oneWay from their server.
+func harness(oneWay time.Duration) locktest.Harness {
 	return locktest.Harness{
 		New: func(tb testing.TB) func() lock.Locker {
-			server := testserver.Redis(tb)
-			preload(tb, server)
-			prefix := redis.WithPrefix(testserver.Prefix())
-			return func() lock.Locker { return open(tb, server, prefix) }
+			server, prefix := testserver.Redis(tb), redis.WithPrefix(testserver.Prefix())
+			return func() lock.Locker {
+				proxy := faultproxy.New(tb, server.Addr())
+				proxy.Delay(faultproxy.All(), oneWay)
+				p := openAt(tb, server, proxy.Addr(), prefix)
+				p.proxy = proxy
+				return p
+			}
 		},
 		Around: func(t *testing.T, f func(*testing.T)) {
 			t.Parallel()
@@ -59,7 +79,8 @@ func suite() locktest.Harness {
 		},
 		LosePart: losePart,
 		Faults:   faults(),
-		Skips:    failsSoFar,
+		Proxy:    func(l lock.Locker) *faultproxy.Proxy { return l.(*process).proxy },
+		Skips:    maps.Clone(failsSoFar),
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/redis"
 )
 
@@ -21,14 +22,21 @@ type process struct {
 	rdb    goredis.UniversalClient
 	net    *network
 	server *testserver.Server
+	proxy  *faultproxy.Proxy // nil: its way is direct
 }
 
 // open starts a process on server.
 func open(tb testing.TB, server *testserver.Server, opts ...redis.Option) *process {
 	tb.Helper()
+	return openAt(tb, server, server.Addr(), opts...)
+}
+
+// openAt is open for one whose way to server begins at addr.
+func openAt(tb testing.TB, server *testserver.Server, addr string, opts ...redis.Option) *process {
+	tb.Helper()
 	n := &network{conns: make(map[*wire]struct{})}
-	rdb := goredis.NewClient(&goredis.Options{Addr: server.Addr(), Dialer: n.dial})
-	p := &process{redis.New(rdb, opts...), rdb, n, server}
+	rdb := goredis.NewClient(&goredis.Options{Addr: addr, Dialer: n.dial})
+	p := &process{Locker: redis.New(rdb, opts...), rdb: rdb, net: n, server: server}
 	tb.Cleanup(func() {
 		_ = p.Close()
 		_ = rdb.Close()
