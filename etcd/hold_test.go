@@ -271,11 +271,11 @@ func TestLateRequest(t *testing.T) {
 func TestGrantIsNoLongerThanItsLease(t *testing.T) {
 	t.Parallel()
 	l, _, _ := pair(t)
-	const ttl = 40 * time.Second
+	const ttl = time.Minute
 	first := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("a"), ttl))
 	time.Sleep(200 * time.Millisecond)
 	second := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("b"), ttl))
-	require.Less(t, second.Start.Sub(first.Start), ttl/8, "too slow a machine")
+	require.Less(t, second.Start.Sub(first.Start), ttl/4, "too slow a machine")
 	require.LessOrEqual(t, second.Start.Add(second.TTL), first.Start.Add(ttl))
 }
 

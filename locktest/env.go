@@ -27,7 +27,7 @@ type env struct {
 	testCase
 	tb     testing.TB // for New and the faults
 	h      Harness
-	ttl    time.Duration
+	ttl    time.Duration // at least Harness.TTL
 	caps   lock.Capabilities
 	suite  *suite
 	onSkip func(reason string)
@@ -101,6 +101,7 @@ func (e *env) measure() {
 		e.suite.pace = e.pace
 		e.suite.mu.Unlock()
 	}
+	e.ttl = max(e.ttl, 5*e.pace) // so that something can be done within it
 	e.onPace(e.pace)
 }
 

@@ -203,7 +203,7 @@ func TestFrozenServerCancel(t *testing.T) {
 	}
 	closed := time.Now()
 	require.NoError(t, l.Close())
-	require.Less(t, time.Since(closed), 2*time.Second, "Close waits for the frozen server")
+	require.Less(t, time.Since(closed), storetest.Patience, "Close waits for the frozen server")
 	waiting.End(t)
 	require.ErrorIs(t, waiting.Err, lock.ErrClosed)
 	w.server.Resume()

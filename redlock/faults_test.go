@@ -287,15 +287,15 @@ func TestMajorityFails(t *testing.T) {
 		"ForceRelease": func(ctx context.Context) error { return p.ForceRelease(ctx, "k", g.Owner) },
 	}
 	for name, call := range calls {
-		since := time.Now()
-		err := call(storetest.Bounded(t))
+		ctx := storetest.Bounded(t)
+		err := call(ctx)
+		require.NoError(t, ctx.Err(), "%s is bounded by ctx only", name)
 		require.ErrorIs(t, err, redlock.ErrNoQuorum, name)
 		require.NotErrorIs(t, err, lock.ErrLost, name)
 		require.NotErrorIs(t, err, lock.ErrHeld, name)
 		for i := range 3 {
 			require.ErrorContains(t, err, fmt.Sprintf("node %d (%s)", i+1, w.servers[i].Addr()), name)
 		}
-		require.Less(t, time.Since(since), timeout+5*time.Second, name)
 	}
 }
 
@@ -305,18 +305,18 @@ func TestFrozenMinorityCostsNothing(t *testing.T) {
 	t.Parallel()
 	w := ownWorld(t)
 	var ps []*process
-	for range 3 {
+	for range 10 {
 		ps = append(ps, w.ready(t, redlock.WithTimeout(time.Minute)))
 	}
 	w.servers[0].Pause()
 	w.servers[4].Pause()
-	least := time.Minute
-	for i, p := range ps { // each for the first time
+	first := 0
+	storetest.Fastest(t, "go-redis' timeout of 3 s", 2500*time.Millisecond, func() time.Duration {
 		since := time.Now()
-		storetest.Acquire(t, p, storetest.Request(fmt.Sprint("first", i)))
-		least = min(least, time.Since(since))
-	}
-	require.Less(t, least, 2500*time.Millisecond, "go-redis' timeout is 3 s")
+		storetest.Acquire(t, ps[first], storetest.Request(fmt.Sprint("first", first)))
+		first++
+		return time.Since(since)
+	})
 	p := ps[0]
 	before := runtime.NumGoroutine()
 	for i := range 100 {
