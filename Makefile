@@ -13,7 +13,7 @@ MODULES := $(sort $(patsubst ./%,%,$(dir $(shell find . -name go.mod -not -path 
 # does beside it is seen all the same.
 RACE := -race -gcflags=github.com/go-zookeeper/zk=-race=false
 
-.PHONY: help test short servers bench fuzz mutants chaos lint lint-code lint-modules lint-imports fmt
+.PHONY: help test short far servers bench fuzz mutants chaos lint lint-code lint-modules lint-imports fmt
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: servers ## all tests, with the race detector, against real servers
 
 short: ## the tests that need no server
 	$(GO) test -short ./...
+
+far: servers ## the suite on a network with a round trip of 200 ms: minutes
+	LOCK_TEST_FAR=1 $(GO) test -count=1 -timeout 30m -parallel 24 -run FarAway ./redis ./locktest
 
 servers: ## install the servers that the tests need and that are missing
 	@GO='$(GO)' sh internal/testserver/servers.sh
