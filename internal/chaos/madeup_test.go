@@ -105,6 +105,7 @@ func TestChecks(t *testing.T) {
 		{"calls that overlap", "", slices.Concat(grant(1, 7, 0, 4).done(5), grant(2, 6, 1, 2).done(3))},
 		{"released, and held", "refused for a holder that had released", held(13, "")},
 		{"released, and another holds", "", held(13, "x,")},
+		{"released, and another has it", "", append(held(13, ""), grant(2, 2, 11, 14).done(15)...)},
 		{"released meanwhile", "", held(11, "")},
 		{"released, and undone", "", append(held(30, ""), event{Kind: kFault, At: 20, End: 25, Text: "crash", Takes: "releases"})},
 		{"served in order", "", inLine(6)},
