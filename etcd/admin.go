@@ -66,13 +66,14 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 			}
 			// Who holds it does so until its key is deleted, so this one read is enough.
 			name := string(e.kv.Key)
-			out, err := l.writes.send(ctx, &part{
-				conditions: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(name), "=", e.kv.CreateRevision)},
-				then:       []clientv3.Op{clientv3.OpDelete(name)},
-				every:      impatience(requestTimeout),
-			})
-			if err != nil || out.ok || out.doubt { // it is gone, as an earlier sending may have seen to
+			out, err := l.writes.send(ctx, part{every: impatience(requestTimeout), ops: transaction(
+				[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(name), "=", e.kv.CreateRevision)},
+				[]clientv3.Op{clientv3.OpDelete(name)}, nil)})
+			if err != nil {
 				return err
+			}
+			if ok, _ := did(out.ops); ok || out.doubt { // it is gone, as an earlier sending may have seen to
+				return nil
 			}
 		}
 		return &lock.LostError{}
@@ -81,7 +82,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 
 // read is one linearizable read.
 func (l *Locker) read(ctx context.Context, op clientv3.Op) (*pb.RangeResponse, error) {
-	out, err := l.reads.send(ctx, &part{then: []clientv3.Op{op}, every: impatience(requestTimeout)})
+	out, err := l.reads.send(ctx, part{ops: []clientv3.Op{op}, every: impatience(requestTimeout)})
 	if err != nil {
 		return nil, err
 	}

@@ -12,49 +12,59 @@ import (
 )
 
 const (
-	// batchSize is how many transactions one request carries at most. A server takes 128
-	// operations by default, counted along the nesting.
+	// batchSize is how many parts one request carries at most. A server takes 128 operations
+	// by default, counted along the nesting.
 	batchSize = 60
 	// batchesInFlight bounds what a Locker asks of the server at once.
 	batchesInFlight = 16
-	batchStuck      = 50 * time.Millisecond
+	// batchStuck is after which time a batch no longer holds others up.
+	batchStuck = 50 * time.Millisecond
 )
 
-// lane sends transactions of concurrent callers in batches: while one is under way, others
-// gather for the next. That is sound since each part has its own condition, on keys of its own,
-// and etcd decides all conditions before it does anything: a part sees the state in front of
+// lane sends requests of concurrent callers in batches: while one is under way, others gather
+// for the next. That is sound since each part that writes has its own condition, on keys of its
+// own, and etcd decides all conditions before it does anything: a part sees the state in front of
 // all others. Only two that change the line of one lock must not travel together: both would
 // find it free, or have the same revision, which is the token.
 type lane struct {
 	l     *Locker
-	stuck time.Duration // after which a batch no longer holds others up
+	stuck time.Duration // batchStuck, but in tests
 
-	mu     sync.Mutex // guards the rest, and the fields of batches
+	mu     sync.Mutex // guards the rest, and the fields of parts and batches
 	queue  []*part
 	flying int // batches under way that are not stuck
 }
 
-// part is one caller's transaction.
+// part is one caller's request: one transaction, or some reads.
 type part struct {
-	conditions []clientv3.Cmp
-	then, or   []clientv3.Op
-	line       string        // the base of the lock whose line it may change; "": none
-	every      time.Duration // how long it goes unanswered before a copy is sent
-	alone      bool          // it does not wait for others
+	ops   []clientv3.Op
+	line  string        // the base of the lock whose line it may change; "": none
+	every time.Duration // how long it goes unanswered before a copy is sent
+	alone bool          // it does not wait for others
 
 	batch *batch // nil: it has not been sent
 	left  bool   // its caller has gone
 	done  chan struct{}
-	outcome
-	err error
+	out   outcome
+	err   error
 }
 
-// outcome is what came of a transaction, at revision rev.
+// transaction is a part that does then if the conditions hold, and else or.
+func transaction(conditions []clientv3.Cmp, then, or []clientv3.Op) []clientv3.Op {
+	return []clientv3.Op{clientv3.OpTxn(conditions, then, or)}
+}
+
+// outcome is what came of a part at revision rev.
 type outcome struct {
-	ok    bool
 	rev   int64
 	ops   []*pb.ResponseOp
 	doubt bool // it may take effect yet, maybe once more: also beside an error
+}
+
+// did is what came of the transaction that a part was, or that is the first of its operations.
+func did(ops []*pb.ResponseOp) (ok bool, inner []*pb.ResponseOp) {
+	r := ops[0].GetResponseTxn()
+	return r.Succeeded, r.Responses
 }
 
 // batch is a request that carries some parts.
@@ -66,23 +76,24 @@ type batch struct {
 }
 
 // send sends p, alone or with others, and again if it must.
-func (n *lane) send(ctx context.Context, p *part) (outcome, error) {
-	p.done = make(chan struct{})
+func (n *lane) send(ctx context.Context, p part) (outcome, error) {
+	q := &p
+	q.done = make(chan struct{})
 	n.mu.Lock()
-	if p.alone {
-		n.fly([]*part{p})
+	if q.alone {
+		n.fly([]*part{q})
 	} else {
-		n.queue = append(n.queue, p)
+		n.queue = append(n.queue, q)
 		n.pump()
 	}
 	n.mu.Unlock()
 	select {
-	case <-p.done:
-		return p.outcome, p.err
+	case <-q.done:
+		return q.out, q.err
 	case <-ctx.Done():
-		return n.leave(p, ctx.Err())
+		return n.leave(q, ctx.Err())
 	case <-n.l.ctx.Done():
-		return n.leave(p, n.l.over())
+		return n.leave(q, n.l.over())
 	}
 }
 
@@ -92,66 +103,48 @@ func (n *lane) leave(p *part, err error) (outcome, error) {
 	defer n.mu.Unlock()
 	select {
 	case <-p.done: // in the same moment
-		return p.outcome, p.err
+		return p.out, p.err
 	default:
 	}
 	p.left = true
-	if p.batch != nil {
-		if p.batch.left++; p.batch.left == len(p.batch.parts) {
-			p.batch.cancel()
-		}
-		return outcome{doubt: true}, err
+	if p.batch == nil {
+		return outcome{}, err
 	}
-	for i, q := range n.queue {
-		if q == p {
-			n.queue = append(n.queue[:i:i], n.queue[i+1:]...)
-			break
-		}
+	if p.batch.left++; p.batch.left == len(p.batch.parts) {
+		p.batch.cancel()
 	}
-	return outcome{}, err
+	return outcome{doubt: true}, err
 }
 
-// pump sends what has gathered if nothing is under way, and more than one batch if they need
-// not wait for each other: what is left by one would only be later in the next.
+// pump sends what has gathered if nothing is under way, and more than one batch if one cannot
+// carry all: what it leaves would only be later in the next.
 func (n *lane) pump() {
-	for len(n.queue) > 0 && n.flying < batchesInFlight && (n.flying == 0 || n.overflows()) {
-		n.fly(n.take())
-	}
-}
-
-// overflows reports whether one batch cannot carry the queue.
-func (n *lane) overflows() bool {
-	if len(n.queue) > batchSize {
-		return true
-	}
-	lines := make(map[string]bool, len(n.queue))
-	for _, p := range n.queue {
-		if p.line != "" && lines[p.line] {
-			return true
+	for n.flying < batchesInFlight {
+		parts, rest := n.pick()
+		if len(parts) == 0 || n.flying > 0 && len(rest) == 0 {
+			return
 		}
-		lines[p.line] = true
+		n.queue = rest
+		n.fly(parts)
 	}
-	return false
 }
 
-// take takes the next batch out of the queue.
-func (n *lane) take() (parts []*part) {
+// pick is what the next batch carries, and what it leaves.
+func (n *lane) pick() (parts, rest []*part) {
 	lines := make(map[string]bool)
-	var rest []*part
 	for i, p := range n.queue {
-		if len(parts) == batchSize || i == 4*batchSize {
-			rest = append(rest, n.queue[i:]...)
-			break
-		}
-		if p.line != "" && lines[p.line] {
+		switch {
+		case p.left:
+		case i == 4*batchSize:
+			return parts, append(rest, n.queue[i:]...)
+		case len(parts) == batchSize || p.line != "" && lines[p.line]:
 			rest = append(rest, p)
-			continue
+		default:
+			lines[p.line] = true
+			parts = append(parts, p)
 		}
-		lines[p.line] = true
-		parts = append(parts, p)
 	}
-	n.queue = rest
-	return parts
+	return parts, rest
 }
 
 // fly sends parts.
@@ -171,7 +164,6 @@ func (n *lane) fly(parts []*part) {
 		}
 	}) { // nobody waits for it any more
 		stuck.Stop()
-		n.flying--
 		b.cancel()
 	}
 }
@@ -186,50 +178,29 @@ func (n *lane) land() {
 
 func (n *lane) run(b *batch) {
 	every := lock.Patience
+	var ops []clientv3.Op
 	for _, p := range b.parts {
-		every = min(every, p.every)
+		every, ops = min(every, p.every), append(ops, p.ops...)
 	}
 	resp, copies, err := insist(b.ctx, every, func(ctx context.Context) (*clientv3.TxnResponse, error) {
-		return b.commit(ctx, n.l.cli.KV)
+		return n.l.cli.Txn(ctx).Then(ops...).Commit()
 	})
-	err = n.l.heard(err)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if definite(err) && len(b.parts) > 1 { // of which another part may be the cause
-		for _, p := range b.parts {
+	apart := len(b.parts) > 1 && definite(err) && !isBusy(err) // of which another part may be the cause
+	for _, p := range b.parts {
+		if apart {
 			if !p.left {
 				n.fly([]*part{p})
 			}
+			continue
 		}
-		return
-	}
-	for i, p := range b.parts {
-		p.doubt = copies > 1 || err != nil && !definite(err)
+		p.out.doubt = copies > 1 || err != nil && !definite(err)
 		if p.err = err; err == nil {
-			p.read(resp, i, len(b.parts) == 1)
+			p.out.rev, p.out.ops = resp.Header.Revision, resp.Responses[:len(p.ops)]
+			resp.Responses = resp.Responses[len(p.ops):]
 		}
 		close(p.done)
-	}
-}
-
-// commit sends a part as the transaction that it is, several as parts of one.
-func (b *batch) commit(ctx context.Context, kv clientv3.KV) (*clientv3.TxnResponse, error) {
-	if p := b.parts[0]; len(b.parts) == 1 {
-		return kv.Txn(ctx).If(p.conditions...).Then(p.then...).Else(p.or...).Commit()
-	}
-	var ops []clientv3.Op
-	for _, p := range b.parts {
-		ops = append(ops, clientv3.OpTxn(p.conditions, p.then, p.or))
-	}
-	return kv.Txn(ctx).Then(ops...).Commit()
-}
-
-// read takes what came of the ith part from the answer.
-func (p *part) read(resp *clientv3.TxnResponse, i int, single bool) {
-	p.ok, p.rev, p.ops = resp.Succeeded, resp.Header.Revision, resp.Responses
-	if !single {
-		r := resp.Responses[i].GetResponseTxn()
-		p.ok, p.ops = r.Succeeded, r.Responses
 	}
 }
 
@@ -241,18 +212,14 @@ func (p *part) read(resp *clientv3.TxnResponse, i int, single bool) {
 func insist[T any](ctx context.Context, every time.Duration, f func(context.Context) (T, error)) (v T, copies int, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type answer struct {
-		v   T
-		err error
-	}
-	answers, pending := make(chan answer), 0
+	answers, pending := make(chan func() (T, error)), 0
 	send := func() {
 		copies++
 		pending++
 		go func() {
 			v, err := f(ctx)
 			select {
-			case answers <- answer{v, err}:
+			case answers <- func() (T, error) { return v, err }:
 			case <-ctx.Done():
 			}
 		}()
@@ -262,24 +229,21 @@ func insist[T any](ctx context.Context, every time.Duration, f func(context.Cont
 	send()
 	for broken := 0; ; {
 		select {
-		case a := <-answers:
+		case answer := <-answers:
 			pending--
-			switch {
-			case !isBroken(a.err):
-				return a.v, copies, a.err
-			case broken < breaks:
+			v, err = answer()
+			if isBroken(err) && broken < breaks {
 				broken++
 				send()
-			case pending == 0:
-				return a.v, copies, a.err
+			} else if !isBroken(err) || pending == 0 {
+				return v, copies, err
 			}
-			err = a.err
 		case <-late.C:
 			send()
 			late.Reset(every << min(max(copies-3, 0), 2))
 		case <-ctx.Done():
 			if err == nil {
-				err = ctx.Err()
+				err = errUnanswered
 			}
 			return v, copies, err
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -24,9 +23,6 @@ const breaks = 2
 var (
 	// errClientClosed is told before the client is asked, which would try for seconds.
 	errClientClosed = errors.New("lock: etcd: the client is closed")
-	// errNotOurs is told when the name of a new entry is in use, which it cannot be but by a
-	// fault.
-	errNotOurs = errors.New("an entry of another owner has the name")
 	// errUndone is told to an acquisition that was undone while it was under way.
 	errUndone = errors.New("the acquisition has been undone")
 	// errUnanswered ends a request of the Locker's own. It is no context's error: no deadline
@@ -35,32 +31,6 @@ var (
 	// errNotNew is told by what New has not made.
 	errNotNew = fmt.Errorf("%w: etcd: the Locker was not made by New", lock.ErrInvalid)
 )
-
-// health is what became of the requests that were last answered, or were not.
-type health struct{ err atomic.Pointer[error] }
-
-// heard notes that a request was answered, or not, and returns the error as callers see it.
-func (l *Locker) heard(err error) error {
-	switch {
-	case err == nil, definite(err):
-		l.health.err.Store(nil)
-		return err
-	case errors.Is(err, context.Canceled):
-		return err // given up by those who asked
-	case errors.Is(err, context.DeadlineExceeded), codeOf(err) == codes.DeadlineExceeded:
-		err = errUnanswered
-	}
-	l.health.err.Store(&err)
-	return err
-}
-
-// trouble is why the last request was not answered; nil if it was.
-func (l *Locker) trouble() error {
-	if err := l.health.err.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
 
 // within calls f for no longer than lock.Patience.
 func (l *Locker) within(ctx context.Context, f func(context.Context) error) error {
@@ -75,7 +45,7 @@ func (l *Locker) fail(ctx context.Context, err error) error {
 	case errors.Is(err, lock.ErrHeld):
 		return err
 	case ctx.Err() != nil:
-		return storekit.Ended(ctx, err, l.trouble())
+		return storekit.Ended(ctx, err, nil)
 	case l.ctx.Err() != nil:
 		return l.over()
 	}
@@ -130,6 +100,9 @@ func isBroken(err error) bool {
 
 // isGone reports that a lease is not there any more.
 func isGone(err error) bool { return errors.Is(err, rpctypes.ErrLeaseNotFound) }
+
+// isBusy reports that the server has too much to do.
+func isBusy(err error) bool { return errors.Is(err, rpctypes.ErrTooManyRequests) }
 
 // isFull reports that the server takes no more writes, but for deletions.
 func isFull(err error) bool { return errors.Is(err, rpctypes.ErrNoSpace) }

@@ -97,17 +97,24 @@ type Locker struct {
 	err    error // of an option; returned by every call
 
 	writes, reads lane
-	names         names
-	leases        leases
-	holds         holds
-	lines         lines
-	news          news
-	pruner        pruner
-	health        health
+	leaser        func() pb.LeaseClient
+	beats         beats
+
+	mu       sync.Mutex // guards the rest, and what it points to
+	names    names
+	byOwner  map[string]*hold
+	byName   map[string]*hold
+	behind   map[string][]*acquisition // who waits for an entry
+	lines    map[string]*line          // by base
+	leases   map[int64]*lease          // by TTL in seconds, as asked for
+	granting map[int64]*call           // likewise
+	watch    watch
+	ticker   *time.Timer
+	ticking  bool
 
 	ctx    context.Context // ends with Close, or with the client
 	cancel context.CancelFunc
-	mu     sync.Mutex // guards closed, and wg.Add against wg.Wait
+	life   sync.Mutex // guards closed, and wg.Add against wg.Wait; taken after mu
 	closed bool
 	wg     sync.WaitGroup // of what spawn started
 }
@@ -141,9 +148,8 @@ func WithMaxTTL(d time.Duration) Option {
 }
 
 // WithTokenBase adds base to all tokens. Default 0: a token is a revision of etcd, far below those
-// of other stores, so the fences of a resource that another store's tokens have marked refuse
-// all of etcd's. Who moves from another store gives a base that is not below the newest token
-// that one has granted. All Lockers with the same prefix must have the same base.
+// of other stores. All Lockers with the same prefix must have the same base: the first call of
+// each looks at what is noted in etcd, and a base that differs is ErrInvalid. See "Moving" above.
 func WithTokenBase(base lock.Token) Option {
 	return func(l *Locker) error {
 		if base > lock.MaxToken/2 {
@@ -167,11 +173,11 @@ func New(cli *clientv3.Client, opts ...Option) *Locker {
 	}
 	l.ctx, l.cancel = context.WithCancel(parent)
 	l.names.process = storekit.ProcessName()
-	l.writes.l, l.reads.l, l.leases.l, l.leases.beats.l, l.holds.l, l.news.l, l.pruner.l = l, l, l, l, l, l, l
-	l.leases.client = func() pb.LeaseClient { return pb.NewLeaseClient(cli.ActiveConnection()) }
-	l.leases.current, l.leases.granting = make(map[int64]*lease), make(map[int64]*granting)
-	l.holds.byOwner, l.news.listeners = make(map[string]*hold), make(map[string][]*listener)
-	l.lines = lines{byBase: make(map[string]*line), next: make(map[string]*place), waiting: make(map[string]struct{})}
+	l.writes.l, l.reads.l, l.beats.l = l, l, l
+	l.leaser = func() pb.LeaseClient { return pb.NewLeaseClient(cli.ActiveConnection()) }
+	l.byOwner, l.byName = make(map[string]*hold), make(map[string]*hold)
+	l.behind, l.lines = make(map[string][]*acquisition), make(map[string]*line)
+	l.leases, l.granting = make(map[int64]*lease), make(map[int64]*call)
 	return l
 }
 
@@ -226,13 +232,18 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	if err := l.checkTTL(req.TTL); err != nil {
 		return lock.Grant{}, err
 	}
-	a, get := l.acquisition(req), (*acquisition).try
+	a := l.acquisition(req)
+	g, err := lock.Grant{}, error(nil)
 	if req.Wait {
-		get = (*acquisition).wait
+		g, err = a.wait(ctx)
+	} else {
+		err = l.within(ctx, func(ctx context.Context) (err error) {
+			g, err = a.try(ctx)
+			return err
+		})
 	}
-	g, err := get(a, ctx)
 	if err != nil {
-		l.holds.failed(a.h, a.rev, a.doubt)
+		l.failed(a.h, a.doubt)
 		return lock.Grant{}, l.fail(ctx, err)
 	}
 	return g, nil
@@ -268,8 +279,8 @@ func (l *Locker) revisionOf(t lock.Token) int64 { return int64(t) - int64(l.base
 
 // over says why nothing can be sent any more.
 func (l *Locker) over() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.life.Lock()
+	defer l.life.Unlock()
 	if l.closed {
 		return lock.ErrClosed
 	}
@@ -279,8 +290,8 @@ func (l *Locker) over() error {
 // spawn runs f beside the caller, and reports whether the Locker is open. Close waits for f,
 // which must end promptly when l.ctx does.
 func (l *Locker) spawn(f func()) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.life.Lock()
+	defer l.life.Unlock()
 	if l.closed {
 		return false
 	}
@@ -295,11 +306,15 @@ func (l *Locker) Close() error {
 	if l == nil || l.ctx == nil {
 		return errNotNew
 	}
-	l.mu.Lock()
+	l.life.Lock()
 	l.closed = true
-	l.mu.Unlock()
+	l.life.Unlock()
 	l.cancel()
-	l.holds.stop()
+	l.mu.Lock()
+	if l.ticker != nil {
+		l.ticker.Stop()
+	}
+	l.mu.Unlock()
 	l.wg.Wait()
 	return nil
 }

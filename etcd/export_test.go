@@ -13,7 +13,7 @@ import (
 )
 
 // WatchDelay is how old a grant is when its key begins to be watched.
-const WatchDelay = watchDelay
+const WatchDelay = tickEvery
 
 // Breaks is how many broken connections one request gets over.
 const Breaks = breaks
@@ -34,16 +34,16 @@ func Gathering(l *Locker) error {
 // ForgetLeases has a new etcd lease asked for when one is needed, as if the last had not been
 // confirmed for long.
 func (l *Locker) ForgetLeases() {
-	l.leases.mu.Lock()
-	defer l.leases.mu.Unlock()
-	clear(l.leases.current)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.leases)
 }
 
 // GrantBy has etcd leases asked for by the client that way returns, if it is not nil. It is to be
 // called before anything else.
 func (l *Locker) GrantBy(way func() *clientv3.Client) {
-	own := l.leases.client
-	l.leases.client = func() pb.LeaseClient { return granter{own(), way} }
+	own := l.leaser
+	l.leaser = func() pb.LeaseClient { return granter{own(), way} }
 }
 
 type granter struct {
@@ -63,7 +63,7 @@ func (g granter) LeaseGrant(ctx context.Context, req *pb.LeaseGrantRequest, opts
 // and is not undone, and reports whether it has taken the lock.
 func (l *Locker) Late(tb testing.TB, req lock.Request) func() bool {
 	tb.Helper()
-	h := l.holds.of(req.Key, req.Owner)
+	h := l.of(req.Key, req.Owner)
 	if h == nil {
 		tb.Fatal("nothing is known of ", req.Owner)
 	}
@@ -72,15 +72,14 @@ func (l *Locker) Late(tb testing.TB, req lock.Request) func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		var err error
-		if a.full, err = l.leases.get(ctx, req.TTL); err != nil {
+		if a.full, err = l.leaseFor(ctx, req.TTL); err != nil {
 			tb.Fatal(err)
 		}
-		p := a.transaction()
-		resp, err := l.cli.Txn(ctx).If(p.conditions...).Then(p.then...).Commit()
+		resp, err := l.cli.Txn(ctx).Then(a.entering()...).Commit()
 		if err != nil {
 			tb.Fatal(err)
 		}
-		return resp.Succeeded
+		return resp.Responses[0].GetResponseTxn().Succeeded
 	}
 }
 
@@ -92,8 +91,13 @@ func (l *Locker) Gathered() int {
 }
 
 // Unpruned is how many failed acquisitions and ended grants are to be pruned yet.
-func (l *Locker) Unpruned() int {
-	l.pruner.mu.Lock()
-	defer l.pruner.mu.Unlock()
-	return len(l.pruner.queue)
+func (l *Locker) Unpruned() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range l.byOwner {
+		if h.over {
+			n++
+		}
+	}
+	return n
 }

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,40 +13,33 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// opening is how long a stream may take before another is tried beside it. The server checks a
-// password for each, which is slow on purpose.
+// opening is how long a stream may take to open before another is tried beside it. The server
+// checks a password for each, which is slow on purpose.
 const opening = 2 * time.Second
 
-// errStream is why a stream has ended that was given up for another: its keepalives are to be sent
-// by that.
-var errStream = status.Error(codes.Unavailable, "the keepalive stream has been silent")
+// errSilent ends what waits on a stream that was given up for another.
+var errSilent = status.Error(codes.Unavailable, "the keepalive stream has been silent")
 
-// beats send a Locker's keepalives, on one stream for as long as that is answered.
+// beats send a Locker's keepalives, all on one stream for as long as that is answered.
 type beats struct {
 	l *Locker
 
-	mu     sync.Mutex // guards newest, and the fields of streams
-	newest *stream
+	mu      sync.Mutex // guards streams, and their fields
+	streams []*stream  // more than one only while the last has not been answered
 }
 
 // stream is one keepalive stream. Answers come in the order of requests.
 type stream struct {
-	cancel context.CancelFunc
-	begun  time.Time
-	ready  chan struct{} // closed when it is open, or could not be opened
-	rpc    pb.Lease_LeaseKeepAliveClient
-	send   sync.Mutex // guards rpc.Send
-
-	opened  bool
-	err     error // why it has ended
+	cancel  context.CancelFunc
+	begun   time.Time
+	rpc     pb.Lease_LeaseKeepAliveClient // nil: it is not open yet
 	waiting []*beat
 }
 
-// beat is a keepalive on its way.
+// beat is a keepalive that was not answered yet.
 type beat struct {
 	le   *lease
 	done chan error
-	left bool // nobody waits for its answer
 }
 
 // ask keeps le alive. While it is not answered it sends copies, by other streams, which go to
@@ -56,75 +50,83 @@ func (b *beats) ask(le *lease) error {
 	var mu sync.Mutex // guards last
 	var last *stream
 	_, _, err := insist(ctx, le.impatience(), func(ctx context.Context) (struct{}, error) {
+		x := &beat{le, make(chan error, 1)}
 		mu.Lock()
-		s := b.other(last)
-		last = s
+		last = b.send(x, last)
 		mu.Unlock()
-		return struct{}{}, b.once(ctx, s, le)
+		select {
+		case err := <-x.done:
+			return struct{}{}, err
+		case <-ctx.Done():
+			return struct{}{}, ctx.Err()
+		}
 	})
 	return err
 }
 
-// other returns a stream that is not the one that has been silent, if it may have one.
-func (b *beats) other(silent *stream) *stream {
+// send sends x by the newest stream, unless that is the one that has been silent.
+func (b *beats) send(x *beat, silent *stream) (s *stream) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := b.newest
-	if s != nil && s.err == nil && (s != silent || !s.opened && time.Since(s.begun) < opening) {
-		return s
+	if n := len(b.streams); n > 0 {
+		s = b.streams[n-1]
 	}
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(b.l.ctx))
-	b.newest = &stream{cancel: cancel, begun: time.Now(), ready: make(chan struct{})}
-	b.idle(s)
-	s = b.newest
-	if !b.l.spawn(func() { b.run(ctx, s) }) {
-		close(s.ready)
+	if s == nil || s == silent && (s.rpc != nil || time.Since(s.begun) > opening) {
+		ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(b.l.ctx))
+		s = &stream{cancel: cancel, begun: time.Now()}
+		b.streams = append(b.streams, s)
+		b.l.spawn(func() { b.run(ctx, s) })
 	}
+	s.waiting = append(s.waiting, x)
+	s.send(x)
 	return s
 }
 
-// idle ends s if another has taken its place and nobody waits for an answer.
-func (b *beats) idle(s *stream) {
-	if s == nil || s == b.newest {
-		return
+// send sends x if the stream is open. If that fails, Recv says why.
+func (s *stream) send(x *beat) {
+	if s.rpc != nil {
+		_ = s.rpc.Send(&pb.LeaseKeepAliveRequest{ID: int64(x.le.id)})
 	}
-	for _, x := range s.waiting {
-		if !x.left {
-			return
-		}
-	}
-	s.cancel()
 }
 
 func (b *beats) run(ctx context.Context, s *stream) {
 	defer s.cancel()
-	rpc, err := b.l.leases.client().LeaseKeepAlive(ctx)
-	b.mu.Lock()
-	s.rpc, s.opened, s.err = rpc, err == nil, rpctypes.Error(err)
-	b.mu.Unlock()
-	close(s.ready)
+	rpc, err := b.l.leaser().LeaseKeepAlive(ctx)
+	if err == nil {
+		b.mu.Lock()
+		s.rpc = rpc
+		for _, x := range s.waiting {
+			s.send(x)
+		}
+		b.mu.Unlock()
+	}
 	for err == nil {
 		var resp *pb.LeaseKeepAliveResponse
 		if resp, err = rpc.Recv(); err == nil {
 			b.answer(s, resp)
 		}
 	}
+	if err = rpctypes.Error(err); codeOf(err) == codes.Canceled {
+		err = errSilent
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s.err = rpctypes.Error(err); codeOf(err) == codes.Canceled {
-		s.err = errStream
-	}
+	b.streams = slices.DeleteFunc(b.streams, func(x *stream) bool { return x == s })
 	for _, x := range s.waiting {
-		x.done <- s.err
+		x.done <- err
 	}
-	s.waiting = nil
 }
 
-// answer tells the first who waits on s.
+// answer tells the first who waits on s, and gives up all other streams.
 func (b *beats) answer(s *stream, resp *pb.LeaseKeepAliveResponse) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(s.waiting) == 0 || int64(s.waiting[0].le.id) != resp.ID {
+	for _, x := range b.streams {
+		if x != s {
+			x.cancel()
+		}
+	}
+	if b.streams = []*stream{s}; len(s.waiting) == 0 || int64(s.waiting[0].le.id) != resp.ID {
 		return // it answers nothing that was asked
 	}
 	var err error
@@ -133,42 +135,4 @@ func (b *beats) answer(s *stream, resp *pb.LeaseKeepAliveResponse) {
 	}
 	s.waiting[0].done <- err
 	s.waiting = s.waiting[1:]
-	b.idle(s)
-}
-
-// once sends one keepalive on s, and waits for its answer.
-func (b *beats) once(ctx context.Context, s *stream, le *lease) error {
-	select {
-	case <-s.ready:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	x := &beat{le: le, done: make(chan error, 1)}
-	s.send.Lock() // so that they wait in the order in which they are sent
-	b.mu.Lock()
-	err := s.err
-	if err == nil && s.rpc == nil {
-		err = b.l.over()
-	}
-	if err == nil {
-		s.waiting = append(s.waiting, x)
-	}
-	b.mu.Unlock()
-	if err == nil {
-		_ = s.rpc.Send(&pb.LeaseKeepAliveRequest{ID: int64(le.id)}) // of which Recv says why it failed
-	}
-	s.send.Unlock()
-	if err != nil {
-		return err
-	}
-	select {
-	case err = <-x.done:
-		return err
-	case <-ctx.Done():
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		x.left = true
-		b.idle(s)
-		return ctx.Err()
-	}
 }

@@ -3,7 +3,6 @@ package etcd
 import (
 	"strconv"
 	"strings"
-	"sync"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -70,12 +69,6 @@ func parseName(prefix, name string) (key string, shared, ok bool) {
 	return key, shared, ok
 }
 
-// isEntry reports whether name, of which base is a lock's, is that of an entry.
-func isEntry(name string) bool {
-	entry := name[strings.LastIndexByte(name, '/')+1:]
-	return strings.HasPrefix(entry, exclusiveMark) || strings.HasPrefix(entry, sharedMark)
-}
-
 // isOwner reports whether s can be an owner, of which contracts and names speak.
 func isOwner(s string) bool {
 	if s == "" || len(s) > lock.MaxOwnerLen {
@@ -102,20 +95,16 @@ func everyone(base string, limit int64) clientv3.Op {
 		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend))
 }
 
-// names numbers the acquisitions of a Locker. A number is used again once its key is known to
-// be gone for good: etcd keeps each name that ever was until it is compacted, and looks at all
-// of a lock's names at each acquire.
+// names numbers the acquisitions of a Locker, whose mutex guards it. A number is used again once
+// its key is known to be gone for good: etcd keeps each name that ever was until it is compacted,
+// and looks at all of a lock's names at each acquire.
 type names struct {
 	process string // part of all names, and of no other Locker's
-
-	mu   sync.Mutex // guards the rest
-	free []int32
-	next int32
+	free    []int32
+	next    int32
 }
 
 func (n *names) take(base string, shared bool) (name string, number int32) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if last := len(n.free) - 1; last >= 0 {
 		number, n.free = n.free[last], n.free[:last]
 	} else {
@@ -123,10 +112,4 @@ func (n *names) take(base string, shared bool) (name string, number int32) {
 		n.next++
 	}
 	return base + mark(shared) + n.process + "." + strconv.Itoa(int(number)), number
-}
-
-func (n *names) giveBack(number int32) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.free = append(n.free, number)
 }

@@ -26,7 +26,7 @@ func TestNames(t *testing.T) {
 	b, _ := n.take("lock/k/", false)
 	r, _ := n.take("lock/r/", true)
 	require.Equal(t, []string{"lock/k/xp.0", "lock/k/xp.1", "lock/r/sp.2"}, []string{a, b, r})
-	n.giveBack(first)
+	n.free = append(n.free, first)
 	again, _ := n.take("lock/k/", false)
 	require.Equal(t, a, again)
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/etcd"
@@ -251,32 +250,4 @@ func TestReleaseBesideEntry(t *testing.T) {
 		}
 		<-end
 	}
-}
-
-// TestNameInUse: the name of a new entry is another's, by whatever fault. That one's place in
-// line is not taken for one's own.
-func TestNameInUse(t *testing.T) {
-	t.Parallel()
-	l, other, cli := pair(t)
-	g := storetest.Acquire(t, l, storetest.Request("k"))
-	kv := keyOf(t, cli, l.prefix, g.Owner)
-	storetest.Release(t, l, g)
-	g = storetest.Acquire(t, other, storetest.Request("k"))
-	foreign := string(keyOf(t, cli, l.prefix, g.Owner).Value)
-	_, err := cli.Txn(storetest.Bounded(t)).Then(
-		clientv3.OpDelete(string(keyOf(t, cli, l.prefix, g.Owner).Key)),
-		clientv3.OpPut(string(kv.Key), foreign)).Commit()
-	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	req := storetest.Request("k")
-	req.Wait = true
-	got, err := l.Acquire(ctx, req)
-	require.Error(t, err, "%v", got)
-	storetest.Release(t, l, lock.Grant{Key: "k", Owner: req.Owner})
-	require.Equal(t, foreign, string(keyOf(t, cli, l.prefix, g.Owner).Value))
-	w := storetest.Waits(t, l, storetest.Request("k")) // the next has another name
-	_, err = cli.Delete(storetest.Bounded(t), string(kv.Key))
-	require.NoError(t, err)
-	storetest.Release(t, l, w.Granted(t))
 }

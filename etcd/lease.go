@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -12,18 +11,8 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// leases are a Locker's etcd leases, one for each TTL. None is kept alive but by begin.
-type leases struct {
-	l      *Locker
-	client func() pb.LeaseClient
-	beats  beats
-
-	mu       sync.Mutex          // guards what follows, and all fields of leases that change
-	current  map[int64]*lease    // by TTL in seconds, as asked for
-	granting map[int64]*granting // likewise
-}
-
-// lease is one etcd lease.
+// lease is an etcd lease. A Locker has one for each TTL, which is kept alive by freshen only.
+// The Locker's mutex guards what changes.
 type lease struct {
 	id  clientv3.LeaseID
 	ttl time.Duration // as granted
@@ -32,39 +21,30 @@ type lease struct {
 	// the lease lives until confirmed + ttl, at least.
 	confirmed time.Time
 	dead      bool
-	flight    *flight // a keepalive under way
-	next      *flight // and one to be sent after it, for those who came later
+	beat      *call // a keepalive under way
+	next      *call // and one to be sent after it, for those who came later
 }
 
-// flight is a keepalive that many may wait for.
-type flight struct {
+// call is a request that many may wait for: a keepalive, or one for a new lease.
+type call struct {
 	start time.Time // before it is sent
 	done  chan struct{}
 	err   error // once done is closed
-}
-
-// granting is a request for a new lease.
-type granting struct {
-	flight
 	lease *lease
 }
 
-// landed is a flight that nobody needs to wait for.
-var landed = func() *flight {
-	f := &flight{done: make(chan struct{})}
-	close(f.done)
-	return f
-}()
+func newCall() *call { return &call{start: time.Now(), done: make(chan struct{})} }
 
-func (f *flight) wait(ctx context.Context, l *Locker) error {
+func (c *call) end(err error) *call {
+	c.err = err
+	close(c.done)
+	return c
+}
+
+func (c *call) wait(ctx context.Context, l *Locker) error {
 	select {
-	case <-f.done:
-		return f.err
-	default:
-	}
-	select {
-	case <-f.done:
-		return f.err
+	case <-c.done:
+		return c.err
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-l.ctx.Done():
@@ -88,90 +68,80 @@ func impatience(ttl time.Duration) time.Duration { return min(ttl, requestTimeou
 // stands still while the machine sleeps, the wall clock may be set back.
 func elapsed(a, b time.Time) time.Duration { return max(b.Sub(a), b.Round(0).Sub(a.Round(0))) }
 
-// get returns the lease for a TTL, a new one if there is none that is known to live on for a
-// while. It waits for a request, its own or another's.
-func (ls *leases) get(ctx context.Context, ttl time.Duration) (*lease, error) {
-	s := seconds(ttl)
-	ls.mu.Lock()
-	if le := ls.usable(s); le != nil {
-		ls.mu.Unlock()
-		return le, nil
-	}
-	g := ls.granting[s]
-	if g == nil {
-		g = &granting{flight: flight{done: make(chan struct{})}}
-		ls.granting[s] = g
-		if !ls.l.spawn(func() { ls.grant(s, g) }) {
-			g.err = lock.ErrClosed
-			close(g.done)
-		}
-	}
-	ls.mu.Unlock()
-	if err := g.wait(ctx, ls.l); err != nil {
-		return nil, err
-	}
-	return g.lease, nil
-}
+// seconds is etcd's granularity, rounded up.
+func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
-// alive is get without a request: nil if there is no lease.
-func (ls *leases) alive(ttl time.Duration) *lease {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	return ls.usable(seconds(ttl))
-}
-
-// usable takes a lease for gone when three quarters of its TTL have passed unconfirmed: the
-// server may end it before a keepalive arrives. A new one costs no more than that.
-func (ls *leases) usable(s int64) *lease {
-	le := ls.current[s]
+// usable returns the lease for a TTL, nil if none is known to live on for a while: when three
+// quarters have passed unconfirmed the server may end it before a keepalive arrives. A new one
+// costs no more than that.
+func (l *Locker) usable(ttl time.Duration) *lease {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	le := l.leases[seconds(ttl)]
 	if le == nil || le.dead || elapsed(le.confirmed, time.Now()) > le.ttl*3/4 {
 		return nil
 	}
 	return le
 }
 
+// leaseFor returns the lease for a TTL. If it must be asked for, one request does for all.
+func (l *Locker) leaseFor(ctx context.Context, ttl time.Duration) (*lease, error) {
+	if le := l.usable(ttl); le != nil {
+		return le, nil
+	}
+	s := seconds(ttl)
+	l.mu.Lock()
+	c := l.granting[s]
+	if c == nil {
+		c = newCall()
+		if l.granting[s] = c; !l.spawn(func() { l.grant(s, c) }) {
+			c.end(lock.ErrClosed)
+		}
+	}
+	l.mu.Unlock()
+	if err := c.wait(ctx, l); err != nil {
+		return nil, err
+	}
+	return c.lease, nil
+}
+
 // grant asks for a lease. What may come of a copy is one without keys, which ends by itself.
-func (ls *leases) grant(s int64, g *granting) {
-	ctx, cancel := context.WithTimeout(ls.l.ctx, lock.Patience)
+func (l *Locker) grant(s int64, c *call) {
+	ctx, cancel := context.WithTimeout(l.ctx, lock.Patience)
 	defer cancel()
-	start := time.Now()
 	resp, _, err := insist(ctx, impatience(time.Duration(s)*time.Second), func(ctx context.Context) (*pb.LeaseGrantResponse, error) {
-		resp, err := ls.client().LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: s})
+		resp, err := l.leaser().LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: s})
 		return resp, rpctypes.Error(err)
 	})
-	err = ls.l.heard(err)
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if err == nil {
-		g.lease = &lease{id: clientv3.LeaseID(resp.ID), ttl: time.Duration(resp.TTL) * time.Second, confirmed: start}
-		ls.current[s] = g.lease
+		c.lease = &lease{id: clientv3.LeaseID(resp.ID), ttl: time.Duration(resp.TTL) * time.Second, confirmed: c.start}
+		l.leases[s] = c.lease
 	}
-	delete(ls.granting, s)
-	g.err = err
-	close(g.done)
+	delete(l.granting, s)
+	c.end(err)
 }
 
 // suspect has new leases granted instead of some of which a request said that they are gone.
-func (ls *leases) suspect(err error, suspects ...*lease) {
+func (l *Locker) suspect(err error, suspects ...*lease) {
 	if !isGone(err) {
 		return
 	}
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	for s, le := range ls.current {
-		for _, x := range suspects {
-			if le == x {
-				delete(ls.current, s)
-			}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, le := range suspects {
+		if le != nil {
+			le.dead = true
 		}
 	}
 }
 
 // term is for how long le is known to live, from when: what it was confirmed by since start,
-// or else the request that was sent after sent.
-func (ls *leases) term(le *lease, start, sent time.Time) (from time.Time, ttl time.Duration) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
+// or else the request that was sent at sent.
+func (l *Locker) term(le *lease, start, sent time.Time) (from time.Time, ttl time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if !le.confirmed.Before(start) {
 		return le.confirmed, le.ttl
 	}
@@ -179,61 +149,52 @@ func (ls *leases) term(le *lease, start, sent time.Time) (from time.Time, ttl ti
 }
 
 // overdue reports whether le may have expired.
-func (ls *leases) overdue(le *lease) bool {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	return elapsed(le.confirmed, time.Now()) >= le.ttl
-}
+func (le *lease) overdue() bool { return elapsed(le.confirmed, time.Now()) >= le.ttl }
 
-// begin returns a keepalive of le that is sent after since: one that has been answered, one
+// freshen returns a keepalive of le that is sent after since: one that has been answered, one
 // that is under way, or a new one. It never blocks.
-func (ls *leases) begin(le *lease, since time.Time) *flight {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
+func (l *Locker) freshen(le *lease, since time.Time) *call {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	switch {
 	case le.dead:
-		return &flight{done: landed.done, err: rpctypes.ErrLeaseNotFound}
+		return newCall().end(rpctypes.ErrLeaseNotFound)
 	case elapsed(le.confirmed, since) <= 0:
-		return landed
-	case le.flight == nil:
-		le.flight = &flight{start: time.Now(), done: make(chan struct{})}
-		f := le.flight
-		if !ls.l.spawn(func() { ls.beat(le) }) {
-			le.flight, f.err = nil, lock.ErrClosed
-			close(f.done)
+		return newCall().end(nil)
+	case le.beat == nil:
+		c := newCall()
+		if le.beat = c; !l.spawn(func() { l.keepAlive(le) }) {
+			le.beat = nil
+			c.end(lock.ErrClosed)
 		}
-		return f
-	case !le.flight.start.Before(since):
-		return le.flight
+		return c
+	case !le.beat.start.Before(since):
+		return le.beat
 	case le.next == nil:
-		le.next = &flight{done: make(chan struct{})}
+		le.next = newCall()
 	}
 	return le.next
 }
 
-// beat sends le's keepalive, and those that are asked for meanwhile.
-func (ls *leases) beat(le *lease) {
+// keepAlive sends le's keepalive, and those that are asked for meanwhile.
+func (l *Locker) keepAlive(le *lease) {
 	for more := true; more; {
-		ls.mu.Lock()
-		f := le.flight
-		f.start = time.Now()
-		ls.mu.Unlock()
-		err := ls.l.heard(ls.beats.ask(le))
-		ls.mu.Lock()
+		l.mu.Lock()
+		c := le.beat
+		c.start = time.Now()
+		l.mu.Unlock()
+		err := l.beats.ask(le)
+		l.mu.Lock()
 		if err == nil {
-			le.confirmed = f.start
+			le.confirmed = c.start
 		}
 		le.dead = le.dead || isGone(err)
-		le.flight, le.next = le.next, nil
-		more = le.flight != nil
-		f.err = err
-		close(f.done)
-		ls.mu.Unlock()
+		le.beat, le.next = le.next, nil
+		more = le.beat != nil
+		c.end(err)
+		l.mu.Unlock()
 		if isGone(err) {
-			ls.l.holds.leaseGone(le)
+			l.leaseGone(le)
 		}
 	}
 }
-
-// seconds is etcd's granularity, rounded up.
-func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }

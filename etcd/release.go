@@ -13,112 +13,122 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// Release implements [lock.Locker].
+const (
+	// undoDelay is how long what a failed acquisition has left waits for the caller's undo.
+	undoDelay = 250 * time.Millisecond
+	// pruneAtOnce is how many are pruned at one tick. They share their requests.
+	pruneAtOnce = 1000
+)
+
+// pruneRetries are the pauses while that fails.
+var pruneRetries = storekit.Backoff{Min: 200 * time.Millisecond, Max: time.Second}
+
+// Release implements [lock.Locker]. What it could not end is pruned as soon as the server
+// answers.
 func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := l.ready(ctx, lock.CheckGrant(g)); err != nil {
 		return err
 	}
 	return l.fail(ctx, l.within(ctx, func(ctx context.Context) error {
-		if g.Token == 0 {
-			return l.undo(ctx, g)
+		h := l.of(g.Key, g.Owner)
+		switch {
+		case g.Token == 0 && h != nil:
+			return l.undo(ctx, h)
+		case h != nil && l.leaving(h, g.Token):
+			return l.give(ctx, g, h)
+		case h == nil:
+			var err error
+			if h, err = l.find(ctx, g); err != nil {
+				if g.Token == 0 && errors.Is(err, lock.ErrLost) {
+					return nil
+				}
+				return err
+			}
 		}
-		return l.release(ctx, g)
+		_, err := l.end(ctx, g, *h)
+		return err
 	}))
 }
 
-// release ends g. If that fails it is tried again later: until then the grant may live on.
-func (l *Locker) release(ctx context.Context, g lock.Grant) error {
-	h := l.holds.of(g.Key, g.Owner)
-	if h == nil {
-		h, err := l.find(ctx, g)
-		if err != nil {
-			return err
-		}
-		_, err = l.end(ctx, g, h, l.revisionOf(g.Token))
+// leaving notes that h's holder is about to release it, of which nothing is told any more. It
+// reports whether h is that grant.
+func (l *Locker) leaving(h *hold, token lock.Token) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h.g.Token != token {
+		return false
+	}
+	h.lost = nil
+	return true
+}
+
+// give ends g, which h is, and lets the next in line have the lock if that is one of this
+// Locker's.
+func (l *Locker) give(ctx context.Context, g lock.Grant, h *hold) (err error) {
+	l.mu.Lock()
+	x := *h
+	next := l.nextOf(h)
+	l.mu.Unlock()
+	rev := int64(0)
+	if next.a != nil {
+		rev, err = l.handOver(ctx, g, x, next)
+	} else {
+		rev, err = l.end(ctx, g, x)
+	}
+	if (err == nil || errors.Is(err, lock.ErrLost)) && !x.doubt {
+		l.forget(h, rev)
 		return err
 	}
-	if _, live := l.holds.has(h, g.Token); !live {
-		_, err := l.end(ctx, g, h, l.revisionOf(g.Token))
-		return err
-	}
-	l.holds.leaving(h)
-	rev, err := l.give(ctx, g, h)
-	switch {
-	case err == nil:
-		l.holds.forget(h, rev)
-	case errors.Is(err, lock.ErrLost):
-		l.holds.vanished(h)
-	default:
-		l.pruner.add(0, h)
-	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h.over, h.due = true, time.Now()
 	return err
 }
 
-// give ends g, and lets the next in line have the lock if that is one of this Locker's. It
-// returns the revision at which the key was deleted, unless the next knows of it.
-func (l *Locker) give(ctx context.Context, g lock.Grant, h *hold) (rev int64, err error) {
-	if !g.Shared && !h.doubt { // other readers may hold it too
-		if next := l.lines.behind(h.name); next != nil {
-			return l.handOver(ctx, g, h, next)
-		}
+// end deletes the key of g, and returns at which revision, if that is known.
+func (l *Locker) end(ctx context.Context, g lock.Grant, x hold) (rev int64, err error) {
+	created := l.revisionOf(g.Token)
+	if g.Token == 0 {
+		created = x.rev
 	}
-	return l.end(ctx, g, h, h.rev)
-}
-
-// end deletes the key of g, which has that create revision, and leaves a tombstone if a late
-// request may create it again.
-func (l *Locker) end(ctx context.Context, g lock.Grant, h *hold, created int64) (rev int64, err error) {
-	out, err := l.bury(ctx, h, clientv3.Compare(clientv3.CreateRevision(h.name), "=", created))
-	switch {
-	case err != nil:
+	out, _, err := l.bury(ctx, x, clientv3.Compare(clientv3.CreateRevision(x.name), "=", created))
+	if err != nil {
 		return 0, err
-	case out.ok:
+	}
+	ok, ops := did(out.ops)
+	switch {
+	case ok:
 		return out.rev, nil
-	case out.doubt && h.number >= 0:
+	case out.doubt && x.number >= 0:
 		return 0, nil // it was there, so an earlier sending has come through
 	}
-	return 0, lostTo(g, out.ops[0])
+	return 0, lostTo(g, ops[0].GetResponseRange())
 }
 
-// bury deletes h's key on some conditions, or else reads who holds the lock. A tombstone goes
-// with it if there is doubt.
-func (l *Locker) bury(ctx context.Context, h *hold, conditions ...clientv3.Cmp) (outcome, error) {
-	p := &part{
-		conditions: conditions,
-		then:       []clientv3.Op{clientv3.OpDelete(h.name)},
-		or:         []clientv3.Op{everyone(h.base, 1)},
-		every:      impatience(requestTimeout),
+// bury deletes x's key on some conditions, or else reads who holds the lock. In doubt a tombstone
+// goes with it, which refuses what may yet arrive of the acquisition. A server that is full takes
+// none: then later reports that it is to be tried again.
+func (l *Locker) bury(ctx context.Context, x hold, conditions ...clientv3.Cmp) (out outcome, later bool, err error) {
+	then, or := []clientv3.Op{clientv3.OpDelete(x.name)}, []clientv3.Op{everyone(x.base, 1)}
+	p := part{every: impatience(requestTimeout)}
+	if x.lined {
+		then, p.line = append(then, x.leaveTail()), x.base
 	}
-	if h.lined {
-		p.then, p.line = append(p.then, h.leaveTail()), h.base
-	}
-	if !h.doubt {
-		return l.writes.send(ctx, p)
-	}
-	q := *p
-	le, err := l.leases.get(ctx, storekit.UndoLife)
-	if err == nil {
-		grave := h.grave(le)
-		q.then, q.or = append(q.then[:len(q.then):len(q.then)], grave), append(q.or[:1:1], grave)
-		var out outcome
-		if out, err = l.writes.send(ctx, &q); err == nil {
-			return out, nil
+	if x.doubt {
+		var le *lease
+		if le, err = l.leaseFor(ctx, storekit.UndoLife); err == nil {
+			grave := clientv3.OpPut(tomb(x.base, x.g.Owner), "", clientv3.WithLease(le.id))
+			p.ops = transaction(conditions, append(then[:len(then):len(then)], grave), append(or[:1:1], grave))
+			out, err = l.writes.send(ctx, p)
+			l.suspect(err, le)
 		}
-		l.leases.suspect(err, le)
+		if !isFull(err) {
+			return out, false, err
+		}
 	}
-	if !isFull(err) {
-		return outcome{}, err
-	}
-	out, err := l.writes.send(ctx, p)
-	if err == nil {
-		l.pruner.add(undoDelay, h) // for the tombstone
-	}
-	return out, err
-}
-
-// grave puts the tombstone of h's owner.
-func (h *hold) grave(le *lease) clientv3.Op {
-	return clientv3.OpPut(tomb(h.base, h.g.Owner), "", clientv3.WithLease(le.id))
+	p.ops = transaction(conditions, then, or)
+	out, err = l.writes.send(ctx, p)
+	return out, x.doubt, err
 }
 
 // leaveTail deletes the tail if it names h, which waits no more.
@@ -132,58 +142,55 @@ func (h *hold) leaveTail() clientv3.Op {
 // all in one transaction. Nobody stands between the two: next has seen g as the newest entry
 // older than its own, and entries are created at the end of the line only. If next is gone,
 // g ends all the same. If the reply is lost, next looks by itself.
-func (l *Locker) handOver(ctx context.Context, g lock.Grant, h *hold, next *place) (rev int64, err error) {
-	delivered, le := false, next.lease
+func (l *Locker) handOver(ctx context.Context, g lock.Grant, x hold, next next) (rev int64, err error) {
+	h, le, delivered := next.h, next.lease, false
 	defer func() {
 		if !delivered {
-			next.failed()
+			next.a.handed()
 		}
 		runtime.Gosched() // the next holder goes first: those behind it wait for its release
 	}()
 	start := time.Now()
-	l.leases.begin(le, le.eighth(start))
-	from, ttl := l.leases.term(le, start, start)
+	l.freshen(le, le.eighth(start))
+	from, ttl := l.term(le, start, start)
 	if ttl < le.ttl*3/4 {
-		return l.end(ctx, g, h, h.rev) // next sees to its lease
+		return l.end(ctx, g, x) // next sees to its lease
 	}
-	a := next.a
-	mine := clientv3.Compare(clientv3.CreateRevision(h.name), "=", h.rev)
-	gone := clientv3.OpDelete(h.name)
-	out, err := l.writes.send(ctx, &part{
-		conditions: []clientv3.Cmp{mine, a.is(next.rev)},
-		then: []clientv3.Op{
-			gone, clientv3.OpPut(a.h.name, a.value(true), clientv3.WithLease(le.id)), a.h.leaveTail(),
-		},
-		or:    []clientv3.Op{clientv3.OpTxn([]clientv3.Cmp{mine}, []clientv3.Op{gone}, []clientv3.Op{everyone(h.base, 1)})},
-		line:  h.base,
-		every: impatience(g.TTL), alone: true, // a line waits for it
+	mine, gone := clientv3.Compare(clientv3.CreateRevision(x.name), "=", x.rev), clientv3.OpDelete(x.name)
+	out, err := l.writes.send(ctx, part{
+		line: x.base, every: impatience(g.TTL), alone: true, // a line waits for it
+		ops: transaction(
+			[]clientv3.Cmp{mine, clientv3.Compare(clientv3.CreateRevision(h.name), "=", next.rev)},
+			[]clientv3.Op{gone, clientv3.OpPut(h.name, next.a.value(true), clientv3.WithLease(le.id)), h.leaveTail()},
+			transaction([]clientv3.Cmp{mine}, []clientv3.Op{gone}, []clientv3.Op{everyone(x.base, 1)})),
 	})
-	switch {
-	case isGone(err), isFull(err): // g is as it was
-		l.leases.suspect(err, le)
-		return l.end(ctx, g, h, h.rev)
-	case err != nil:
+	if isGone(err) || isFull(err) { // g is as it was
+		l.suspect(err, le)
+		return l.end(ctx, g, x)
+	}
+	if err != nil {
 		return 0, err
-	case out.ok:
+	}
+	ok, ops := did(out.ops)
+	if ok {
 		token := l.tokenOf(next.rev)
-		l.holds.granted(a.h, lock.Grant{
-			Key: a.req.Key, Owner: a.req.Owner, Token: token, TTL: ttl, Start: from,
+		l.granted(h, lock.Grant{
+			Key: g.Key, Owner: h.g.Owner, Token: token, TTL: ttl, Start: from,
 		}, out.rev, le, false)
-		a.box.Deliver(storekit.Handover{Token: token, Start: from})
 		delivered = true
+		next.a.box.Deliver(storekit.Handover{Token: token, Start: from})
 		return 0, nil
 	}
-	inner := out.ops[0].GetResponseTxn()
-	switch {
-	case inner.Succeeded:
+	if ok, ops = did(ops); ok {
 		return out.rev, nil
-	case out.doubt:
+	}
+	if out.doubt {
 		return 0, nil
 	}
-	return 0, lostTo(g, inner.Responses[0])
+	return 0, lostTo(g, ops[0].GetResponseRange())
 }
 
-// find returns what another Locker has acquired. There need not be such a key any more.
+// find returns what another Locker has acquired, if it is still there.
 func (l *Locker) find(ctx context.Context, g lock.Grant) (*hold, error) {
 	base := l.baseOf(g.Key)
 	resp, err := l.read(ctx, everyone(base, 0))
@@ -192,68 +199,71 @@ func (l *Locker) find(ctx context.Context, g lock.Grant) (*hold, error) {
 	}
 	for _, e := range entriesOf(l.prefix, resp.Kvs) {
 		if e.owner == g.Owner && (g.Token == 0 || e.kv.CreateRevision == l.revisionOf(g.Token)) {
-			return &hold{
-				g: g, name: string(e.kv.Key), base: base, number: -1, rev: e.kv.CreateRevision, lined: true, index: -1,
-			}, nil
+			return &hold{g: g, name: string(e.kv.Key), base: base, number: -1, rev: e.kv.CreateRevision, lined: true}, nil
 		}
 	}
-	return nil, lostTo(g, &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{ResponseRange: resp}})
+	return nil, lostTo(g, resp)
 }
 
-// undo deletes whatever g.Owner has of g.Key, and refuses what it may yet get.
-func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
-	h := l.holds.of(g.Key, g.Owner)
-	if h == nil {
-		h, err := l.find(ctx, g)
-		if errors.Is(err, lock.ErrLost) {
-			return nil
-		}
-		if err == nil {
-			_, err = l.bury(ctx, h, clientv3.Compare(clientv3.CreateRevision(h.name), "=", h.rev))
-		}
+// undo deletes whatever h's owner has, and refuses what it may yet get.
+func (l *Locker) undo(ctx context.Context, h *hold) error {
+	l.mu.Lock()
+	if h.pending { // everything is possible
+		h.doubt, h.lined = true, true
+	}
+	h.lost, h.over, h.g.Token, h.due = nil, true, 0, time.Now().Add(undoDelay)
+	l.mu.Unlock()
+	return l.drop(ctx, h)
+}
+
+// prune deletes what nobody uses any more: a grant that has ended, a place whose waiter has given
+// up, what a late request has brought about.
+func (l *Locker) prune(h *hold) {
+	ctx, cancel := context.WithTimeout(l.ctx, requestTimeout)
+	defer cancel()
+	err := l.drop(ctx, h)
+	if err != nil && !classify(err).Passing() { // a right has been taken away, say
+		l.forget(h, 0)
+	}
+}
+
+// drop deletes h's key. It is tried again later if that fails.
+func (l *Locker) drop(ctx context.Context, h *hold) error {
+	l.mu.Lock()
+	x := *h
+	l.mu.Unlock()
+	var conditions []clientv3.Cmp
+	switch {
+	case x.g.Token != 0: // unless another Locker has taken the grant into its care
+		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(x.name), "=", x.mod))
+	case !x.doubt:
+		conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision(x.name), "=", x.rev))
+	} // and in doubt on none: the name is not used again
+	out, later, err := l.bury(ctx, x, conditions...)
+	l.mu.Lock()
+	h.pruning, h.due = false, time.Now().Add(pruneRetries.Pause(h.tries))
+	h.tries++
+	l.mu.Unlock()
+	if err != nil || later {
 		return err
 	}
-	l.holds.undone(h)
-	if h.foreign {
-		l.holds.forget(h, 0)
-		return nil
-	}
-	out, err := l.bury(ctx, h, h.sure()...)
-	if err != nil {
-		l.pruner.add(0, h)
-		return err
-	}
-	if !out.ok {
+	if ok, _ := did(out.ops); !ok {
 		out.rev = 0
+		if x.g.Token != 0 { // the name may be in use
+			l.mu.Lock()
+			h.number = -1
+			l.mu.Unlock()
+		}
 	}
-	l.holds.forget(h, out.rev)
+	l.forget(h, out.rev)
 	return nil
 }
 
-// undone ends h, whose outcome nobody is told any more. While its Acquire is under way
-// everything is possible.
-func (hs *holds) undone(h *hold) {
-	hs.mu.Lock()
-	h.doubt, h.lined = h.doubt || h.pending, h.lined || h.pending
-	leave := hs.remove(h)
-	hs.mu.Unlock()
-	leave()
-}
-
-// sure is the condition on which a key may be deleted of whom nobody has told of a grant. In
-// doubt there is none: the name is not used again.
-func (h *hold) sure() []clientv3.Cmp {
-	if h.doubt {
-		return nil
-	}
-	return []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(h.name), "=", h.rev)}
-}
-
 // lostTo says why g is not live: rest is the first entry of the line.
-func lostTo(g lock.Grant, rest *pb.ResponseOp) error {
+func lostTo(g lock.Grant, rest *pb.RangeResponse) error {
 	err := &lock.LostError{Token: g.Token}
 	switch {
-	case len(rest.GetResponseRange().Kvs) > 0:
+	case len(rest.Kvs) > 0:
 		err.Reason = lock.ReasonTaken
 	case !g.Start.IsZero():
 		err.Reason = storekit.Vanished(g)
