@@ -27,6 +27,8 @@ type acquisition struct {
 	token     lock.Token            // the highest asked for
 	seen      map[string]sighting
 	last      lock.Record   // as of the last refusal
+	frees     time.Duration // until the first of its holders is over
+	why       error         // what it is due to, other than a holder
 	usual     time.Duration // how long the holder's turn was waited for, as of the last refusal
 	begun     bool          // Request.Waiting was told
 	intended  int64         // until when an intent makes readers hold back, as far as is known
@@ -84,6 +86,12 @@ func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Durati
 				return lock.Grant{}, held
 			}
 		}
+		if it != nil && !a.fits(it) {
+			if it, err = a.makeRoom(ctx, it, m, limit); err != nil {
+				return lock.Grant{}, err
+			}
+			continue
+		}
 		u := a.compose(it, m)
 		a.sent[a.token] = m
 		at, old, err := a.l.write(ctx, a.req.Key, u, limit)
@@ -137,7 +145,7 @@ func (a *acquisition) own(it *item) (h *holder, sent moment) {
 func (a *acquisition) blocked(it *item, m moment) error {
 	live := it.writer != nil && !a.over(*it.writer, m)
 	if a.req.Shared {
-		live = live || it.intent.until >= m.upper
+		live = live || it.intent.holds(m)
 	} else {
 		for _, r := range it.readers {
 			live = !a.over(r, m) || live
@@ -146,11 +154,22 @@ func (a *acquisition) blocked(it *item, m moment) error {
 	if !live {
 		return nil
 	}
-	a.last, a.usual = it.record(a.req.Key, m), 0
+	return a.refused(it, m, nil)
+}
+
+// refused notes who is in the way, and returns the error that says so, and why if that is
+// not plain.
+func (a *acquisition) refused(it *item, m moment, why error) error {
+	a.last, a.usual, a.frees, a.why = it.record(a.req.Key, m), 0, lock.MaxTTL, why
 	if it.writer != nil {
 		a.usual = time.Duration(it.writer.info.Waited) * time.Microsecond
 	}
-	return &lock.HeldError{Record: a.last}
+	for _, h := range it.holders() {
+		if left := m.left(h.expiry); left > 0 {
+			a.frees = min(a.frees, left)
+		}
+	}
+	return &lock.HeldError{Record: a.last, Err: why}
 }
 
 // over tells whether a holder's lease is over: by DynamoDB's clock, or since it has not
@@ -178,7 +197,7 @@ func (a *acquisition) compose(it *item, m moment) *update {
 		a.token = max(a.token, it.barrier()+1)
 	}
 	u := newUpdate()
-	informed := a.informed(it)
+	informed := a.informed(it, m)
 	if informed {
 		u.as(it)
 	} else {
@@ -195,8 +214,14 @@ func (a *acquisition) compose(it *item, m moment) *update {
 
 // informed tells whether the write depends on the item as it was read: if somebody whose
 // lease is over must make way, or the outcome of an earlier write is unknown.
-func (a *acquisition) informed(it *item) bool {
-	return it != nil && (a.doubt || it.writer != nil || !a.req.Shared && len(it.readers) > 0)
+func (a *acquisition) informed(it *item, m moment) bool {
+	return it != nil && (a.doubt || it.writer != nil || !a.req.Shared && len(it.readers) > 0 || a.req.Shared && a.amiss(it, m))
+}
+
+// amiss tells of an item whose readers' weight is not as noted, or whose intent nobody can
+// have: a blind write would go by that.
+func (a *acquisition) amiss(it *item, m moment) bool {
+	return it.weight != it.load() || it.intent.until >= m.upper
 }
 
 // composeWriter replaces the whole item: what it had belongs to nobody any more.
@@ -209,13 +234,22 @@ func (a *acquisition) composeWriter(m moment, u *update, informed bool) {
 }
 
 func (a *acquisition) composeReader(it *item, m moment, u *update, informed bool) {
-	if !informed {
+	reader, weight := a.holder(m), a.weight()
+	reader[attrWeight] = num(weight)
+	if informed {
+		u.set(attrWeight, num(it.load()+weight))
+		if it.intent.until >= m.upper { // nobody has this one
+			u.same(it, attrIntent)
+			u.remove(attrIntent)
+		}
+	} else {
 		u.absentOrLess(attrIntent, str(intent{until: m.upper}.String()))
+		u.absentOrLess(attrWeight, num(maxWeight-weight+1))
+		u.sets = append(u.sets, attrWeight+" = if_not_exists("+attrWeight+", "+u.value(num(int64(0)))+") + "+u.value(num(weight)))
 	}
 	token := u.value(num(a.token))
 	u.sets = append(u.sets, u.name(attrToken)+" = "+token, u.name(attrOpen)+" = "+token)
 	u.touch()
-	reader := a.holder(m)
 	reader[attrToken] = num(a.token)
 	u.set(readerPrefix+a.req.Owner, &types.AttributeValueMemberM{Value: reader})
 	u.adds = append(u.adds, u.name(attrReaders)+" "+u.value(set(a.req.Owner)))

@@ -1,6 +1,7 @@
 package dynamo
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -90,7 +91,8 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 }
 
 // List implements [lock.Admin]. It scans the table, which costs a read unit for each 4 KiB
-// of all its items: it is for people, not for programs.
+// of all its items: it is for people, not for programs. An item that is no lock is told of
+// after all that are.
 func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
 		if err := l.ready(ctx); err != nil {
@@ -98,17 +100,22 @@ func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 			return
 		}
 		filter := "(attribute_exists(" + attrHolder + ") OR attribute_exists(" + attrReaders + "))"
+		var foreign error
 		for page, err := range l.scan(ctx, prefix, filter, nil) {
 			if err != nil {
 				yield(lock.Record{}, err)
 				return
 			}
+			foreign = cmp.Or(foreign, page.foreign)
 			for key, it := range page.items {
 				rec := it.record(key, page.m)
 				if len(rec.Holders) > 0 && !yield(rec, nil) {
 					return
 				}
 			}
+		}
+		if foreign != nil {
+			yield(lock.Record{}, foreign)
 		}
 	}
 }
@@ -173,8 +180,9 @@ func (l *Locker) remove(ctx context.Context, key, condition string, values map[s
 
 // page is a part of a scan.
 type page struct {
-	items map[string]*item
-	m     moment
+	items   map[string]*item
+	foreign error // of an item that is no lock
+	m       moment
 }
 
 // scan yields the items of keys that begin with prefix and pass the filter.
@@ -197,7 +205,7 @@ func (l *Locker) scan(ctx context.Context, prefix, filter string, values map[str
 	return func(yield func(page, error) bool) {
 		for {
 			p := page{items: make(map[string]*item)}
-			err := l.repeat(ctx, func(ctx context.Context) error { return l.scanPage(ctx, in, prefix, p.items) })
+			err := l.repeat(ctx, func(ctx context.Context) error { return l.scanPage(ctx, in, prefix, &p) })
 			if err == nil {
 				p.m, err = l.now(ctx)
 			}
@@ -218,7 +226,7 @@ func validPart(s string) string {
 }
 
 // scanPage reads one page, and makes in that of the next.
-func (l *Locker) scanPage(ctx context.Context, in *dynamodb.ScanInput, prefix string, items map[string]*item) error {
+func (l *Locker) scanPage(ctx context.Context, in *dynamodb.ScanInput, prefix string, p *page) error {
 	var out *dynamodb.ScanOutput
 	_, err := l.attempt(ctx, maxAttempt, func(ctx context.Context) (_ middleware.Metadata, err error) {
 		if out, err = l.api.Scan(ctx, in, once); err != nil {
@@ -237,9 +245,10 @@ func (l *Locker) scanPage(ctx context.Context, in *dynamodb.ScanInput, prefix st
 		key := strings.TrimPrefix(name.Value, l.prefix)
 		it, err := parse(key, attrs)
 		if err != nil {
-			return err
+			p.foreign = err
+			continue
 		}
-		items[key] = it
+		p.items[key] = it
 	}
 	in.ExclusiveStartKey = out.LastEvaluatedKey
 	return nil

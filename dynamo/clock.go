@@ -3,6 +3,8 @@ package dynamo
 import (
 	"sync"
 	"time"
+
+	"github.com/seed-215fdefa/lock"
 )
 
 const (
@@ -117,7 +119,8 @@ func (m moment) tooLow() moment { return moment{local: m.local} }
 // over tells whether an expiry has passed by DynamoDB's clock, whichever host stamped it.
 func (m moment) over(expiry int64) bool { return m.left(expiry) <= 0 }
 
-// left is how long it takes until over, as far as is known now.
+// left is how long it takes until over, as far as is known now. No lease takes longer than
+// lock.MaxTTL, whatever was written.
 func (m moment) left(expiry int64) time.Duration {
-	return time.Duration(expiry-m.lower)*time.Microsecond + hostSkew
+	return time.Duration(min(expiry-m.lower, micros(lock.MaxTTL)))*time.Microsecond + hostSkew
 }

@@ -64,7 +64,9 @@
 //
 // Items stay, one for each key that was ever locked, since they have the last token:
 // [Locker.Sweep] deletes those not used for long. All shared holders of a key are in one
-// item, of which DynamoDB bills each KiB with every write, and which has at most 400 KiB.
+// item, of which DynamoDB bills each KiB with every write, and which has at most 400 KiB: some
+// 900 holders without Metadata, 90 with 4 KiB each. The next one is refused with [ErrFull], or
+// waits. Holders that died make room for it.
 //
 // A client for many concurrent locks needs an HTTP client that keeps as many connections:
 // the SDK's keeps 10 idle ones to a host, see MaxIdleConnsPerHost.

@@ -7,6 +7,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // renewal is one Renew. Each of its writes has a stamp of its own, and a late one cannot
@@ -80,7 +81,7 @@ func (r *renewal) settle(it *item, m moment) (done bool, err error) {
 		return true, nil
 	}
 	if h.expiry <= m.upper {
-		return true, &lock.LostError{Reason: lock.ReasonExpired, Token: r.g.Token}
+		return true, lost(it, r.g)
 	}
 	return false, nil
 }
@@ -129,13 +130,16 @@ func (r *release) compose(it *item, m moment) *update {
 	switch {
 	case r.g.Shared:
 		u.touch()
-		u.removeReader(r.g.Owner)
+		u.remove(readerPrefix + r.g.Owner)
+		u.deletes = append(u.deletes, r.g.Owner)
+		zero := u.value(num(int64(0)))
+		u.lighten("if_not_exists(" + u.holder(r.g)(attrWeight) + ", " + zero + ")")
 		u.returns = types.ReturnValueAllNew
 	case it == nil:
 		u.absent(attrFloor)
 		u.item = map[string]types.AttributeValue{attrOpen: num(r.g.Token)}
 	default:
-		u.compare(attrFloor, "=", num(it.floor))
+		u.same(it, attrFloor)
 		u.removeWriter(it)
 	}
 	return u
@@ -159,17 +163,10 @@ func (r *release) tidy(ctx context.Context, attrs map[string]types.AttributeValu
 	if err != nil {
 		return
 	}
-	u := newUpdate()
-	u.as(it)
-	u.touch()
-	for _, h := range it.readers {
-		if m.over(h.expiry) {
-			u.removeReader(h.owner)
-		}
-	}
-	r.free = len(it.readers) == len(u.deletes)
-	if len(u.deletes) > 0 {
-		_, _, _ = r.l.write(ctx, r.g.Key, u, minAttempt)
+	dead := it.dead(func(h holder) bool { return m.over(h.expiry) })
+	r.free = len(it.readers) == len(dead)
+	if len(dead) > 0 {
+		_, _ = r.l.bury(ctx, r.g.Key, dead, minAttempt)
 	}
 }
 
@@ -208,13 +205,13 @@ func lost(it *item, g lock.Grant) error {
 	e := &lock.LostError{Token: g.Token}
 	switch h := it.of(g.Owner); {
 	case h != nil && h.token == g.Token:
-		e.Reason = lock.ReasonExpired
+		e.Reason = storekit.Vanished(g)
 	case it.forced == g.Owner:
 		e.Reason = lock.ReasonForced
 	case it.token > g.Token && len(it.holders()) > 0:
 		e.Reason = lock.ReasonTaken
-	case it.token > g.Token || !it.exists:
-		e.Reason = lock.ReasonExpired
+	default:
+		e.Reason = storekit.Vanished(g)
 	}
 	return e
 }

@@ -20,6 +20,12 @@ type intent struct {
 // String has a fixed width in front, so that a condition can compare it.
 func (i intent) String() string { return fmt.Sprintf("%016d:%s", i.until, i.owner) }
 
+// holds tells whether new readers hold back now. An end that no living writer can have written
+// is none: whatever wrote it will not take it away.
+func (i intent) holds(m moment) bool {
+	return i.until >= m.upper && i.until-m.upper <= micros(2*maxHeartbeat)
+}
+
 // announce writes an intent if this writer has seen readers, and no intent that lasts for
 // half a heartbeat. It is not repeated when it fails: this writer looks again soon.
 func (a *acquisition) announce(ctx context.Context) {

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // The attributes of a lock's item. Times are µs since 1970, by DynamoDB's clock. An item
@@ -41,6 +42,7 @@ const (
 	attrReaders  = "readers" // SS: their owners
 	readerPrefix = "reader:" // M: what follows is the owner; it has token, expiry, info, lease
 	attrRev      = "rev"     // S: another random one with each write for a shared holder
+	attrWeight   = "weight"  // N: of a reader, and of the item: of all its readers, see weigh
 
 	attrIntent = "intent" // S: until when readers hold back for a writer, and whose, see intent
 	attrForced = "forced" // S: whose grant was forced last
@@ -49,13 +51,14 @@ const (
 // item is what the table knows of one lock.
 type item struct {
 	exists  bool
+	attrs   map[string]types.AttributeValue // as they were read
+	weight  int64                           // as attrWeight tells
 	token   lock.Token
 	open    lock.Token
 	floor   lock.Token
 	floored bool // there is attrFloor
 	writer  *holder
 	readers []holder
-	rev     string
 	intent  intent
 	forced  string
 }
@@ -67,6 +70,8 @@ type holder struct {
 	shared bool
 	token  lock.Token
 	expiry int64
+	stamp  types.AttributeValue // attrExpiry as it was read
+	weight int64                // of a reader
 	lease  time.Duration
 	info   info
 }
@@ -94,7 +99,7 @@ var errForeign = errors.New("lock: dynamo: an item of this table is no lock: giv
 func parse(key string, attrs map[string]types.AttributeValue) (*item, error) {
 	p := parser{attrs: attrs}
 	it := &item{
-		exists: len(attrs) > 0, rev: p.str(attrRev), forced: p.str(attrForced),
+		exists: len(attrs) > 0, attrs: attrs, forced: p.str(attrForced), weight: p.num(attrWeight),
 		token: p.token(attrToken), open: p.token(attrOpen),
 		floor: p.token(attrFloor), floored: p.has(attrFloor),
 	}
@@ -122,6 +127,7 @@ func parse(key string, attrs map[string]types.AttributeValue) (*item, error) {
 		of := parser{attrs: m.Value}
 		r := of.holder()
 		r.owner, r.shared = owner, true
+		r.weight = max(r.weight, weigh(owner, of.str(attrInfo)))
 		it.readers = append(it.readers, r)
 		if of.bad != "" {
 			p.bad = name + "." + of.bad
@@ -164,14 +170,23 @@ func (p *parser) num(name string) int64 {
 	return 0
 }
 
-// digits reads s, which is in attribute name.
+// maxNum leaves room to calculate.
+const maxNum = 1<<62 - 1
+
+// digits reads s, which is in attribute name. A number that is out of range, by whatever it
+// was written, counts as the nearest that is not, so that the lock can still be seen and freed.
 func (p *parser) digits(name, s string) int64 {
 	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 0 || n >= 1<<62 {
-		p.bad = name
-		return 0
+	if err != nil {
+		f, err := strconv.ParseFloat(s, 64)
+		switch {
+		case err != nil && !errors.Is(err, strconv.ErrRange):
+			p.bad = name
+		case f > 0:
+			n = int64(min(f, maxNum/2)) // as a float maxNum is above itself
+		}
 	}
-	return n
+	return min(max(n, 0), maxNum)
 }
 
 func (p *parser) token(name string) lock.Token { return p.limited(name, p.num(name)) }
@@ -196,13 +211,18 @@ func (p *parser) writer() holder {
 
 // holder reads what writers and readers have alike.
 func (p *parser) holder() holder {
-	h := holder{token: p.token(attrToken), expiry: p.num(attrExpiry)}
+	h := holder{token: p.token(attrToken), expiry: p.num(attrExpiry), stamp: p.attrs[attrExpiry], weight: p.num(attrWeight)}
 	if json.Unmarshal([]byte(p.str(attrInfo)), &h.info) != nil {
 		p.bad = attrInfo
 	}
-	h.lease = time.Duration(h.info.Lease) * time.Microsecond
+	h.info.Granted = max(h.info.Granted, 0)
+	lease := h.info.Lease
 	if p.has(attrLease) {
-		h.lease = time.Duration(p.num(attrLease)) * time.Microsecond
+		lease = p.num(attrLease)
+	}
+	h.lease = lock.MaxTTL // of what says nothing that can be
+	if 0 < lease && lease < micros(lock.MaxTTL) {
+		h.lease = time.Duration(lease) * time.Microsecond
 	}
 	return h
 }
@@ -249,7 +269,7 @@ func identity(token lock.Token, owner string) types.AttributeValue {
 // barrier is the highest token that no grant may have any more.
 func (it *item) barrier() lock.Token { return max(it.token, it.open, it.floor) }
 
-// record is what is left of the item without those holders that are over.
+// record is what is left of the item without those holders that are over, bounded.
 func (it *item) record(key string, m moment) lock.Record {
 	rec := lock.Record{Key: key, Token: it.token}
 	for _, h := range it.holders() {
@@ -262,6 +282,7 @@ func (it *item) record(key string, m moment) lock.Record {
 			ExpiresIn: m.left(h.expiry),
 		})
 	}
+	storekit.Bound(&rec)
 	return rec
 }
 

@@ -74,10 +74,22 @@ func (u *update) remove(attrs ...string) {
 // touch marks a write for a shared holder.
 func (u *update) touch() { u.set(attrRev, str(strconv.FormatUint(rand.Uint64(), 36))) }
 
-// removeReader ends a shared grant, and its place in the set.
-func (u *update) removeReader(owner string) {
-	u.remove(readerPrefix + owner)
-	u.deletes = append(u.deletes, owner)
+// removeReaders ends shared grants that were read, and their places in the set.
+func (u *update) removeReaders(readers ...holder) {
+	u.touch()
+	weight := int64(0)
+	for _, h := range readers {
+		u.remove(readerPrefix + h.owner)
+		u.deletes = append(u.deletes, h.owner)
+		weight += h.weight
+	}
+	u.lighten(u.value(num(weight)))
+}
+
+// lighten takes weight, which is an operand, from that of the item.
+func (u *update) lighten(weight string) {
+	zero := u.value(num(int64(0)))
+	u.sets = append(u.sets, attrWeight+" = if_not_exists("+attrWeight+", "+zero+") - "+weight)
 }
 
 // removeWriter ends the exclusive grant, as the item was read. Its token is the barrier
@@ -97,8 +109,7 @@ func (u *update) open(it *item, barrier lock.Token) {
 // removeHolder ends a grant of it.
 func (u *update) removeHolder(it *item, h holder) {
 	if h.shared {
-		u.touch()
-		u.removeReader(h.owner)
+		u.removeReaders(h)
 	} else {
 		u.removeWriter(it)
 	}
@@ -121,27 +132,26 @@ func (u *update) absentOrLess(attr string, v types.AttributeValue) {
 	u.only("(attribute_not_exists(" + n + ") OR " + n + " < " + u.value(v) + ")")
 }
 
-// same adds the condition that attr is what it was when it was read.
-func (u *update) same(attr string, had bool, v types.AttributeValue) {
-	if had {
-		u.compare(attr, "=", v)
-	} else {
-		u.absent(attr)
+// same adds the condition that attrs are what they were when the item was read.
+func (u *update) same(it *item, attrs ...string) {
+	for _, attr := range attrs {
+		if v := it.attrs[attr]; v != nil {
+			u.compare(attr, "=", v)
+		} else {
+			u.absent(attr)
+		}
 	}
 }
 
 // as adds the condition that holders and barrier are what they were when the item was read.
 func (u *update) as(it *item) {
-	switch w := it.writer; {
+	switch {
 	case !it.exists:
 		u.absent(attrKey)
-	case w != nil:
-		u.compare(attrHolder, "=", identity(w.token, w.owner))
-		u.compare(attrExpiry, "=", num(w.expiry))
-		u.same(attrFloor, it.floored, num(it.floor))
+	case it.writer != nil:
+		u.same(it, attrHolder, attrExpiry, attrFloor)
 	default:
-		u.compare(attrOpen, "=", num(it.open))
-		u.same(attrRev, it.rev != "", str(it.rev))
+		u.same(it, attrOpen, attrRev)
 	}
 }
 

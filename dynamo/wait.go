@@ -3,6 +3,7 @@ package dynamo
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -212,7 +213,11 @@ func (a *acquisition) ended(ctx context.Context) error {
 	if !a.begun {
 		return ctx.Err()
 	}
-	return &lock.HeldError{Record: a.l.lines.known(a.req.Key), Err: ctx.Err()}
+	err := ctx.Err()
+	if a.why != nil {
+		err = fmt.Errorf("%w: %w", err, a.why)
+	}
+	return &lock.HeldError{Record: a.l.lines.known(a.req.Key), Err: err}
 }
 
 // pause grows from minPoll to maxPoll, with jitter, and is no less than least; but it ends
@@ -225,10 +230,8 @@ func (a *acquisition) pause(n int, least time.Duration) time.Duration {
 		pause += rand.N(jitter)
 	}
 	pause = max(pause, least)
-	for _, h := range a.last.Holders {
-		if end := max(h.ExpiresIn, 0) + time.Millisecond; end < pause {
-			pause = end + rand.N(l.minPoll)
-		}
+	if end := a.frees + time.Millisecond; len(a.last.Holders) > 0 && end < pause {
+		pause = end + rand.N(l.minPoll)
 	}
 	return pause
 }
