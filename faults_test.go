@@ -317,3 +317,77 @@ func TestObserverThatPanics(t *testing.T) {
 		require.Empty(t, c.engine.calls)
 	})
 }
+
+// An answer that comes after the deadline revives nothing, also when the timer has had no
+// chance to end the lease before.
+func TestOverdueRenewalRevivesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f)
+		f.onRenew(func(_ context.Context, g Grant, _ renewFunc) (Grant, error) {
+			c.engine.mu.Lock()
+			c.engine.timer.Stop()
+			c.engine.timerAt = never
+			c.engine.mu.Unlock()
+			time.Sleep(deadline)
+			g.Start = time.Now()
+			return g, nil // the store has prolonged it
+		})
+		l := mustLock(t, c, "k")
+		lostAs(t, ReasonUnreachable, l.Renew(t.Context()))
+		time.Sleep(time.Second)
+		require.Len(t, f.sent("release"), 1, "given back")
+	})
+}
+
+// A lease that waits for its turn while its holder renews it is not renewed beside that.
+func TestOneCallAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f)
+		l := mustLock(t, c, "k")
+		f.onRenew(func(ctx context.Context, g Grant, renew renewFunc) (Grant, error) {
+			c.engine.mu.Lock()
+			c.engine.ready = append(c.engine.ready, l)
+			c.engine.mu.Unlock()
+			_ = l.Err() // which dispatches
+			time.Sleep(time.Second)
+			if n := len(f.sent("renew")); n != 1 {
+				t.Error(n, "renewals at once")
+			}
+			return renew(ctx, g)
+		})
+		require.NoError(t, l.Renew(t.Context()))
+	})
+}
+
+func TestEventsComeInPairs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, seen := newFake(), new(recorder)
+		c := client(t, f)
+		everyEvent(t, f, c, seen)
+		synctest.Wait()
+		waits, holds := make(map[string]int), make(map[string]int)
+		for _, e := range seen.events {
+			require.Equal(t, "fake", e.Store)
+			switch e.Kind {
+			case EventContended:
+				waits[e.Owner]++
+			case EventFailed:
+				waits[e.Owner]--
+			case EventGranted:
+				waits[e.Owner] = 0
+				holds[e.Owner]++
+			case EventLost, EventReleased, EventReleasedLost:
+				holds[e.Owner]--
+			}
+		}
+		require.Len(t, holds, 2)
+		for owner, n := range holds {
+			require.Zero(t, n, owner)
+		}
+		for owner, n := range waits {
+			require.Zero(t, n, owner)
+		}
+	})
+}
