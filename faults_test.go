@@ -79,7 +79,9 @@ func TestCloseSendsAFailedReleaseAgain(t *testing.T) {
 		f.onRelease(failRelease)
 		require.ErrorIs(t, l.Release(t.Context()), errIO)
 		f.onRelease(plainRelease)
+		start := time.Now()
 		require.NoError(t, c.Close(t.Context()))
+		require.Zero(t, time.Since(start), "at once")
 		require.False(t, f.held("k"))
 	})
 }
