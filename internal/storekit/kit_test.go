@@ -143,3 +143,14 @@ func FuzzEscaping(f *testing.F) {
 		require.NotContains(t, tags.Encode(a), "{")
 	})
 }
+
+func TestIsNil(t *testing.T) {
+	var p *strings.Builder
+	var f func()
+	for _, v := range []any{nil, p, f, map[string]int(nil), chan int(nil), error(nil)} {
+		require.True(t, IsNil(v), "%T", v)
+	}
+	for _, v := range []any{new(int), 0, struct{}{}, "", func() {}} {
+		require.False(t, IsNil(v), "%T", v)
+	}
+}
