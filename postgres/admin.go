@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -29,46 +30,34 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 }
 
 // view runs a statement that returns records.
-func (l *Locker) view(ctx context.Context, sql string, args ...any) (records []lock.Record, err error) {
-	_, err = l.db.repeat(ctx, func(c conn) error {
-		rows, err := c.Query(ctx, sql, args...)
+func (l *Locker) view(ctx context.Context, sql string, args ...any) ([]lock.Record, error) {
+	var rows []string
+	if _, err := l.db.repeat(ctx, func(ctx context.Context, c *pgx.Conn) error {
+		rows = nil
+		return l.db.query(ctx, c, func(row string) { rows = append(rows, row) }, sql, args)
+	}); err != nil {
+		return nil, err
+	}
+	var records []lock.Record
+	for _, row := range rows {
+		var r recordJSON
+		if err := json.Unmarshal([]byte(row), &r); err != nil {
+			return nil, unexpected(row)
+		}
+		key, err := hex.DecodeString(r.Key)
 		if err != nil {
-			return err
+			return nil, unexpected(row)
 		}
-		records, err = pgx.CollectRows(rows, readRecord)
-		return err
-	})
-	return records, err
-}
-
-func readRecord(row pgx.CollectableRow) (lock.Record, error) {
-	var key []byte
-	var token int64
-	var grants, line []byte
-	if err := row.Scan(&key, &token, &grants, &line); err != nil {
-		return lock.Record{}, err
+		records = append(records, r.record(string(key)))
 	}
-	r := lock.Record{Key: string(key), Token: lock.Token(token)}
-	var hs []holderJSON
-	var ws []waiterJSON
-	if grants != nil {
-		if err := json.Unmarshal(grants, &hs); err != nil {
-			return r, err
-		}
-	}
-	if line != nil {
-		if err := json.Unmarshal(line, &ws); err != nil {
-			return r, err
-		}
-	}
-	r.Holders, r.Waiters = holders(hs), waiters(ws)
-	return r, nil
+	return records, nil
 }
 
 // page is how many rows List reads at a time. It holds no connection while it yields.
 const page = 256
 
-// List implements [lock.Admin]. It yields in the order of the keys' bytes.
+// List implements [lock.Admin]. It yields in the order of the keys' bytes, by the primary key's
+// index: what it costs depends on the rows with that prefix, idle ones too.
 func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
 		if err := l.ready(ctx); err != nil {
@@ -84,7 +73,7 @@ func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 			}
 			for _, r := range records {
 				from = append([]byte(r.Key), 0) // the next key there can be
-				if len(r.Holders)+len(r.Waiters) > 0 && !yield(r, nil) {
+				if r.HolderCount+r.WaiterCount > 0 && !yield(r, nil) {
 					return
 				}
 			}
@@ -97,10 +86,13 @@ func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 
 // ForceRelease implements [lock.Admin]. The holder's process is told at once.
 func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
-	if err := l.check(ctx, lock.Grant{Key: key, Owner: owner}); err != nil {
+	if err := lock.CheckGrant(lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
 	}
-	reply, unsure, err := l.db.text(ctx, l.sql.force, []byte(key), owner, storekit.UndoLife)
+	if err := l.ready(ctx); err != nil {
+		return err
+	}
+	reply, unsure, err := l.telling(ctx, l.sql.force, []byte(key), owner, storekit.UndoLife)
 	if err != nil {
 		return err
 	}
@@ -111,10 +103,10 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 }
 
 // Prune deletes the rows of locks that nobody holds or waits for and that were not granted
-// for at least idle, or a second if that is longer, and returns how many. Rows stay
-// otherwise, one of some 100 bytes for each key that was ever locked: run it now and then if
-// keys are many and short-lived. Tokens rise all the same, unless the server's clock is set
-// back by more than that.
+// for at least idle, and returns how many. Rows stay otherwise, one of some 100 bytes for each
+// key that was ever locked: run it now and then if keys are many and short-lived. It goes
+// through the table once, by the primary key's index, in many short transactions. Tokens rise
+// all the same, unless the server's clock is set back by more than idle.
 func (l *Locker) Prune(ctx context.Context, idle time.Duration) (int, error) {
 	if idle < 0 {
 		return 0, fmt.Errorf("%w: postgres: prune after %v: must not be negative", lock.ErrInvalid, idle)
@@ -123,17 +115,21 @@ func (l *Locker) Prune(ctx context.Context, idle time.Duration) (int, error) {
 		return 0, err
 	}
 	const batch = 1000
-	for total := 0; ; {
-		reply, _, err := l.db.text(ctx, l.sql.prune, idle, batch)
+	for total, after := 0, []byte{}; ; {
+		reply, _, err := l.db.text(ctx, l.sql.prune, after, idle, batch)
 		if err != nil {
 			return total, err
 		}
-		var n int
-		if _, err := fmt.Sscan(reply, &n); err != nil {
+		var r struct {
+			Deleted int
+			Last    string
+		}
+		if json.Unmarshal([]byte(reply), &r) != nil {
 			return total, unexpected(reply)
 		}
-		if total += n; n < batch {
-			return total, nil
+		total += r.Deleted
+		if after, err = hex.DecodeString(r.Last); err != nil || len(after) == 0 {
+			return total, err
 		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 // acquireIn runs the function acquire in a transaction of the test's, which stays open.
 func acquireIn(tb testing.TB, w world, tx pgx.Tx, key, owner string, shared bool) (reply string) {
 	tb.Helper()
-	sql := fmt.Sprintf(`SELECT %s($1, $2, '1 min', $3, 'p', false, NULL, NULL, false)`, w.table("_acquire_v1"))
+	sql := fmt.Sprintf(`SELECT %s($1, $2, '1 min', $3, 'p', false, NULL, NULL, false)`, w.function("acquire"))
 	require.NoError(tb, tx.QueryRow(storetest.Bounded(tb), sql, []byte(key), owner, shared).Scan(&reply))
 	return reply
 }
@@ -100,7 +100,7 @@ func TestUncommittedPlace(t *testing.T) {
 	tx := begin(t, w, pgx.TxOptions{})
 	var reply string
 	require.NoError(t, tx.QueryRow(storetest.Bounded(t),
-		fmt.Sprintf(`SELECT %s($1, 'first', '1 min', false, 'p', false, NULL, '5 s', false)`, w.table("_acquire_v1")), []byte("k")).Scan(&reply))
+		fmt.Sprintf(`SELECT %s($1, 'first', '1 min', false, 'p', false, NULL, '5 s', false)`, w.function("acquire")), []byte("k")).Scan(&reply))
 	require.Contains(t, reply, "recheck")
 	released := make(chan error, 1)
 	go func() { released <- l.Release(storetest.Bounded(t), g) }()
@@ -146,7 +146,7 @@ func TestIsolationOfOldSnapshots(t *testing.T) {
 			tx := begin(t, w, pgx.TxOptions{})
 			var reply string
 			require.NoError(t, tx.QueryRow(storetest.Bounded(t),
-				fmt.Sprintf(`SELECT %s($1, 'first', '1 min', false, 'p', false, NULL, '5 s', false)`, w.table("_acquire_v1")), []byte("k")).Scan(&reply))
+				fmt.Sprintf(`SELECT %s($1, 'first', '1 min', false, 'p', false, NULL, '5 s', false)`, w.function("acquire")), []byte("k")).Scan(&reply))
 			require.Contains(t, reply, "recheck")
 			done := make(chan error, 1)
 			go func() {
@@ -315,45 +315,4 @@ func TestIsolationOfFrozenCaller(t *testing.T) {
 	heal()
 	l.net.sever() // the reply is gone for good
 	require.NoError(t, <-renewed)
-}
-
-// TestPruneBesideSlowInsert: a backend is slow between the clock and the row: a lock is
-// granted, released, and its row pruned meanwhile. The token of the slow one is newer all
-// the same.
-func TestPruneBesideSlowInsert(t *testing.T) {
-	t.Parallel()
-	w := sharedWorld(t)
-	l, other := w.open(t), w.open(t)
-	w.exec(t, fmt.Sprintf(`CREATE TABLE %[1]s ();
-		CREATE FUNCTION %[2]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-			IF NEW.owner LIKE 'slow%%' THEN LOCK TABLE %[1]s IN SHARE MODE; END IF;
-			RETURN NEW;
-		END $$;
-		CREATE TRIGGER slow BEFORE INSERT ON %[3]s FOR EACH ROW EXECUTE FUNCTION %[2]s()`,
-		w.table("_gate"), w.table("_slow"), w.table("")))
-	tx := begin(t, w, pgx.TxOptions{})
-	_, err := tx.Exec(storetest.Bounded(t), "LOCK TABLE "+w.table("_gate")+" IN EXCLUSIVE MODE")
-	require.NoError(t, err)
-	req := storetest.Request("k")
-	req.Owner = "slow" + req.Owner
-	ctx, granted := storetest.Bounded(t), make(chan error, 1)
-	var slow lock.Grant
-	go func() {
-		var err error
-		slow, err = l.Acquire(ctx, req)
-		granted <- err
-	}()
-	blocked(t, w)
-	g := storetest.Acquire(t, other, storetest.Request("k"))
-	storetest.Release(t, other, g)
-	storetest.Eventually(t, "the row to be pruned", func() bool {
-		n, err := other.Prune(storetest.Bounded(t), 0)
-		require.NoError(t, err)
-		return n == 1
-	})
-	now := value[int64](t, w, "SELECT (date_part('epoch', clock_timestamp()) * 1000000)::bigint")
-	require.Greater(t, now-int64(g.Token), time.Second.Microseconds(), "it was pruned too soon")
-	require.NoError(t, tx.Rollback(storetest.Bounded(t)))
-	require.NoError(t, <-granted)
-	require.Greater(t, slow.Token, g.Token)
 }

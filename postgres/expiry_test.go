@@ -28,26 +28,23 @@ func TestExpiryDuringTheWait(t *testing.T) {
 				w := sharedWorld(t)
 				l, other := w.open(t), w.open(t)
 				dead, req := storetest.Lasting(storetest.Request("k"), 2*time.Second), storetest.Request("k")
-				dead.Shared, req.Shared = holder, rival
-				storetest.Acquire(t, l, dead)
-				if holder && !rival { // then it does not ask by the plain statement first
-					storetest.Refused(t, other, storetest.Request("k"))
+				if dead.Shared, req.Shared = holder, rival; !holder {
+					dead.TTL = time.Minute
 				}
+				storetest.Acquire(t, l, dead)
 				tx := begin(t, w, pgx.TxOptions{})
 				_, err := tx.Exec(storetest.Bounded(t), "SELECT FROM "+w.table("")+" WHERE key = 'k' FOR UPDATE")
 				require.NoError(t, err)
 				ctx, granted := storetest.Bounded(t), make(chan error, 1)
 				go func() { _, err := other.Acquire(ctx, req); granted <- err }()
-				if holder || !rival { // else it is refused at once
-					blocked(t, w)
+				if !holder {
+					require.ErrorIs(t, <-granted, lock.ErrHeld, "it is refused at once, without a wait for the row")
+					return
 				}
+				blocked(t, w)
 				ends(t, l, "k")
 				require.NoError(t, tx.Rollback(storetest.Bounded(t)))
-				if holder || !rival {
-					require.NoError(t, <-granted)
-				} else {
-					require.ErrorIs(t, <-granted, lock.ErrHeld)
-				}
+				require.NoError(t, <-granted)
 			})
 		}
 	}

@@ -2,18 +2,29 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // fenceSQL raises the mark and returns the newest token. It writes the row even when nothing
 // rises, so that a transaction with an older snapshot cannot pass it unseen.
+//
+// It also bounds how long the transaction may be idle, to what is left of the lease or a second.
+// If this store has not granted that token, it is another's, and how long it lasts is not known.
 const fenceSQL = `INSERT INTO {marks} AS m (key, token) VALUES ($1::bytea, $2::bigint)
-ON CONFLICT (key) DO UPDATE SET token = greatest(m.token, excluded.token) RETURNING m.token`
+ON CONFLICT (key) DO UPDATE SET token = greatest(m.token, excluded.token)
+RETURNING m.token::text, (SELECT set_config('idle_in_transaction_session_timeout',
+		ceil(1000 * date_part('epoch', least('20 days', nullif(current_setting('idle_in_transaction_session_timeout')::interval, '0'),
+			greatest('1 s', CASE WHEN l.token = $2::bigint AND l.owner IS NOT NULL THEN l.expires - clock_timestamp() END,
+				(SELECT r.expires - clock_timestamp() FROM {readers} r WHERE r.key = $1::bytea AND r.token = $2::bigint))))) || 'ms', true)
+	FROM {locks} l WHERE l.key = $1::bytea AND l.token >= $2::bigint)`
 
 // Fence guards the transaction tx with a lease's token: it returns a *lock.StaleError when a
 // newer token has been seen for key, and tx must then be rolled back.
@@ -35,6 +46,13 @@ ON CONFLICT (key) DO UPDATE SET token = greatest(m.token, excluded.token) RETURN
 // the Fence sees what those before it committed. Under REPEATABLE READ and SERIALIZABLE a
 // transaction that had to wait for another fails with SQLSTATE 40001: run it again.
 //
+// A holder that freezes inside its transaction must not keep its successor out for as long as
+// it is frozen. So where the lock is kept in the same database, with the same options, Fence
+// sets idle_in_transaction_session_timeout for this transaction alone, to what is left of the
+// lease now, at least a second: the server ends a transaction from which it hears nothing for
+// that long. What takes longer between two statements does not belong into the transaction.
+// For leases of other stores set it yourself.
+//
 // The marks have a table of their own in the same database, made by [Migrate]; no lock
 // operation touches them, so a long transaction holds up no renewal. They rise with the
 // transaction's commit, and never expire. A transaction that fences several keys should
@@ -43,11 +61,28 @@ ON CONFLICT (key) DO UPDATE SET token = greatest(m.token, excluded.token) RETURN
 //
 // A token out of range and a nil tx are ErrInvalid. Any other error is tx's, and has aborted it.
 func Fence(ctx context.Context, tx pgx.Tx, key string, token lock.Token, opts ...Option) error {
+	return fence(ctx, tx, key, token, opts, func(sql string, args []any) row { return tx.QueryRow(ctx, sql, args...) })
+}
+
+// SQLTx is a transaction of database/sql: a *sql.Tx, or what wraps one, such as that of sqlx or
+// the ConnPool of gorm's.
+type SQLTx interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// FenceSQL is [Fence] for a transaction of database/sql, with any driver for PostgreSQL.
+func FenceSQL(ctx context.Context, tx SQLTx, key string, token lock.Token, opts ...Option) error {
+	return fence(ctx, tx, key, token, opts, func(sql string, args []any) row { return tx.QueryRowContext(ctx, sql, args...) })
+}
+
+type row interface{ Scan(dest ...any) error }
+
+func fence(ctx context.Context, tx any, key string, token lock.Token, opts []Option, query func(string, []any) row) error {
 	s, err := newSettings(opts)
 	switch {
 	case err != nil:
 		return err
-	case tx == nil:
+	case storekit.IsNil(tx):
 		return fmt.Errorf("%w: postgres: fence: transaction is nil", lock.ErrInvalid)
 	case token == 0 || token > lock.MaxToken:
 		return fmt.Errorf("%w: token %d: must be from 1 to %d", lock.ErrInvalid, token, lock.MaxToken)
@@ -55,15 +90,20 @@ func Fence(ctx context.Context, tx pgx.Tx, key string, token lock.Token, opts ..
 	if err := lock.CheckKey(key); err != nil {
 		return err
 	}
-	var newest int64
-	if err := tx.QueryRow(ctx, s.names.fill(fenceSQL), []byte(key), int64(token)).Scan(&newest); err != nil {
+	var newest string
+	var timeout sql.NullString
+	if err := query(s.names.fill(fenceSQL), []any{[]byte(key), int64(token)}).Scan(&newest, &timeout); err != nil {
 		if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 			return fmt.Errorf("%w: %w", ended, err)
 		}
-		return wrap(err)
+		return (&db{names: s.names}).explain(err)
 	}
-	if lock.Token(newest) > token {
-		return &lock.StaleError{Key: key, Token: token, Newest: lock.Token(newest)}
+	seen, err := strconv.ParseUint(newest, 10, 64)
+	if err != nil {
+		return unexpected(newest)
+	}
+	if lock.Token(seen) > token {
+		return &lock.StaleError{Key: key, Token: token, Newest: lock.Token(seen)}
 	}
 	return nil
 }

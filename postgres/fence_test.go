@@ -2,12 +2,15 @@ package postgres_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
@@ -217,4 +220,97 @@ func TestFenceStaleWaits(t *testing.T) {
 	blocked(t, w)
 	require.NoError(t, tx.Commit(ctx))
 	staleBy(t, <-ended, "k", 6, 7)
+}
+
+// TestFenceEndsAFrozenTransaction: a holder freezes inside its fenced transaction. Its successor
+// does not wait for longer than the lease has lasted, and the frozen one books nothing.
+func TestFenceEndsAFrozenTransaction(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		t.Run(fmt.Sprint("shared ", shared), func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			a, b := w.open(t), w.open(t)
+			ctx := storetest.Bounded(t)
+			w.exec(t, "CREATE TABLE "+w.table("_booked")+" (token bigint)")
+			book := func(tx pgx.Tx, token lock.Token) error {
+				_, err := tx.Exec(ctx, "INSERT INTO "+w.table("_booked")+" VALUES ($1)", int64(token))
+				return err
+			}
+			req := storetest.Lasting(storetest.Request("k"), 2*time.Second)
+			req.Shared = shared
+			g := storetest.Acquire(t, a, req)
+			frozen := begin(t, w, pgx.TxOptions{})
+			require.NoError(t, postgres.Fence(ctx, frozen, "k", g.Token, w.options...))
+			require.NoError(t, book(frozen, g.Token))
+			next := storetest.Await(t, b, storetest.Request("k"))
+			require.NoError(t, w.fenced(ctx, pgx.TxOptions{}, "k", next.Token, func(tx pgx.Tx) error { return book(tx, next.Token) }))
+			require.Error(t, frozen.Commit(ctx))
+			require.Equal(t, []int64{int64(next.Token)}, value[[]int64](t, w, "SELECT array_agg(token) FROM "+w.table("_booked")))
+		})
+	}
+}
+
+// TestFenceIdleTimeout: it is what is left of the lease, for this transaction alone, and never
+// longer than it was; a lease that is over has a second. That of another store's lease stays.
+func TestFenceIdleTimeout(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l := w.open(t)
+	ctx := storetest.Bounded(t)
+	timeout := func(key string, token lock.Token, before string) time.Duration {
+		t.Helper()
+		tx := begin(t, w, pgx.TxOptions{})
+		_, err := tx.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = '"+before+"'")
+		require.NoError(t, err)
+		require.NoError(t, postgres.Fence(ctx, tx, key, token, w.options...))
+		var ms int64
+		require.NoError(t, tx.QueryRow(ctx, "SELECT setting::bigint FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'").Scan(&ms))
+		require.NoError(t, tx.Commit(ctx))
+		return time.Duration(ms) * time.Millisecond
+	}
+	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), 50*time.Second))
+	require.InDelta(t, 30*time.Second, timeout("k", g.Token, "0"), float64(20*time.Second))
+	require.Equal(t, 5*time.Second, timeout("k", g.Token, "5s"))
+	require.Greater(t, timeout("k", g.Token, "2h"), time.Second)
+	require.LessOrEqual(t, timeout("k", g.Token, "2h"), 50*time.Second)
+	g.TTL = lock.MaxTTL
+	g = storetest.Renew(t, l, g)
+	require.Equal(t, 20*24*time.Hour, timeout("k", g.Token, "0"))
+	storetest.Release(t, l, g)
+	require.Equal(t, time.Second, timeout("k", g.Token, "0"))
+	require.Zero(t, timeout("k", g.Token+1, "0"))
+	require.Zero(t, timeout("elsewhere", 7, "0"))
+	require.Equal(t, 7*time.Minute, timeout("elsewhere", 7, "7min"))
+}
+
+// TestFenceSQL: the same fence for transactions of database/sql.
+func TestFenceSQL(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	ctx := storetest.Bounded(t)
+	db := stdlib.OpenDBFromPool(w.admin)
+	defer func() { require.NoError(t, db.Close()) }()
+	fenced := func(token lock.Token) error {
+		tx, err := db.BeginTx(ctx, nil)
+		require.NoError(t, err)
+		if err := postgres.FenceSQL(ctx, tx, "k\x00", token, w.options...); err != nil {
+			require.NoError(t, tx.Rollback())
+			return err
+		}
+		return tx.Commit()
+	}
+	require.NoError(t, fenced(7))
+	require.NoError(t, w.fenced(ctx, pgx.TxOptions{}, "k\x00", 8, nothing))
+	staleBy(t, fenced(7), "k\x00", 7, 8)
+	require.NoError(t, fenced(8))
+	var none *sql.Tx
+	require.ErrorIs(t, postgres.FenceSQL(ctx, none, "k", 1), lock.ErrInvalid)
+	require.ErrorIs(t, postgres.FenceSQL(ctx, nil, "k", 1), lock.ErrInvalid)
+	require.ErrorIs(t, postgres.Fence(ctx, (*pgxpool.Tx)(nil), "k", 1), lock.ErrInvalid)
+
+	tx, err := db.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	require.ErrorIs(t, postgres.FenceSQL(ctx, tx, "k", 1, postgres.WithSchema("none")), postgres.ErrSchema)
+	require.NoError(t, tx.Rollback())
 }

@@ -98,7 +98,10 @@ func (w world) age(tb testing.TB) {
 
 func (w world) url() string { return testserver.PostgresURL(w.server.Addr()) }
 
-// table is the quoted name of a table, or a function.
+// function is the quoted name of a function.
+func (w world) function(name string) string { return postgres.FunctionName(w.schema, "locks", name) }
+
+// table is the quoted name of a table.
 func (w world) table(suffix string) string {
 	return pgx.Identifier{w.schema, "locks" + suffix}.Sanitize()
 }

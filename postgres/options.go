@@ -14,10 +14,11 @@ type settings struct {
 	names  names
 	listen *pgx.ConnConfig // nil: as the pool connects
 	poll   time.Duration   // 0: listen instead
+	onPush func(error)     // may be nil
 }
 
-// Option sets up a [Locker]; [Migrate], [Schema] and [Fence] take those that name the schema
-// and the tables.
+// Option sets up a [Locker]; [Migrate], [Schema], [Fence] and [FenceSQL] take those that name
+// the schema and the tables.
 type Option func(*settings) error
 
 // WithSchema sets the schema that has the tables and functions. Default "lock". Any name
@@ -61,6 +62,16 @@ func WithPolling(every time.Duration) Option {
 			return fmt.Errorf("%w: postgres: polling every %v: must be at least 1ms", lock.ErrInvalid, every)
 		}
 		s.poll = every
+		return nil
+	}
+}
+
+// WithPushObserver has f called when wake-ups and notices of forced losses do not arrive any
+// more, with the reason, and with nil when they do again. Calls do not overlap; f must not
+// block. Default: nobody is told, and waiters look more often meanwhile.
+func WithPushObserver(f func(error)) Option {
+	return func(s *settings) error {
+		s.onPush = f
 		return nil
 	}
 }

@@ -2,7 +2,6 @@ package postgres_test
 
 import (
 	"context"
-	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -162,7 +161,7 @@ func TestMissingSchema(t *testing.T) {
 	w := sharedWorld(t)
 	drop := func(sql string) func() { return func() { w.exec(t, strings.ReplaceAll(sql, "{schema}", w.schema)) } }
 	for name, breaks := range map[string]func(){
-		"an old version": drop(`ALTER FUNCTION "{schema}"."locks_acquire_v1" RENAME TO "locks_acquire_v0"`),
+		"an old version": func() { w.exec(t, "ALTER FUNCTION "+w.function("acquire")+" RENAME TO old") },
 		"no tables":      drop(`DROP TABLE IF EXISTS "{schema}"."locks" CASCADE`),
 		"no schema":      drop(`DROP SCHEMA IF EXISTS "{schema}" CASCADE`),
 	} {
@@ -331,18 +330,26 @@ func TestTokensWithClockSetBack(t *testing.T) {
 	require.Equal(t, future+4, storetest.Acquire(t, l, storetest.Request("k")).Token)
 }
 
-// TestHugeTTL: as long as there is, rounded as the server counts.
-func TestHugeTTL(t *testing.T) {
+// TestLongestTTL: to the microsecond, and no longer.
+func TestLongestTTL(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	for _, mode := range []string{"cache_statement", "exec", "simple_protocol"} {
 		l := w.open(t, "default_query_exec_mode="+mode)
-		for _, ttl := range []time.Duration{math.MaxInt64, math.MaxInt64 - 500, math.MaxInt64 / 2} {
-			g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), ttl))
-			require.Less(t, ttl-g.TTL, time.Microsecond)
-			require.Positive(t, g.TTL)
+		for _, shared := range []bool{false, true} {
+			req := storetest.Lasting(storetest.Request("k"), lock.MaxTTL)
+			req.Shared = shared
+			g := storetest.Acquire(t, l, req)
+			require.Equal(t, lock.MaxTTL, g.TTL)
 			storetest.Holds(t, l, g)
-			storetest.Release(t, l, storetest.Renew(t, l, g))
+			g = storetest.Renew(t, l, g)
+			g.TTL++
+			_, err := l.Renew(storetest.Bounded(t), g)
+			require.ErrorIs(t, err, lock.ErrInvalid)
+			storetest.Release(t, l, g)
+			req.TTL++
+			_, err = l.Acquire(storetest.Bounded(t), req)
+			require.ErrorIs(t, err, lock.ErrInvalid)
 		}
 	}
 }

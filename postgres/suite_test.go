@@ -3,7 +3,6 @@ package postgres_test
 import (
 	"flag"
 	"fmt"
-	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -70,8 +69,6 @@ func TestClientSuite(t *testing.T) {
 }
 
 func suite(usual func(testing.TB) world, skips map[string]string) locktest.Harness {
-	failing := maps.Clone(failsSoFar)
-	maps.Copy(failing, skips)
 	return locktest.Harness{
 		New: func(tb testing.TB) func() lock.Locker {
 			var w world
@@ -93,7 +90,7 @@ func suite(usual func(testing.TB) world, skips map[string]string) locktest.Harne
 		},
 		LosePart: losePart,
 		Faults:   faults(),
-		Skips:    failing,
+		Skips:    skips,
 	}
 }
 
@@ -121,7 +118,7 @@ func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 		},
 		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
 			w := l.(*process).world
-			for _, table := range []string{"", "_readers", "_waiters", "_undone"} {
+			for _, table := range []string{"", "_readers", "_waiters", "_tombstones"} {
 				w.exec(tb, fmt.Sprintf(`DELETE FROM %q."locks%s"`, w.schema, table))
 			}
 			return nil

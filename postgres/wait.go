@@ -4,74 +4,56 @@ import (
 	"context"
 	"encoding/json"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// patience is how long a waiter goes on through errors of the server, such as those of a
-// restart or a failover, before Acquire returns the last one.
-const patience = 10 * time.Second
+// wait stands in line. No connection is held meanwhile.
+func (a *acquisition) wait(ctx context.Context) (lock.Grant, error) {
+	box := a.l.registry.Join(a.req.Owner)
+	defer a.l.registry.Leave(a.req.Owner)
+	w := storekit.Wait{
+		Request: a.req, Mailbox: box, Closed: a.l.closed, Classify: classify,
+		Claim: a.look, Recheck: a.l.registry.Recheck,
+	}
+	return w.Run(ctx)
+}
 
-// wait stands in line until the lock is granted, or ctx or the Locker ends. The place in
-// line is the caller's to undo.
-//
-// It looks again and again: when a release has woken it, when what is in the way ends by
-// itself, and at each third of its own heartbeat, which keeps the place. Each look that may
-// grant verifies by itself, and its Start is taken before it is sent, so a wake-up is only a
-// hint. No connection is held meanwhile.
-func (l *Locker) wait(ctx context.Context, req lock.Request) (lock.Grant, error) {
-	a := l.acquisition(req)
-	if a.mayBeFree() { // then there is nothing to wait for
-		g, err := a.take(ctx)
-		if err != nil || g.Token != 0 {
-			return g, err
-		}
-		a.refused = true
-	}
-	p := l.registry.wait(req.Owner)
-	defer l.registry.leave(req.Owner)
-	caller := ctx
-	ctx, cancel := context.WithCancel(caller)
-	defer cancel()
-	defer context.AfterFunc(l.registry.ctx, cancel)() // Close ends what is under way too
-	a.inLine, a.detail = true, req.Waiting != nil
-	timer := time.NewTimer(a.beat)
-	defer timer.Stop()
-	var last lock.Record
-	healthy := time.Now()
-	for first, woken := true, false; ; {
-		g, no, err := a.look(ctx, woken)
-		switch {
-		case err == nil && no == nil:
-			return g, nil
-		case ctx.Err() != nil:
-			return lock.Grant{}, ended(caller, last)
-		case err != nil:
-			if first || permanent(err) || time.Since(healthy) > patience {
-				return lock.Grant{}, err
-			}
-			timer.Reset(min(a.beat/3, maxPause))
-		default:
-			healthy = time.Now()
-			last = no.record
-			if first && req.Waiting != nil {
-				req.Waiting(last)
-			}
-			first, a.detail = false, false
-			timer.Reset(l.nextLook(no, a.beat/3))
-		}
-		woken = false
+// look is claim for a waiter. As long as somebody alive is in front, and nobody has woken it, it
+// only keeps its place, which is cheap: no row is locked that others want, and a long line costs
+// no more than a short one.
+func (a *acquisition) look(ctx context.Context, woken bool) (lock.Grant, *storekit.Refusal, error) {
+	if a.last.Key == "" { // who lines up may wait for the row, and leaves connections to others
 		select {
-		case h := <-p.granted:
-			return a.grant(h.token, h.start), nil
-		case <-p.wakeup:
-			woken = true
-		case <-timer.C:
+		case a.l.liningUp <- struct{}{}:
+			defer func() { <-a.l.liningUp }()
 		case <-ctx.Done():
-			return lock.Grant{}, ended(caller, last)
+			return lock.Grant{}, nil, ctx.Err()
 		}
 	}
+	if woken || a.ahead == 0 {
+		return a.claim(ctx)
+	}
+	reply, _, err := a.l.db.text(ctx, a.l.sql.keep, []byte(a.req.Key), a.req.Owner, storekit.Heartbeat(a.req.TTL))
+	if err != nil {
+		return lock.Grant{}, nil, err
+	}
+	if a.ahead, err = strconv.Atoi(reply); err != nil || a.ahead == 0 { // it is the first, or its place is gone
+		return a.claim(ctx)
+	}
+	return lock.Grant{}, &storekit.Refusal{Record: a.last, Recheck: a.l.pollAfter(time.Hour, a.ahead)}, nil
+}
+
+// pollAfter is when to look again who was refused: when nothing known is in the way any more, or,
+// if nobody wakes it, sooner the nearer it is to the front.
+func (l *Locker) pollAfter(end time.Duration, ahead int) time.Duration {
+	if l.poll == 0 {
+		return end
+	}
+	return min(end, l.poll*time.Duration(1+ahead))
 }
 
 // handOver releases a grant. When the next in line waits in this process too, the same
@@ -80,11 +62,14 @@ func (l *Locker) wait(ctx context.Context, req lock.Request) (lock.Grant, error)
 // its grant when it looks again, which it is told to do at once.
 func (l *Locker) handOver(ctx context.Context, g lock.Grant) (reply string, unsure bool, err error) {
 	start := time.Now()
-	reply, unsure, err = l.db.text(ctx, l.sql.release, []byte(g.Key), g.Owner, int64(g.Token), g.Shared, l.process)
+	reply, unsure, err = l.telling(ctx, l.sql.release, []byte(g.Key), g.Owner, int64(g.Token), g.Shared, l.process)
 	if err != nil || unsure {
-		l.registry.wakeAll()
+		l.registry.WakeAll()
 	}
 	if err != nil || len(reply) < 2 {
+		if reply == done {
+			l.free.add(g.Key) // nobody waits any more
+		}
 		return reply, unsure, err
 	}
 	var next struct {
@@ -95,33 +80,13 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant) (reply string, unsu
 	if err := json.Unmarshal([]byte(reply), &next); err != nil {
 		return "", unsure, unexpected(reply)
 	}
+	l.free.remove(g.Key)
 	for _, owner := range next.Wake {
-		l.registry.wake(owner)
+		l.registry.Wake(owner)
 	}
 	if next.Token != 0 {
-		l.registry.granted(next.Owner, handover{next.Token, start})
+		l.registry.Deliver(next.Owner, storekit.Handover{Token: next.Token, Start: start})
 		runtime.Gosched() // the next holder goes first: those behind it wait for its release
 	}
 	return done, unsure, nil
-}
-
-// nextLook is when to claim again without being woken: when nothing known is in the way any
-// more, and no later than the beat. One who polls looks sooner, the nearer it is to the front.
-func (l *Locker) nextLook(no *refusal, beat time.Duration) time.Duration {
-	next := min(no.recheck+time.Millisecond, beat)
-	if l.poll > 0 {
-		next = min(next, l.poll*time.Duration(1+no.ahead))
-	}
-	return next
-}
-
-// ended is the error of a wait that ctx ended, or Close: ErrHeld too if the key was seen held.
-func ended(ctx context.Context, last lock.Record) error {
-	switch {
-	case ctx.Err() == nil:
-		return lock.ErrClosed
-	case last.Key == "":
-		return ctx.Err()
-	}
-	return &lock.HeldError{Record: last, Err: ctx.Err()}
 }

@@ -1,0 +1,162 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
+)
+
+// acquisition is one Acquire: the same request, sent as often as it takes.
+type acquisition struct {
+	l        *Locker
+	req      lock.Request
+	metadata any  // string, or nil
+	refused  bool // the plain statement is not tried again
+	doubtful bool // a copy of the request may still be on its way
+	ahead    int  // waiters in front, as of the last look; 0 if it is not in line
+	last     lock.Record
+}
+
+// errUndone is the outcome of an acquisition whose owner has been released already.
+var errUndone = errors.New("lock: postgres: this owner's acquisition has been undone")
+
+// Acquire implements [lock.Locker]. TTLs round up to microseconds.
+func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
+		return lock.Grant{}, err
+	}
+	if err := l.ready(ctx); err != nil {
+		return lock.Grant{}, err
+	}
+	req.TTL = roundUp(req.TTL)
+	if l.poll > 0 {
+		req.Lost = nil
+	}
+	a := &acquisition{l: l, req: req}
+	if m := storekit.EncodeMetadata(req.Metadata); m != "" {
+		a.metadata = m
+	}
+	l.registry.Hold(req.Owner, req.Lost)
+	g, err := a.run(ctx)
+	if err != nil {
+		l.registry.Drop(req.Owner)
+		return lock.Grant{}, err
+	}
+	l.registry.Keep(g)
+	if a.doubtful {
+		l.doubts.Add(req.Owner)
+	}
+	if !a.refused && !req.Shared {
+		l.free.add(req.Key)
+	}
+	return g, nil
+}
+
+func (a *acquisition) run(ctx context.Context) (g lock.Grant, err error) {
+	if a.l.poll == 0 && (a.req.Wait || a.req.Lost != nil) {
+		if err := a.l.listener.Await(ctx); err != nil {
+			return g, err
+		}
+	}
+	if a.req.Wait {
+		return a.wait(ctx)
+	}
+	err = storekit.WithinPatience(ctx, func(ctx context.Context) error {
+		var no *storekit.Refusal
+		g, no, err = a.claim(ctx)
+		if no != nil {
+			return &lock.HeldError{Record: no.Record}
+		}
+		return err
+	})
+	return g, err
+}
+
+// claim asks for the lock: by the plain statement if it may be free, else by the function, which
+// stands in line if that is asked for.
+func (a *acquisition) claim(ctx context.Context) (lock.Grant, *storekit.Refusal, error) {
+	if !a.req.Shared && !a.refused && a.l.free.has(a.req.Key) {
+		g, err := a.take(ctx)
+		if err != nil || g.Token != 0 {
+			return g, nil, err
+		}
+	}
+	var beat any
+	if a.req.Wait {
+		beat = storekit.Heartbeat(a.req.TTL)
+	}
+	detail := !a.req.Wait || a.req.Waiting != nil && a.last.Key == ""
+	start := time.Now()
+	reply, err := a.ask(ctx, a.l.sql.acquire, []byte(a.req.Key), a.req.Owner, a.req.TTL, a.req.Shared,
+		a.l.process, a.l.poll == 0, a.metadata, beat, detail)
+	if err != nil {
+		return lock.Grant{}, nil, err
+	}
+	if token, err := lock.ParseToken(reply); err == nil {
+		return a.grant(token, start), nil, nil
+	}
+	no, err := a.refusal(reply)
+	return lock.Grant{}, no, err
+}
+
+// take asks for a lock that is free and that nobody waits for. Else nothing has happened, and
+// there is no grant.
+func (a *acquisition) take(ctx context.Context) (lock.Grant, error) {
+	var process any
+	if a.l.poll == 0 {
+		process = a.l.process
+	}
+	start := time.Now()
+	reply, err := a.ask(ctx, a.l.sql.take, []byte(a.req.Key), a.req.Owner, a.req.TTL, process, a.metadata)
+	if err != nil || reply == "" {
+		return lock.Grant{}, err
+	}
+	token, err := lock.ParseToken(reply)
+	if err != nil {
+		return lock.Grant{}, unexpected(reply)
+	}
+	return a.grant(token, start), nil
+}
+
+// ask sends a request. A waiter goes on after an error, such as a pooler's that has lost its
+// server: what was sent may still be on its way then, too.
+func (a *acquisition) ask(ctx context.Context, sql string, args ...any) (string, error) {
+	reply, unsure, err := a.l.db.text(ctx, sql, args...)
+	a.doubtful = a.doubtful || unsure || err != nil
+	return reply, err
+}
+
+func (a *acquisition) grant(token lock.Token, start time.Time) lock.Grant {
+	return lock.Grant{
+		Key: a.req.Key, Owner: a.req.Owner, Token: token, TTL: a.req.TTL, Start: start, Shared: a.req.Shared,
+	}
+}
+
+// refusal reads what the function acquire says when it does not grant.
+func (a *acquisition) refusal(reply string) (*storekit.Refusal, error) {
+	var r struct {
+		Undone  bool
+		Recheck int64
+		Ahead   int
+		Record  recordJSON
+	}
+	if err := json.Unmarshal([]byte(reply), &r); err != nil {
+		return nil, unexpected(reply)
+	}
+	if r.Undone {
+		return nil, errUndone
+	}
+	a.l.free.remove(a.req.Key)
+	a.refused, a.ahead, a.last = true, r.Ahead, r.Record.record(a.req.Key)
+	// A timer of the server's counts µs, one of this machine's ms.
+	return &storekit.Refusal{Record: a.last, Recheck: a.l.pollAfter(micros(r.Recheck)+time.Millisecond, r.Ahead)}, nil
+}
+
+func unexpected(reply string) error {
+	return fmt.Errorf("lock: postgres: unexpected reply %.80q", reply)
+}
