@@ -31,23 +31,26 @@ func (b *books) open(ctx context.Context) error {
 	})
 }
 
-// isPaid must go through the fence, as book does: the token's mark rises here, so whoever
-// held the lock before cannot book any more what it saw before.
-func (b *books) isPaid(ctx context.Context, t lock.Token) (paid bool, err error) {
+// pay books the payment, unless one is booked already, in one transaction. before is called in
+// between.
+func (b *books) pay(ctx context.Context, t lock.Token, cashier string, before func() error) (paid bool, err error) {
 	err = b.fenced(ctx, t, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM payment_example WHERE invoice = $1)`, b.invoice).Scan(&paid)
+		err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM payment_example WHERE invoice = $1)`, b.invoice).Scan(&paid)
+		if err != nil || paid {
+			return err
+		}
+		if err := before(); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `INSERT INTO payment_example (invoice, cashier) VALUES ($1, $2)`, b.invoice, cashier)
+		return err
 	})
 	return paid, err
 }
 
-func (b *books) book(ctx context.Context, t lock.Token, cashier string) error {
-	return b.fenced(ctx, t, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `INSERT INTO payment_example (invoice, cashier) VALUES ($1, $2)`, b.invoice, cashier)
-		return err
-	})
-}
-
-// fenced runs a transaction that the fence heads.
+// fenced runs a transaction that the fence heads. The fence refuses it when a newer holder has
+// been here, lets no newer one in before it ends, and has the server end it if it is idle for
+// longer than the lease lasts.
 func (b *books) fenced(ctx context.Context, t lock.Token, work func(pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
 		if !b.unfenced {

@@ -17,7 +17,7 @@ type cashier struct {
 	name   string
 	client *lock.Client
 	books  *books
-	freeze bool // before it books
+	freeze bool // inside its transaction
 	out    io.Writer
 }
 
@@ -33,33 +33,34 @@ func (c *cashier) run(ctx context.Context) error {
 
 // pay is the critical section.
 func (c *cashier) pay(ctx context.Context, l *lock.Lease) error {
-	paid, err := c.books.isPaid(ctx, l.Token())
-	if err != nil {
-		return err
-	}
-	if paid {
-		c.say("finds the invoice paid")
-		return nil
-	}
-	if ctx.Err() != nil { // the lock is lost, or the program is to end
-		return context.Cause(ctx)
-	}
 	// From here on ctx may end at any time, even before the next instruction, and no look
 	// at it could tell. Whether the payment comes in time is for the fence to say.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if c.freeze {
-		c.freeze = false
-		c.say("freezes, having found the invoice open")
-		if err := pause.Self(); err != nil {
-			return err
-		}
-		c.say("goes on, and books the payment")
+	paid, err := c.books.pay(ctx, l.Token(), c.name, c.pause)
+	switch {
+	case err != nil:
+		return err
+	case paid:
+		c.say("finds the invoice paid")
+	default:
+		c.say("has booked the payment")
 	}
-	if err := c.books.book(ctx, l.Token(), c.name); err != nil {
+	return nil
+}
+
+// pause freezes, once, in the worst place: inside the transaction, which keeps the invoice
+// locked.
+func (c *cashier) pause() error {
+	if !c.freeze {
+		return nil
+	}
+	c.freeze = false
+	c.say("freezes, having found the invoice open")
+	if err := pause.Self(); err != nil {
 		return err
 	}
-	c.say("has booked the payment")
+	c.say("goes on, and books the payment")
 	return nil
 }
 

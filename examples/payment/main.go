@@ -3,10 +3,10 @@
 //
 //	go run ./examples/payment -postgres postgres://localhost/postgres -freeze
 //
-// With -freeze the first cashier is stopped when it has seen that the invoice is open, and
-// goes on when its lock is long over and the second has booked the payment. The fence, the
-// first statement of each of its transactions, refuses what it has in mind. With -unfenced
-// nothing does, and the customer pays twice.
+// With -freeze the first cashier is stopped inside its transaction, when it has seen that the
+// invoice is open, and goes on when its lock is long over and the second has booked the payment.
+// The fence, the first statement of the transaction, had the server end it by then. With
+// -unfenced nothing does, and the customer pays twice.
 package main
 
 import (
@@ -52,7 +52,7 @@ func (c *config) flags() *flag.FlagSet {
 	f.StringVar(&c.postgres, "postgres", url, "URL of the database; the default is $DATABASE_URL if that is set")
 	f.StringVar(&c.invoice, "invoice", "invoice:7", "which invoice is paid; it begins as an open one")
 	f.DurationVar(&c.ttl, "ttl", 2*time.Second, "how long a frozen cashier keeps the other waiting")
-	f.BoolVar(&c.freeze, "freeze", false, "freeze the first cashier before it books")
+	f.BoolVar(&c.freeze, "freeze", false, "freeze the first cashier inside its transaction")
 	f.BoolVar(&c.unfenced, "unfenced", false, "book without the fence, to see what comes of it")
 	f.IntVar(&c.cashier, "cashier", 0, "the office's own: which of its processes this is")
 	return f
