@@ -16,8 +16,8 @@ import (
 
 func nothing(context.Context, *lock.Lease) error { return nil }
 
-// What a Do costs on the embedded store, that store's allocations included. The race
-// detector does not change the count.
+// What a Do costs on the embedded store, that store's allocations included: 9, and 10 with
+// the race detector, which keeps a call from being inlined.
 func TestDoAllocations(t *testing.T) {
 	c := lock.New(memory.New())
 	ctx := t.Context()
@@ -27,7 +27,7 @@ func TestDoAllocations(t *testing.T) {
 		}
 	})
 	t.Logf("%v allocations", n)
-	require.LessOrEqual(t, n, 9.0)
+	require.LessOrEqual(t, n, 10.0)
 	require.NoError(t, c.Close(ctx))
 }
 
@@ -89,7 +89,7 @@ func TestManyLeases(t *testing.T) {
 		most = max(most, runtime.NumGoroutine())
 	}
 	t.Logf("at most %d goroutines", most)
-	require.LessOrEqual(t, most, 5000) // 300 where processors are free, 1,100 with 20 processes for each
+	require.LessOrEqual(t, most, 5000) // 1,700 were seen with 20 processes for each processor
 	for _, l := range leases {
 		require.NoError(t, l.Err())
 	}
