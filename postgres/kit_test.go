@@ -142,8 +142,6 @@ func (w world) open(tb testing.TB, params ...string) *process {
 	params = append(params, "pool_max_conns=6")
 	config, err := pgxpool.ParseConfig(testserver.PostgresURL(strings.Join(addrs, ",")) + "&" + strings.Join(params, "&"))
 	require.NoError(tb, err)
-	// A connection that has died is found out by the statement that is sent on it.
-	config.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	p.pool, err = pgxpool.NewWithConfig(context.Background(), config)
 	require.NoError(tb, err)
 	tb.Cleanup(p.pool.Close)

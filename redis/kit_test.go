@@ -2,7 +2,6 @@ package redis_test
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -176,16 +175,11 @@ func keysOf(prefix, key string) map[string]string {
 // calls counts how often a server has run some commands since its statistics were reset.
 func calls(tb testing.TB, rdb *goredis.Client, commands ...string) int {
 	tb.Helper()
-	stats, err := rdb.InfoMap(bounded(tb), "commandstats").Result()
+	stats, err := rdb.Info(bounded(tb), "commandstats").Result()
 	require.NoError(tb, err)
 	total := 0
 	for _, c := range commands {
-		if s := stats["Commandstats"]["cmdstat_"+c]; s != "" {
-			var n int
-			_, err := fmt.Sscanf(s, "calls=%d,", &n)
-			require.NoError(tb, err, s)
-			total += n
-		}
+		total += storetest.RedisInfo(tb, stats, "cmdstat_"+c)
 	}
 	return total
 }

@@ -3,7 +3,6 @@ package redis_test
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -12,16 +11,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 )
 
 // stat reads a number of INFO stats.
 func stat(tb testing.TB, rdb *goredis.Client, name string) int {
 	tb.Helper()
-	info, err := rdb.InfoMap(bounded(tb), "stats").Result()
+	info, err := rdb.Info(bounded(tb), "stats").Result()
 	require.NoError(tb, err)
-	n, err := strconv.Atoi(info["Stats"][name])
-	require.NoError(tb, err)
-	return n
+	return storetest.RedisInfo(tb, info, name)
 }
 
 // TestSharedRoundTrips: the server reads far less often than it is asked.

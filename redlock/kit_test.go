@@ -87,7 +87,7 @@ func (w world) reaching(tb testing.TB, nodes []int, opts ...redlock.Option) *pro
 	for i, s := range w.servers {
 		n := &network{conns: make(map[*wire]struct{}), cut: !slices.Contains(nodes, i)}
 		p.nets = append(p.nets, n)
-		p.nodes = append(p.nodes, goredis.NewClient(&goredis.Options{Addr: s.Addr(), Dialer: n.dial, DialerRetries: 1}))
+		p.nodes = append(p.nodes, goredis.NewClient(&goredis.Options{Addr: s.Addr(), Dialer: n.dial}))
 	}
 	p.Locker = redlock.New(p.nodes, append([]redlock.Option{
 		redlock.WithPrefix(w.prefix), redlock.WithTimeout(5 * time.Second),
