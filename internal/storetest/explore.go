@@ -10,17 +10,21 @@ import (
 )
 
 var (
-	exploreFor  = flag.Duration("explore.for", 0, "how long TestExplore goes on with random seeds; 0 is one round")
+	exploreFor  = flag.Duration("explore.for", 0, "how long TestExplore goes on with random seeds; 0 is not at all")
 	exploreSeed = flag.Uint64("explore.seed", 1, "the fixed seed of TestExplore")
 )
 
 // Explore runs random histories against h: a round with a seed that is the same each time,
-// and rounds with seeds that are not. It has no Failover, which most servers stand once.
+// and with -explore.for rounds with seeds that are not. It has no Failover, which most
+// servers stand once.
 func Explore(t *testing.T, h locktest.Harness) {
 	t.Helper()
 	h.Faults = maps.Clone(h.Faults)
 	delete(h.Faults, locktest.Failover)
 	locktest.Explore(t, h, *exploreSeed, 0)
+	if *exploreFor == 0 {
+		return
+	}
 	seed := rand.Uint64()
 	t.Logf("random seeds from %d, for %v", seed, *exploreFor)
 	locktest.Explore(t, h, seed, *exploreFor)
