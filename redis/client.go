@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -29,34 +27,21 @@ type servers struct {
 
 func newServers(rdb goredis.UniversalClient) (*servers, error) {
 	s := new(servers)
-	for {
-		switch c := rdb.(type) {
-		case *goredis.Client:
-			if c == nil {
-				return nil, errNoClient
-			}
-			s.rdb, s.single = c, rediskit.NewLane(c, c)
-			return s, nil
-		case *goredis.ClusterClient:
-			if c == nil {
-				return nil, errNoClient
-			}
-			s.rdb, s.single = c, rediskit.NewLane(c, nil)
-			s.cluster, s.byNode = c, make(map[*goredis.Client]*rediskit.Lane)
-			return s, nil
-		case *goredis.Ring:
-			return nil, fmt.Errorf("%w: redis: a Ring moves keys when a shard is down, so two could hold a lock: use a Cluster", lock.ErrInvalid)
-		case interface {
-			Unwrap() goredis.UniversalClient
-		}:
-			rdb = c.Unwrap()
-		case nil:
-			return nil, errNoClient
-		default:
-			return nil, fmt.Errorf("%w: redis: client of type %T: give it a method Unwrap() goredis.UniversalClient, "+
-				"which tells a single server from a Cluster and a Ring", lock.ErrInvalid, rdb)
-		}
+	switch c := rediskit.Unwrap(rdb).(type) {
+	case nil:
+		return nil, errNoClient
+	case *goredis.Client:
+		s.rdb, s.single = c, rediskit.NewLane(c, c)
+	case *goredis.ClusterClient:
+		s.rdb, s.single = c, rediskit.NewLane(c, nil)
+		s.cluster, s.byNode = c, make(map[*goredis.Client]*rediskit.Lane)
+	case *goredis.Ring:
+		return nil, fmt.Errorf("%w: redis: a Ring moves keys when a shard is down, so two could hold a lock: use a Cluster", lock.ErrInvalid)
+	default:
+		return nil, fmt.Errorf("%w: redis: client of type %T: give it a method Unwrap() goredis.UniversalClient, "+
+			"which tells a single server from a Cluster and a Ring", lock.ErrInvalid, c)
 	}
+	return s, nil
 }
 
 var errNoClient = fmt.Errorf("%w: redis: client is nil", lock.ErrInvalid)
@@ -134,51 +119,15 @@ func (s *servers) send(ctx context.Context, script *script, keys []string, args 
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
-	return nil, explain(err, keys[0])
-}
-
-// busy are how replies begin that say: not now, or not here. Nothing was executed.
-var busy = []string{
-	"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "MOVED", "ASK", "BUSY",
-	"NOREPLICAS", "MISCONF", "OOM", "ERR max number of clients",
+	return nil, wrap(rediskit.Explain(err, keys[0]))
 }
 
 // classify implements the classes of storekit for the errors of send.
 func classify(err error) storekit.Class {
-	var op *net.OpError
-	var dns *net.DNSError
-	switch {
-	case errors.Is(err, goredis.ErrClosed), errors.Is(err, errUndone), errors.Is(err, errForeign):
+	if errors.Is(err, errUndone) || errors.Is(err, errForeign) {
 		return storekit.Final
-	case isBusy(err):
-		return storekit.Busy
-	case rediskit.IsReply(err):
-		return storekit.Final
-	case errors.As(err, &dns), errors.As(err, &op) && op.Op == "dial", errors.Is(err, goredis.ErrPoolTimeout):
-		return storekit.Unsent
 	}
-	return storekit.Unknown
-}
-
-func isBusy(err error) bool {
-	for _, prefix := range busy {
-		if goredis.HasErrorPrefix(err, prefix) {
-			return true
-		}
-	}
-	return false
-}
-
-// explain says where an error of the client or the server comes from, and what to do about
-// one whose own words do not help.
-func explain(err error, key string) error {
-	switch {
-	case goredis.HasErrorPrefix(err, "WRONGTYPE"): // Redis does not say which key
-		return fmt.Errorf("%w: %q or a key beside it holds something else", wrap(err), key)
-	case goredis.HasErrorPrefix(err, "NOPERM"), strings.Contains(err.Error(), "ACL failure"): // nor always the command
-		return fmt.Errorf("%w: the scripts for %q need the rights that the package comment lists", wrap(err), key)
-	}
-	return wrap(err)
+	return rediskit.Classify(err)
 }
 
 // wrap says where an error of the client or the server comes from.

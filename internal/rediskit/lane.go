@@ -62,16 +62,21 @@ const (
 // call is one command and the way its reply comes back.
 type call struct {
 	ctx  context.Context // the caller's, without its end: for the client's hooks
-	cmd  command
+	cmd  Command
 	done func(*goredis.Cmd) // called once, when cmd has its reply or error
 }
 
-// command is a command that go-redis does not send again by itself: the Locker does so
+// Command is a command that go-redis does not send again by itself: the Locker does so
 // where that is safe, and then knows that the outcome of the first was unknown.
-type command struct{ *goredis.Cmd }
+type Command struct{ *goredis.Cmd }
+
+// NewCommand returns a Command that sends args.
+func NewCommand(ctx context.Context, args ...any) Command {
+	return Command{goredis.NewCmd(ctx, args...)}
+}
 
 // NoRetry is asked by go-redis before it repeats a command.
-func (command) NoRetry() bool { return true }
+func (Command) NoRetry() bool { return true }
 
 // NewLane returns a lane to the server of rdb. node is rdb, or what it would send to, for
 // calls that their callers make; nil for a lane that only has flights.
@@ -114,7 +119,7 @@ func (l *Lane) Go(ctx context.Context, args []any, done func(*goredis.Cmd)) {
 
 func newCall(ctx context.Context, args []any, done func(*goredis.Cmd)) *call {
 	ctx = context.WithoutCancel(ctx)
-	return &call{ctx, command{goredis.NewCmd(ctx, args...)}, done}
+	return &call{ctx, NewCommand(ctx, args...), done}
 }
 
 // alone reports, and notes, that the lane has room for a call by its caller.
@@ -130,7 +135,7 @@ func (l *Lane) alone() bool {
 
 // direct makes a call on the caller's own goroutine, which has the lane to itself.
 func (l *Lane) direct(ctx context.Context, args []any) (any, error) {
-	cmd := command{goredis.NewCmd(ctx, args...)}
+	cmd := NewCommand(ctx, args...)
 	err := l.short.Process(ctx, cmd)
 	if IsTimeout(err) && ctx.Err() == nil {
 		l.speed.Store(-penalty)

@@ -101,14 +101,14 @@ func WithinPatience(ctx context.Context, f func(context.Context) error) error {
 	defer cancel()
 	err := f(bounded)
 	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
-		return unanswered(err)
+		return Unanswered(err)
 	}
 	return err
 }
 
-// unanswered is lock.ErrUnavailable around the store's error of a request that patience gave
+// Unanswered is lock.ErrUnavailable around the store's error of a request that patience gave
 // up. It does not pass for the end of the caller's context, which goes on.
-func unanswered(err error) error {
+func Unanswered(err error) error {
 	return &ownBound{fmt.Errorf("%w: no answer for %v: %w", lock.ErrUnavailable, lock.Patience, err)}
 }
 

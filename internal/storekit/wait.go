@@ -123,7 +123,7 @@ func (w *waiting) endure(ctx context.Context, err error) error {
 		if w.trouble != nil { // err says only that ctx has ended
 			err = w.trouble
 		}
-		return unanswered(err)
+		return Unanswered(err)
 	case !w.told || !w.Classify(err).Passing():
 		return err
 	}
