@@ -10,6 +10,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/rediskit"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // keys are the KEYS of the scripts on a lock: lua/base.lua describes them. Nodes are single
@@ -19,7 +20,8 @@ func (l *Locker) keys(key string) []string {
 }
 
 func (l *Locker) question(s *rediskit.Script, key string, args ...any) question {
-	return question{args: s.Args(false, l.keys(key), args)}
+	keys := l.keys(key)
+	return question{args: s.Args(false, keys, args), key: keys[1]}
 }
 
 // markLife is for how long a mark refuses the late requests of an owner: longer than a
@@ -46,7 +48,7 @@ type acquisition struct {
 }
 
 func (l *Locker) acquisition(req lock.Request) *acquisition {
-	return &acquisition{l: l, req: req, ttl: milliseconds(req.TTL), meta: encodeMetadata(req.Metadata), wake: make(chan struct{}, 1)}
+	return &acquisition{l: l, req: req, ttl: milliseconds(req.TTL), meta: storekit.EncodeMetadata(req.Metadata), wake: make(chan struct{}, 1)}
 }
 
 // How often a try is repeated when nobody can have got a quorum, and after which pauses.
@@ -86,7 +88,8 @@ func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
 			wait = a.l.begin(ctx, b)
 			begins++
 		case errors.Is(err, errSplit):
-			return lock.Grant{}, &lock.HeldError{Record: a.contenders(b)}
+			o := b.outcome()
+			return lock.Grant{}, &lock.HeldError{Record: o.record(a.req.Key, o.least)}
 		default:
 			return lock.Grant{}, err
 		}
@@ -217,41 +220,31 @@ func readFlag(_ int, a answer) vote {
 // nodes vote. Who was released a moment ago may still be seen on some nodes, so an answer
 // that was not waited for is nobody's.
 func (a *acquisition) refusal(b *ballot) error {
-	views, silent, undone := []view(nil), 0, 0
+	silent, undone := 0, 0
 	for i, v := range b.votes {
-		if view, ok := parseView(b.answers[i].reply); ok {
-			views = append(views, view)
-		} else if b.answers[i].reply == "undone" {
+		if _, ok := parseView(b.answers[i].reply); ok {
+			continue
+		}
+		if b.answers[i].reply == "undone" {
 			undone++
 		} else if v == no || v == fresh || v == unknown || v == pending && b.nodes[i].silent.Load() {
 			silent++
 		}
 	}
-	all := tally(views, b.quorum)
+	o := b.outcome()
 	switch {
 	case undone > 0:
 		return errUndone
-	case len(all) == 0:
+	case len(o.holders) == 0:
 		return noQuorum(b)
-	case all[0].nodes+silent >= b.quorum:
-		return &lock.HeldError{Record: record(a.req.Key, all, min(all[0].nodes, b.quorum-silent))}
+	case o.holders[0].nodes+silent >= b.quorum:
+		return &lock.HeldError{Record: o.record(a.req.Key, min(o.holders[0].nodes, b.quorum-silent))}
 	}
 	return errSplit
 }
 
 // errUndone is the outcome of an acquisition whose owner has been released already.
 var errUndone = errors.New("lock: redlock: this owner's acquisition has been undone")
-
-// contenders are those who have split the votes.
-func (a *acquisition) contenders(b *ballot) lock.Record {
-	var views []view
-	for _, answer := range b.answers {
-		if v, ok := parseView(answer.reply); ok {
-			views = append(views, v)
-		}
-	}
-	return record(a.req.Key, tally(views, b.quorum), 1)
-}
 
 func (a *acquisition) shared() string { return flag(a.req.Shared) }
 

@@ -10,9 +10,10 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// Inspect implements [lock.Locker]. It shows who may be live on a quorum: nodes that do not
-// answer are counted for whoever has the rest of one. Token is that of the holders; who had
-// the lock before them is not known.
+// Inspect implements [lock.Locker]. It shows who may be live on a quorum, by a token
+// that a quorum may have recorded: nodes that do not answer are counted for whoever has the
+// rest of one, or for the likeliest of several. Token is that of the holders; who had the lock
+// before them is not known.
 func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err := lock.CheckKey(key); err != nil {
 		return lock.Record{}, err
@@ -26,16 +27,10 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 		if err := l.await(ctx, b); err != nil {
 			return lock.Record{}, err
 		}
-		var views []view
-		for _, a := range b.answers {
-			if v, ok := parseView(a.reply); ok {
-				views = append(views, v)
-			}
-		}
+		o := b.outcome()
 		switch {
-		case len(views) >= l.quorum:
-			missing := len(l.nodes) - len(views)
-			return record(key, tally(views, l.quorum), max(1, l.quorum-missing)), nil
+		case len(o.views) >= l.quorum:
+			return o.record(key, o.least), nil
 		case b.count(fresh) == len(l.nodes):
 			return lock.Record{Key: key}, nil
 		case n == maxFresh || b.count(fresh) == 0:

@@ -36,6 +36,42 @@ func nowhere(tb testing.TB, n int) (nodes []goredis.UniversalClient) {
 	return nodes
 }
 
+// opaque is somebody's own client, which does not tell what it talks to.
+type opaque struct{ goredis.UniversalClient }
+
+// wrapped is opaque, but tells.
+type wrapped struct {
+	opaque
+	inner goredis.UniversalClient
+}
+
+func (w wrapped) Unwrap() goredis.UniversalClient { return w.inner }
+
+// TestNotMadeByNew: a zero Locker and a nil one tell so, too.
+func TestNotMadeByNew(t *testing.T) {
+	for _, l := range []*redlock.Locker{nil, {}} {
+		for method, call := range everyCall(l) {
+			err := call(context.Background())
+			require.ErrorIs(t, err, lock.ErrInvalid, method)
+			require.ErrorContains(t, err, "not made by New", method)
+		}
+		require.NoError(t, l.Close())
+		require.Equal(t, "redlock", l.Capabilities().Store)
+	}
+}
+
+// TestWrappedClient: one of its own kind that tells is as good as what it wraps.
+func TestWrappedClient(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).ready(t)
+	for i, n := range p.nodes {
+		p.nodes[i] = wrapped{opaque{n}, wrapped{opaque{n}, n}}
+	}
+	l := redlock.New(p.nodes, redlock.WithPrefix(p.prefix))
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("k")))
+	require.NoError(t, l.Close())
+}
+
 // TestBadSetUp: New does no I/O and tells by every call what is wrong.
 func TestBadSetUp(t *testing.T) {
 	five := nowhere(t, 5)
@@ -59,6 +95,9 @@ func TestBadSetUp(t *testing.T) {
 		"nil":        {with(nil), nil, []string{"node 1 is nil"}},
 		"nil client": {with(noClient), nil, []string{"node 1 is nil"}},
 		"cluster":    {with(cluster), nil, []string{"*redis.ClusterClient", "one server"}},
+		"opaque":     {with(opaque{five[0]}), nil, []string{"is a redlock_test.opaque", "Unwrap() goredis.UniversalClient"}},
+		"wrapped":    {with(wrapped{opaque{five[0]}, cluster}), nil, []string{"*redis.ClusterClient", "one server"}},
+		"wraps nil":  {with(wrapped{opaque{five[0]}, nil}), nil, []string{"node 1 is nil"}},
 		"sentinel":   {with(failover), nil, []string{"fails over"}},
 		"databases":  {with(other), nil, []string{"database 0", "has 3"}},
 		"timeout":    {five, []redlock.Option{redlock.WithTimeout(time.Microsecond)}, []string{"1µs", "1ms"}},
@@ -86,13 +125,13 @@ func TestBadRequest(t *testing.T) {
 	defer func() { require.NoError(t, l.Close()) }()
 	ctx := context.Background()
 	for want, change := range map[string]func(*lock.Request){
-		"key is empty": func(r *lock.Request) { r.Key = "" },
-		"513 bytes":    func(r *lock.Request) { r.Key = strings.Repeat("k", 513) },
-		`"a:b"`:        func(r *lock.Request) { r.Owner = "a:b" },
-		"TTL 0s":       func(r *lock.Request) { r.TTL = 0 },
-		"TTL 9ms":      func(r *lock.Request) { r.TTL = 9 * time.Millisecond },
-		"TTL 1m0.001s": func(r *lock.Request) { r.TTL = time.Minute + time.Millisecond },
-		"4097 bytes":   func(r *lock.Request) { r.Metadata = map[string]string{"m": strings.Repeat("v", 4096)} },
+		"key is empty":  func(r *lock.Request) { r.Key = "" },
+		"513 bytes":     func(r *lock.Request) { r.Key = strings.Repeat("k", 513) },
+		`"a:b"`:         func(r *lock.Request) { r.Owner = "a:b" },
+		"TTL 0s":        func(r *lock.Request) { r.TTL = 0 },
+		"TTL 9ms":       func(r *lock.Request) { r.TTL = 9 * time.Millisecond },
+		"at most 8784h": func(r *lock.Request) { r.TTL = lock.MaxTTL + 1 },
+		"4097 bytes":    func(r *lock.Request) { r.Metadata = map[string]string{"m": strings.Repeat("v", 4096)} },
 	} {
 		req := storetest.Request("k")
 		change(&req)
@@ -101,7 +140,7 @@ func TestBadRequest(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	g := lock.Grant{Key: "k", Owner: "o", Token: 1}
-	for _, ttl := range []time.Duration{0, -1, time.Hour} {
+	for _, ttl := range []time.Duration{0, -1, lock.MaxTTL + 1} {
 		g.TTL = ttl
 		_, err := l.Renew(ctx, g)
 		require.ErrorIs(t, err, lock.ErrInvalid)

@@ -155,8 +155,8 @@ func hearing(b *ballot) bool { return b.awaited() == 0 }
 
 const (
 	// firstTimeout is how long a node may take for the first answer ever: it must be
-	// connected to, and learn the scripts.
-	firstTimeout = time.Second
+	// connected to, and learn the scripts. go-redis takes half a second to tell that it is refused.
+	firstTimeout = 2 * time.Second
 
 	// releaseTimeout is for releases, which nobody repeats: go-redis tries only once a second
 	// to reach a server that it could not connect to for some time.
@@ -215,7 +215,7 @@ func (b *ballot) end(timeout bool) {
 	for i, n := range b.nodes {
 		if timeout && b.votes[i] == pending {
 			n.silent.Store(true)
-			b.answers[i].err = errNoAnswer
+			b.answers[i].err = n.why(errNoAnswer)
 		}
 	}
 	b.decide()

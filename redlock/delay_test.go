@@ -61,6 +61,32 @@ func TestLateGiveBack(t *testing.T) {
 	}
 }
 
+// TestLateSecondVote: node 4 votes, and its reply is lost. The release overtakes what was sent
+// again, finds the vote and ends it. Nobody must have it then, when the second one comes.
+func TestLateSecondVote(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		t.Run(fmt.Sprint("shared ", shared), func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			p := w.ready(t)
+			req := storetest.Request("k")
+			req.Shared = shared
+			second := &trap{texts: []string{req.Owner}, slow: true, caught: make(chan struct{})}
+			p.nets[4].set(&trap{texts: []string{req.Owner}, then: second})
+			g := storetest.Acquire(t, p, req)
+			second.await(t)
+			require.True(t, w.has(t, 4, "k", req.Owner))
+			storetest.Release(t, p, g)
+			storetest.Eventually(t, "the release", func() bool { return !w.has(t, 4, "k", req.Owner) })
+			second.deliver(t)
+			storetest.Eventually(t, "the vote to be given back, for good", func() bool {
+				return w.plain[4].ZCard(storetest.Bounded(t), p.Keys("k")[4]).Val() == 1 && !w.has(t, 4, "k", req.Owner)
+			})
+		})
+	}
+}
+
 // TestLateConfirm: the token of a try that came to nothing is recorded at node 1 when the owner
 // has a grant, by a lower token. So node 1 is not to be one of that grant's: it would not know
 // the token that the holder renews.

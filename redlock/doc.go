@@ -65,5 +65,16 @@
 // trips. A node that does not answer is not waited for by any but the first call that needs
 // it. Each lock leaves a counter of some 20 bytes on each node, for a day.
 //
-// Nodes need the right to run INFO, SCRIPT LOAD, EVAL and EVALSHA.
+// # What it needs
+//
+// On each node the rights to the keys of the prefix and to the commands that the scripts use,
+// INFO and TIME among them; SCAN and MGET for [Locker.List]. With the default prefix, as Redis 7
+// writes it:
+//
+//	ACL SETUSER app ~redlock:* +@read +@write +@scripting +@connection +info +time
+//
+// An operator may delete the keys of a lock, on all nodes: they are the prefix, one of s:, r:,
+// i: and m:, and the lock's name. Holders whose lock is gone are told at their next renewal.
+// A node whose key node is deleted abstains, like one that has lost its data.
+// [Locker.ForceRelease] is better: it ends one grant, and nobody is granted the lock before.
 package redlock

@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // ErrNoQuorum says that too few nodes could be asked to decide anything. It wraps what was
@@ -31,6 +35,32 @@ func (e *quorumError) Error() string {
 
 func (e *quorumError) Unwrap() []error { return append([]error{ErrNoQuorum}, e.errs...) }
 
+// class is that of the errors which leave no quorum.
+func (e *quorumError) class() storekit.Class {
+	final := 0
+	for _, err := range e.errs {
+		if !classify(err).Passing() {
+			final++
+		}
+	}
+	if final > e.nodes-e.quorum {
+		return storekit.Final
+	}
+	return storekit.Unknown
+}
+
+// classify implements the classes of storekit for the errors of a try.
+func classify(err error) storekit.Class {
+	var q *quorumError
+	switch {
+	case errors.Is(err, errUndone), errors.Is(err, errForeign), errors.Is(err, lock.ErrClosed), errors.Is(err, lock.ErrInvalid):
+		return storekit.Final
+	case errors.As(err, &q):
+		return q.class()
+	}
+	return rediskit.Classify(err)
+}
+
 // noQuorum says what was wrong with each node in b that could not decide.
 func noQuorum(b *ballot) error {
 	e := &quorumError{nodes: len(b.nodes), quorum: b.quorum}
@@ -42,7 +72,7 @@ func noQuorum(b *ballot) error {
 		switch {
 		case err != nil:
 		case b.votes[i] == pending:
-			err = errNotYet
+			err = b.nodes[i].why(errNotYet)
 		case b.votes[i] == unknown:
 			err = fmt.Errorf("unexpected reply %.80v", a.reply)
 		default:

@@ -47,7 +47,7 @@ func (l *Locker) Refuses(i, n int) (refused int) {
 	var over atomic.Int32
 	for range n {
 		before := over.Load()
-		l.nodes[i].owe(l.ending("k", "o", 0, false, false), time.Now().Add(time.Hour), func() { over.Add(1) })
+		l.nodes[i].owe(l.ending("k", "o", 0, false, false), time.Now().Add(time.Hour), func(bool) { over.Add(1) })
 		refused += int(over.Load() - before)
 	}
 	return refused

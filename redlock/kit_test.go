@@ -161,6 +161,7 @@ type trap struct {
 	texts  []string
 	slow   bool
 	cuts   bool          // it cuts the network too
+	then   *trap         // not nil: the server gets the request, its reply is lost, and this is set
 	caught chan struct{} // closed when it has
 	wire   *wire
 	bytes  []byte
@@ -183,6 +184,11 @@ func (t *trap) catches(w *wire, b []byte) bool {
 		if !bytes.Contains(b, []byte(text)) {
 			return false
 		}
+	}
+	if t.then != nil {
+		w.net.trap, w.losing = t.then, true
+		close(t.caught)
+		return false
 	}
 	t.wire, t.bytes = w, bytes.Clone(b)
 	w.net.trap, w.taken, w.lost, w.net.cut = nil, true, !t.slow, t.cuts
@@ -240,9 +246,10 @@ func (n *network) mute(on bool) {
 
 type wire struct {
 	net.Conn
-	net   *network
-	taken bool // by a trap, which will use it; guarded by net.mu, as is lost
-	lost  bool // to the process
+	net    *network
+	taken  bool // by a trap, which will use it; guarded by net.mu, as is lost
+	lost   bool // to the process
+	losing bool // its next reply gets lost; guarded likewise
 }
 
 func (w *wire) Write(b []byte) (int, error) {
@@ -264,7 +271,7 @@ func (w *wire) Read(b []byte) (int, error) {
 	}
 	n, err := w.Conn.Read(b)
 	w.net.mu.Lock()
-	lose := w.net.muted
+	lose := w.net.muted || w.losing
 	w.net.mu.Unlock()
 	if err == nil && lose {
 		_ = w.Conn.Close()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/rediskit"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // node is one of the servers, as this Locker sees it.
@@ -29,8 +30,9 @@ type node struct {
 	known   func() error // called after each join
 	clock   clock
 
-	met      atomic.Bool // it has joined, ever
-	silent   atomic.Bool // it did not when it was last waited for
+	met      atomic.Bool           // it has joined, ever
+	trouble  atomic.Pointer[error] // why it did not answer last; nil if it did
+	silent   atomic.Bool           // it did not when it was last waited for
 	inFlight atomic.Int32
 	owed     atomic.Int32 // releases that it must still get
 
@@ -54,13 +56,15 @@ var (
 	errNoAnswer  = errors.New("no answer in time")
 	errNotYet    = errors.New("it had not answered when the others had decided")
 	errAbstains  = errors.New("abstains")
+	errForeign   = errors.New("the node key holds something else: choose another key prefix")
 	errRestarted = errors.New("it loses its scripts or its data again and again")
 )
 
 // question is one script to be run on some nodes.
 type question struct {
-	args    []any // the whole command: the same for all nodes
-	patient bool  // errors of the connection do not end it before releaseTimeout
+	args    []any  // the whole command: the same for all nodes
+	key     string // a name that the errors of the lock give
+	patient bool   // errors of the connection do not end it before releaseTimeout
 }
 
 // call is a question under way to one node.
@@ -81,11 +85,16 @@ type answer struct {
 	again bool // it was sent more than once: an earlier one may have been executed
 }
 
+// late tells whether it may yet be executed, so far as is known. What was answered was not.
+func (a answer) late() bool {
+	return a.again || a.err != nil && !rediskit.IsReply(a.err)
+}
+
 // ask sends q to the node and returns at once. done is called once, on another goroutine that
 // has other work too.
 func (n *node) ask(q question, done func(answer)) {
 	if n.silent.Load() && n.inFlight.Load() >= maxSilent {
-		go done(answer{err: errSilent})
+		go done(answer{err: n.why(errSilent)})
 		return
 	}
 	n.inFlight.Add(1)
@@ -113,6 +122,9 @@ func (n *node) send(c *call) {
 		if rediskit.IsStale(err) {
 			c.stale++
 		}
+		if err != nil && rediskit.Classify(err) == storekit.Unsent {
+			c.sent--
+		}
 		n.answered(c, reply, err)
 	})
 }
@@ -131,14 +143,29 @@ func (n *node) answered(c *call, reply any, err error) {
 	n.joinFor(c)
 }
 
+// why is err, with what is known of the connection: a timeout may be short of what go-redis
+// takes to give up.
+func (n *node) why(err error) error {
+	if trouble := n.trouble.Load(); trouble != nil {
+		return fmt.Errorf("%w: %w", err, *trouble)
+	}
+	return err
+}
+
 // conclude ends a call, or sends it again after an error of the connection, since all
-// scripts may run twice. What timed out is not sent again: its time is over.
+// scripts may run twice. What timed out is not sent again: its time is over. Nor is what could
+// not be connected for, which go-redis has tried again: unless it is patient.
 func (n *node) conclude(c *call, reply any, err error) {
 	heard, timeout := err == nil || rediskit.IsReply(err), rediskit.IsTimeout(err)
 	if heard || timeout {
 		n.silent.Store(timeout)
 	}
+	n.trouble.Store(nil)
+	if err != nil && rediskit.Classify(err).Passing() {
+		n.trouble.Store(&err)
+	}
 	switch {
+	case !heard && !c.patient && rediskit.Classify(err) == storekit.Unsent:
 	case heard, timeout, errors.Is(err, goredis.ErrClosed), errors.Is(err, lock.ErrInvalid), n.closed.Load():
 	case !c.patient && c.tries >= maxTries+min(c.stale, rediskit.MaxStale), time.Since(c.begin) > releaseTimeout:
 	default:
@@ -158,7 +185,7 @@ func (n *node) dispatch(c *call) {
 
 func (n *node) end(c *call, reply any, err error) {
 	n.inFlight.Add(-1)
-	c.done(answer{reply, err, c.sent > 1})
+	c.done(answer{reply, rediskit.Explain(err, c.key), c.sent > 1})
 }
 
 // join sends the join script and then the others, and calls done. Calls that come while it
@@ -193,11 +220,12 @@ func (n *node) joinNow() {
 
 // teach is one pipeline, on one connection: should the server be restarted in its midst,
 // the rest of it is lost with the connection, and no script is loaded in front of which
-// join has not run. go-redis repeats it from the beginning, if at all.
+// join has not run. go-redis does not repeat it, so that its error is told soon.
 func (n *node) teach() (nodeState, error) {
 	ctx := context.Background()
 	pipe := n.rdb.Pipeline()
-	joined := pipe.Eval(ctx, n.scripts.join.Source, []string{n.key}, n.abstain)
+	joined := rediskit.NewCommand(ctx, n.scripts.join.Args(true, []string{n.key}, []any{n.abstain})...)
+	_ = pipe.Process(ctx, joined)
 	for _, s := range n.scripts.byName() {
 		pipe.ScriptLoad(ctx, s.Source)
 	}
@@ -223,7 +251,7 @@ type nodeState struct {
 func parseNodeState(s string) (nodeState, error) {
 	parts := strings.Split(s, ":")
 	if len(parts) != 3 {
-		return nodeState{}, fmt.Errorf("the node key holds something else, %.40q: choose another key prefix", s)
+		return nodeState{}, fmt.Errorf("%w: %.40q", errForeign, s)
 	}
 	return nodeState{s, parts[1], parts[2]}, nil
 }
@@ -235,32 +263,44 @@ func (n *node) runID() string {
 	return n.run
 }
 
-// owe asks until the node answers, or until is past: for releases that must not be
-// forgotten while a node is out of reach. It gives up at once when too much is owed already.
-// over is called when the node has answered, or there is no more asking.
-func (n *node) owe(q question, until time.Time, over func()) {
+// owe asks until the node does it, or until is past: for releases that must not be forgotten
+// while a node is out of reach or in trouble. It gives up at once when too much is owed
+// already. over is called when the node has done it or never will, or there is no more
+// asking; late says that some sending may yet be executed.
+func (n *node) owe(q question, until time.Time, over func(late bool)) {
 	if n.owed.Add(1) > maxOwed {
 		n.owed.Add(-1)
-		over()
+		over(false)
 		return
 	}
-	n.pay(q, until, 8*minPause, over)
+	n.pay(&debt{q, until, over, false}, 8*minPause)
 }
 
-func (n *node) pay(q question, until time.Time, pause time.Duration, over func()) {
+// debt is a question that a node must still get.
+type debt struct {
+	question
+	until time.Time
+	over  func(late bool)
+	late  bool
+}
+
+func (n *node) pay(d *debt, pause time.Duration) {
+	end := func() {
+		n.owed.Add(-1)
+		d.over(d.late)
+	}
 	time.AfterFunc(pause/2+rand.N(pause), func() {
-		if n.closed.Load() || time.Now().After(until) {
-			n.owed.Add(-1)
-			over()
+		if n.closed.Load() || time.Now().After(d.until) {
+			end()
 			return
 		}
-		n.ask(q, func(a answer) {
-			if a.err == nil || rediskit.IsReply(a.err) {
-				n.owed.Add(-1)
-				over()
+		n.ask(d.question, func(a answer) {
+			d.late = d.late || a.late()
+			if a.err == nil || !rediskit.Classify(a.err).Passing() {
+				end()
 				return
 			}
-			n.pay(q, until, min(2*pause, maxPause), over)
+			n.pay(d, min(2*pause, maxPause))
 		})
 	})
 }

@@ -2,31 +2,20 @@ package redlock
 
 import (
 	"cmp"
-	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
-
-// encodeMetadata is JSON, or "" for none.
-func encodeMetadata(m map[string]string) string {
-	if len(m) == 0 {
-		return ""
-	}
-	b, err := json.Marshal(m)
-	if err != nil {
-		panic("lock/redlock: a map of strings has no JSON: " + err.Error())
-	}
-	return string(b)
-}
 
 // view is what one node says of a lock.
 type view struct {
 	micros  int64 // its clock
 	holders []lock.Holder
+	readers int // how many live, of which holders may have but some
 }
 
 // parseView reads what lua/seen.lua returns. It is not ok for any other reply.
@@ -37,7 +26,9 @@ func parseView(reply any) (v view, ok bool) {
 	}
 	v.micros, _ = strconv.ParseInt(text(r[1]), 10, 64)
 	switch rest := text(r[2]); {
-	case rest == "+" && len(r) == 5:
+	case rest == "+" && len(r) == 6:
+		live, _ := r[5].(int64)
+		v.readers = int(live)
 		owners, infos := texts(r[3]), texts(r[4])
 		for i := range min(len(owners), len(infos)) {
 			expiry, info, _ := strings.Cut(infos[i], ":")
@@ -65,20 +56,39 @@ func (v *view) add(owner, expiry, token, info string, shared bool) {
 	if since, err := strconv.ParseInt(granted, 10, 64); err == nil && since > 0 {
 		h.Held = time.Duration(max(v.micros-since, 0)) * time.Microsecond
 	}
-	if metadata != "" {
-		_ = json.Unmarshal([]byte(metadata), &h.Metadata) // else it has none to show
-	}
+	h.Metadata, _ = storekit.DecodeMetadata(metadata) // else it has none to show
 	v.holders = append(v.holders, h)
 }
 
 // holding is one holder as several nodes see it.
 type holding struct {
 	lock.Holder
-	nodes int
-	left  []time.Duration // on each of them
+	nodes    int
+	recorded int             // nodes that have recorded Token
+	left     []time.Duration // on each of the nodes
+	tokens   []lock.Token    // likewise; 0 is that of a vote without one
 }
 
-// tally puts the nodes' views together: those with the most nodes first.
+// outcome is what the views of a lock come to.
+type outcome struct {
+	views   []view
+	holders []holding // those with the most nodes first
+	least   int       // how many of the views a quorum has at least
+}
+
+// outcome puts the nodes' views together.
+func (b *ballot) outcome() outcome {
+	var o outcome
+	for _, a := range b.answers {
+		if v, ok := parseView(a.reply); ok {
+			o.views = append(o.views, v)
+		}
+	}
+	o.least = max(1, b.quorum-(len(b.nodes)-len(o.views)))
+	o.holders = tally(o.views, b.quorum)
+	return o
+}
+
 func tally(views []view, quorum int) []holding {
 	byOwner := make(map[string]*holding)
 	for _, v := range views {
@@ -90,7 +100,7 @@ func tally(views []view, quorum int) []holding {
 			}
 			t.nodes++
 			t.left = append(t.left, h.ExpiresIn)
-			t.Token = max(t.Token, h.Token)
+			t.tokens = append(t.tokens, h.Token)
 			t.Held = max(t.Held, h.Held)
 			if t.Metadata == nil {
 				t.Metadata = h.Metadata
@@ -99,26 +109,53 @@ func tally(views []view, quorum int) []holding {
 	}
 	all := make([]holding, 0, len(byOwner))
 	for _, t := range byOwner {
-		// It is over when it is over on so many that those left are no quorum.
-		slices.SortFunc(t.left, func(a, b time.Duration) int { return cmp.Compare(b, a) })
-		t.ExpiresIn = t.left[min(len(t.left), quorum)-1]
+		t.conclude(quorum)
 		all = append(all, *t)
 	}
 	slices.SortFunc(all, func(a, b holding) int {
-		return cmp.Or(cmp.Compare(b.nodes, a.nodes), cmp.Compare(a.Owner, b.Owner))
+		return cmp.Or(cmp.Compare(b.nodes, a.nodes), cmp.Compare(b.Token, a.Token), cmp.Compare(a.Owner, b.Owner))
 	})
 	return all
 }
 
-// record has those holders that are there on at least so many nodes.
-func record(key string, all []holding, nodes int) lock.Record {
-	r := lock.Record{Key: key}
-	for _, h := range all {
-		if h.nodes >= nodes {
-			r.Holders = append(r.Holders, h.Holder)
-			r.Token = max(r.Token, h.Token)
+// conclude finds what a quorum says. A grant is over when it is over on so many nodes that
+// those left are no quorum. Its token is the one that the most nodes have recorded: others are
+// of tries that came to nothing.
+func (h *holding) conclude(quorum int) {
+	slices.SortFunc(h.left, func(a, b time.Duration) int { return cmp.Compare(b, a) })
+	h.ExpiresIn = h.left[min(len(h.left), quorum)-1]
+	slices.Sort(h.tokens)
+	h.Token = 0
+	for n := 0; len(h.tokens) > 0; h.tokens = h.tokens[n:] {
+		token := h.tokens[0]
+		for n = 1; n < len(h.tokens) && h.tokens[n] == token; n++ {
+		}
+		if token > 0 && n >= h.recorded {
+			h.Token, h.recorded = token, n
 		}
 	}
+}
+
+// record has those holders that are there on at least so many nodes. One whose token no quorum
+// can have recorded has none yet, and is no holder so far. Where more than one may have the
+// lock, since nodes do not answer, the one with the most nodes is told of.
+func (o outcome) record(key string, nodes int) lock.Record {
+	r := lock.Record{Key: key}
+	for _, h := range o.holders {
+		if h.nodes < nodes || h.recorded < o.least || len(r.Holders) > 0 && !(h.Shared && r.Holders[0].Shared) {
+			continue
+		}
+		r.Holders = append(r.Holders, h.Holder)
+		r.Token = max(r.Token, h.Token)
+	}
+	if len(r.Holders) > 0 && r.Holders[0].Shared {
+		for _, v := range o.views {
+			if v.readers > len(v.holders) { // it shows but some
+				r.HolderCount = max(r.HolderCount, v.readers)
+			}
+		}
+	}
+	storekit.Bound(&r)
 	return r
 }
 

@@ -2,6 +2,7 @@ package redlock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -67,9 +68,10 @@ func WithTimeout(d time.Duration) Option {
 	}
 }
 
-// WithMaxTTL sets the longest TTL that may be asked for, and so for how long a node
-// abstains after a restart or a loss of its data: from 1 s to 24 h. Default one minute. It
-// must be the same in all processes that share locks.
+// WithMaxTTL sets the longest TTL that is granted, and so for how long a node abstains after a
+// restart or a loss of its data: from 1 s to 24 h. Default one minute. Who asks for a longer
+// TTL is granted this one, and may renew it. It must be the same in all processes that share
+// locks.
 func WithMaxTTL(d time.Duration) Option {
 	return func(l *Locker) error {
 		if d < time.Second || d > 24*time.Hour {
@@ -94,7 +96,8 @@ func WithPoll(shortest, longest time.Duration) Option {
 }
 
 // New returns a Locker on nodes, doing no I/O. Each node must be a *goredis.Client of one
-// server, all with the same database number; there must be 3 at least, and should be an odd
+// server, or a type of your own around one that has a method Unwrap() goredis.UniversalClient,
+// all with the same database number; there must be 3 at least, and should be an odd
 // number: with 5, two may fail. They must not be replicas of each other, nor fail over.
 // Fewer nodes, a nil one or another kind of client, or a bad option are an error that every
 // call returns; so is, once they have been asked, that two nodes are one server. The clients
@@ -122,7 +125,7 @@ func (l *Locker) setUp(nodes []goredis.UniversalClient, opts []Option) error {
 		return fmt.Errorf("%w: redlock: %d nodes: must be from 3 to %d; for one server take package redis", lock.ErrInvalid, len(nodes), maxNodes)
 	}
 	for i, rdb := range nodes {
-		c, err := single(rdb)
+		c, err := single(rediskit.Unwrap(rdb))
 		if err != nil {
 			return fmt.Errorf("%w: redlock: node %d %w", lock.ErrInvalid, i+1, err)
 		}
@@ -147,12 +150,13 @@ const maxNodes = 15
 func single(rdb goredis.UniversalClient) (*goredis.Client, error) {
 	c, ok := rdb.(*goredis.Client)
 	switch {
-	case rdb == nil, ok && c == nil:
-		return nil, errorf("is nil")
+	case rdb == nil:
+		return nil, errors.New("is nil")
 	case !ok:
-		return nil, errorf("is a %T: must be a *redis.Client of one server", rdb)
+		return nil, fmt.Errorf("is a %T: must be a *redis.Client of one server, "+
+			"or have a method Unwrap() goredis.UniversalClient that returns one", rdb)
 	case c.Options().Addr == "FailoverClient":
-		return nil, errorf("fails over, and its successor would not know what it has voted: must be one server without replicas")
+		return nil, errors.New("fails over, and its successor would not know what it has voted: must be one server without replicas")
 	}
 	return c, nil
 }
@@ -182,6 +186,7 @@ func (l *Locker) unlikeOthers(n *node) error {
 
 // Capabilities implements [lock.Locker]. What is said of a restart and of a failover is
 // meant of a minority of the nodes, with or without their data; tokens survive it of all.
+// A TTL above that of [WithMaxTTL] is cut to it.
 func (l *Locker) Capabilities() lock.Capabilities {
 	return lock.Capabilities{
 		Store: "redlock", Shared: true,
@@ -194,18 +199,17 @@ func (l *Locker) Capabilities() lock.Capabilities {
 	}
 }
 
-// Acquire implements [lock.Locker]. TTLs round up to milliseconds; one above MaxTTL is
-// ErrInvalid. An error that is ErrNoQuorum says what was wrong with which node.
+// Acquire implements [lock.Locker]. TTLs round up to milliseconds; one above that of
+// [WithMaxTTL] is granted as that one. An error that is ErrNoQuorum says what was wrong with
+// which node.
 func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
 	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
 		return lock.Grant{}, err
 	}
-	if l.err == nil && req.TTL > l.maxTTL {
-		return lock.Grant{}, fmt.Errorf("%w: TTL %v: redlock was set up for at most %v: see WithMaxTTL", lock.ErrInvalid, req.TTL, l.maxTTL)
-	}
 	if err := l.ready(ctx); err != nil {
 		return lock.Grant{}, err
 	}
+	req.TTL = min(req.TTL, l.maxTTL)
 	a := l.acquisition(req)
 	if req.Wait {
 		return l.wait(ctx, a)
@@ -220,17 +224,13 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 // Renew implements [lock.Locker]. The grant must be live on a quorum still. Nodes that have
 // lost it get it back then.
 func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
-	if err := l.check(ctx, g); err != nil {
+	if err := storekit.CheckRenewal(g); err != nil {
 		return lock.Grant{}, err
 	}
-	switch ttl := milliseconds(g.TTL); {
-	case ttl <= 0:
-		return lock.Grant{}, fmt.Errorf("%w: TTL %v: must be positive", lock.ErrInvalid, g.TTL)
-	case g.TTL > l.maxTTL:
-		return lock.Grant{}, fmt.Errorf("%w: TTL %v: redlock was set up for at most %v: see WithMaxTTL", lock.ErrInvalid, g.TTL, l.maxTTL)
-	default:
-		g.TTL = time.Duration(ttl) * time.Millisecond
+	if err := l.ready(ctx); err != nil {
+		return lock.Grant{}, err
 	}
+	g.TTL = time.Duration(milliseconds(min(g.TTL, l.maxTTL))) * time.Millisecond
 	return l.renew(ctx, g)
 }
 
@@ -268,6 +268,8 @@ func (l *Locker) check(ctx context.Context, g lock.Grant) error {
 
 func (l *Locker) ready(ctx context.Context) error {
 	switch {
+	case l == nil || l.closing == nil:
+		return fmt.Errorf("%w: redlock: the Locker was not made by New", lock.ErrInvalid)
 	case l.err != nil:
 		return l.err
 	case l.closed.Load():
@@ -285,6 +287,9 @@ func (l *Locker) ready(ctx context.Context) error {
 // leaves the clients and the grants alone: those end with their TTL, unless another Locker
 // releases them. It is idempotent and waits for no server.
 func (l *Locker) Close() error {
+	if l == nil || l.closing == nil {
+		return nil
+	}
 	l.closes.Do(func() {
 		l.closed.Store(true)
 		close(l.closing)
@@ -296,5 +301,3 @@ func (l *Locker) Close() error {
 func milliseconds(d time.Duration) int64 {
 	return int64((d + time.Millisecond - 1) / time.Millisecond)
 }
-
-func errorf(format string, args ...any) error { return fmt.Errorf(format, args...) }

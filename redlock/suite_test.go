@@ -64,7 +64,6 @@ func suite() locktest.Harness {
 			f(t)
 		},
 		Faults: faults(),
-		Skips:  failsSoFar,
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 func (l *Locker) renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	start, ttl := time.Now(), g.TTL.Milliseconds()
 	rejoin := l.question(l.scripts.rejoin, g.Key, g.Owner, g.Token.String(), ttl, flag(g.Shared))
-	t := l.tenures.renewal(g.Owner, len(l.nodes))
+	t := l.tenures.request(g.Owner, len(l.nodes))
 	b := l.newBallot(agreeing, func(i int, a answer) vote {
 		l.tenures.answered(t)
 		return readFlag(i, a)
@@ -47,8 +47,9 @@ func (l *Locker) renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	return g, nil
 }
 
-// tenures are the owners with renewals that some node has not answered. It may do so after a
-// release which has overtaken the renewal, and then must not be given the grant back.
+// tenures are the owners with a renewal, or a request for votes, that some node has not
+// answered. It may do so after a release that has overtaken it. Then it must not be given the
+// grant back, nor keep a vote.
 type tenures struct {
 	mu      sync.Mutex // guards the rest, and all tenures
 	byOwner map[string]*tenure
@@ -60,7 +61,8 @@ type tenure struct {
 	over   bool
 }
 
-func (ts *tenures) renewal(owner string, nodes int) *tenure {
+// request notes that so many nodes are asked.
+func (ts *tenures) request(owner string, nodes int) *tenure {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	t := ts.byOwner[owner]
@@ -134,7 +136,7 @@ func (l *Locker) release(ctx context.Context, g lock.Grant, done []bool, doubtfu
 		v := readFlag(i, a)
 		switch {
 		case v == unknown:
-			l.nodes[i].owe(q, until, func() {})
+			l.nodes[i].owe(q, until, func(bool) {})
 		case v == no && done != nil && done[i],
 			v == no && a.again && a.reply == int64(0) && time.Since(g.Start) < g.TTL:
 			return yes
@@ -210,7 +212,7 @@ func (l *Locker) sweeper(g lock.Grant) func(i int, v vote) {
 		n := l.nodes[i]
 		n.ask(q, func(r answer) {
 			if readFlag(i, r) == unknown {
-				n.owe(q, until, func() {})
+				n.owe(q, until, func(bool) {})
 			}
 		})
 	}

@@ -16,11 +16,13 @@ import (
 
 // poll asks for votes.
 func (a *acquisition) poll(q question, rule func(*ballot) bool, read func(int, answer) vote, late func(int, vote)) *ballot {
+	t := a.l.tenures.request(a.req.Owner, len(a.l.nodes))
 	b := a.l.newBallot(rule, func(i int, r answer) vote {
 		v := read(i, r)
 		if !errors.Is(r.err, errBusy) {
-			a.note(i, v, r.again)
+			a.note(i, v, r.again, t)
 		}
+		a.l.tenures.answered(t)
 		return v
 	})
 	b.late = late
@@ -42,7 +44,7 @@ func (a *acquisition) follow(q question, rule func(*ballot) bool, read func(int,
 		if !errors.Is(r.err, errBusy) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			a.idle(i, r.again || v == unknown)
+			a.idle(i, r.late())
 		}
 		return v
 	})
@@ -61,7 +63,7 @@ func (a *acquisition) send(b *ballot, q question) {
 	a.mu.Unlock()
 	for i, n := range b.nodes {
 		if out[i] {
-			b.add(i, answer{err: errBusy})
+			b.add(i, answer{err: n.why(errBusy)})
 		} else {
 			n.ask(q, func(r answer) { b.add(i, r) })
 		}
@@ -70,14 +72,17 @@ func (a *acquisition) send(b *ballot, q question) {
 
 // note remembers what there is to give back. A vote that comes after the decision is part of
 // the grant, if that is what came of it. One that was asked for again may come again, after the
-// release even.
-func (a *acquisition) note(i int, v vote, again bool) {
+// release even: then that leaves a mark, or what has overtaken it is given back with one.
+func (a *acquisition) note(i int, v vote, again bool, t *tenure) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.has[i] = v == yes || v == blank
 	a.doubt[i] = a.doubt[i] || v == unknown || again
-	if a.has[i] && a.doubt[i] {
+	if a.doubt[i] && (a.has[i] || again) {
 		a.l.doubts.Add(a.req.Owner)
+	}
+	if again && a.l.tenures.over(t) { // the release has not seen the doubt
+		a.failed = true
 	}
 	a.idle(i, false)
 }
@@ -144,10 +149,10 @@ func (a *acquisition) giveBack(i int) {
 	n.ask(q, func(r answer) {
 		if readFlag(i, r) == unknown {
 			n.silent.Store(true) // nobody waits for it
-			n.owe(q, until, func() { over(true) })
+			n.owe(q, until, func(late bool) { over(late || r.late()) })
 			return
 		}
-		over(r.again)
+		over(r.late())
 	})
 }
 

@@ -7,9 +7,8 @@ import (
 	"sync"
 	"time"
 
-	goredis "github.com/redis/go-redis/v9"
-
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // Redlock has no line: quorums cannot count. Those who wait for a key in one process stand
@@ -17,10 +16,6 @@ import (
 // once.
 
 const (
-	// patience is how long a waiter goes on through errors, such as those of a restart of
-	// the nodes, before Acquire returns the last one.
-	patience = 10 * time.Second
-
 	// A line that hands over within its process leaves no gap for the polls of others. After
 	// monopoly it does, for as long as a poll's pause is on average.
 	monopoly = time.Second
@@ -43,6 +38,8 @@ type waiter struct {
 	l    *Locker
 	a    *acquisition
 	last lock.Record // what it saw when the key was held; no Key: it has not
+
+	trouble error // what the last try failed with; nil if it was answered
 }
 
 // stand waits to be the first in line, and then polls. Who comes behind others does not ask
@@ -68,7 +65,6 @@ func (w *waiter) held(r lock.Record) {
 
 // poll tries, with pauses, until there is an answer.
 func (w *waiter) poll(ctx context.Context, p *place) (lock.Grant, error) {
-	healthy := time.Now()
 	for n := 0; ; n++ {
 		g, err := w.a.try(ctx)
 		var held *lock.HeldError
@@ -78,17 +74,34 @@ func (w *waiter) poll(ctx context.Context, p *place) (lock.Grant, error) {
 		case ctx.Err() != nil:
 			return lock.Grant{}, w.ended(ctx)
 		case errors.As(err, &held):
-			healthy = time.Now()
+			w.trouble = nil
 			w.l.lines.saw(p, held.Record)
 			w.held(held.Record)
-		case n == 0, permanent(err), time.Since(healthy) > patience:
-			return lock.Grant{}, err
+		default:
+			if err := w.endure(p, err); err != nil {
+				return lock.Grant{}, err
+			}
 		}
 		w.l.lines.rests(p)
 		if g, err := w.idle(ctx, p, w.pauseAfter(n)); err != nil || g.Token != 0 {
 			return g, err
 		}
 	}
+}
+
+// endure returns the error that the wait ends with after a try that failed with err, nil if it
+// goes on. The line's trouble is that of all who stand in it, so that patience is not theirs
+// one after another.
+func (w *waiter) endure(p *place, err error) error {
+	since := w.l.lines.failed(p)
+	switch {
+	case w.last.Key == "", !classify(err).Passing():
+		return err
+	case time.Since(since) >= lock.Patience:
+		return storekit.Unanswered(err)
+	}
+	w.trouble = err
+	return nil
 }
 
 // pauseAfter is the pause after the nth look: half to all of a limit that grows from min to
@@ -142,18 +155,14 @@ func (w *waiter) idle(ctx context.Context, p *place, pause time.Duration) (lock.
 	}
 }
 
-// ended is the error of a wait that ctx ended: ErrHeld too if the key was seen held.
+// ended is the error of a wait that ctx ended: the nodes' too if they were in trouble, and
+// ErrHeld if the key was seen held.
 func (w *waiter) ended(ctx context.Context) error {
+	err := storekit.Ended(ctx, nil, w.trouble)
 	if w.last.Key == "" {
-		return ctx.Err()
+		return err
 	}
-	return &lock.HeldError{Record: w.last, Err: ctx.Err()}
-}
-
-// permanent tells whether asking again cannot help.
-func permanent(err error) bool {
-	return errors.Is(err, errUndone) || errors.Is(err, goredis.ErrClosed) ||
-		errors.Is(err, lock.ErrClosed) || errors.Is(err, lock.ErrInvalid)
+	return &lock.HeldError{Record: w.last, Err: err}
 }
 
 // lines are the lines of one process, one for each key that is waited for.
@@ -167,6 +176,7 @@ type line struct {
 	places []*place
 	last   lock.Record // what the first in line saw last, or who has come from the line
 	began  time.Time   // when it began to hand over within the process
+	asked  time.Time   // when the nodes were first asked in vain; zero if they have answered since
 }
 
 // place is one waiter's.
@@ -257,8 +267,9 @@ func (ls *lines) leave(p *place, g lock.Grant) {
 			return
 		}
 		if g.Token != 0 {
-			l.last = lock.Record{Key: g.Key, Token: g.Token, Holders: []lock.Holder{{
-				Owner: g.Owner, Token: g.Token, Shared: g.Shared, ExpiresIn: g.TTL,
+			l.asked = time.Time{}
+			l.last = lock.Record{Key: g.Key, Token: g.Token, HolderCount: 1, Holders: []lock.Holder{{
+				Owner: g.Owner, Token: g.Token, Shared: g.Shared, Held: -1, ExpiresIn: g.TTL,
 			}}}
 		}
 		if i == 0 {
@@ -272,7 +283,17 @@ func (ls *lines) leave(p *place, g lock.Grant) {
 func (ls *lines) saw(p *place, r lock.Record) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	p.line.last = r
+	p.line.last, p.line.asked = r, time.Time{}
+}
+
+// failed notes that the nodes could not decide, and returns since when.
+func (ls *lines) failed(p *place) time.Time {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if p.line.asked.IsZero() {
+		p.line.asked = time.Now()
+	}
+	return p.line.asked
 }
 
 // hint lets the first in line try: something has been released.

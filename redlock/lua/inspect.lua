@@ -7,4 +7,4 @@
 -- include state.lua
 -- include seen.lua
 
-return seen('seen', -1)
+return seen('seen', 256)

@@ -1,9 +1,9 @@
--- What somebody who asks is told of the holders: of readers at most limit, -1 for all.
+-- What somebody who asks is told of the holders: of readers at most limit, and how many live.
 local function seen(what, limit)
   local at = string.format('%.0f', micros)
   if rest ~= '+' then return {what, at, rest} end
-  local owners = redis.call('ZREVRANGE', READERS, 0, limit < 0 and -1 or limit - 1)
+  local owners = redis.call('ZREVRANGE', READERS, 0, limit - 1)
   local infos = {}
   if #owners > 0 then infos = redis.call('HMGET', INFO, unpack(owners)) end
-  return {what, at, '+', owners, infos}
+  return {what, at, '+', owners, infos, redis.call('ZCOUNT', READERS, string.format('%.0f', now), '+inf')}
 end
