@@ -9,6 +9,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // attempt is one Acquire. Only its own goroutine uses it.
@@ -17,6 +18,8 @@ type attempt struct {
 	c      *claim
 	req    lock.Request
 	t      tries
+	stood  bool        // it has had a node
+	behind int         // how many nodes were in front of that
 	told   bool        // req.Waiting has been called
 	seen   lock.Record // what was last seen of who is in front; its Key is set if anybody is
 	front  node        // of whom it waits for
@@ -27,7 +30,12 @@ type attempt struct {
 // gone, since the session has expired, it begins again.
 func (a *attempt) run(ctx context.Context) (lock.Grant, error) {
 	for {
-		start, first, err := a.join(ctx)
+		var start time.Time
+		var first bool
+		err := storekit.WithinPatience(ctx, func(ctx context.Context) (err error) {
+			start, first, err = a.join(ctx)
+			return err
+		})
 		if err == nil && first {
 			return a.granted(start)
 		}
@@ -66,11 +74,15 @@ func (a *attempt) join(ctx context.Context) (start time.Time, first bool, err er
 	l, c := a.l, a.c
 	for {
 		u := a.unit()
-		err := l.ensure(ctx, c.key)
+		made, err := l.ensure(ctx, c.key)
 		if err == nil {
 			err = l.lane.do(ctx, u)
 		}
+		if made != nil && errors.Is(err, zk.ErrNoNode) {
+			err = outcome(ctx, made)
+		}
 		switch {
+		case err == nil && u.err != nil: // the container is there now
 		case err == nil && u.session != 0:
 			n, ok := parseNode(u.replies[0].String[len(l.parent(c.key))+1:])
 			if !ok {
@@ -78,6 +90,7 @@ func (a *attempt) join(ctx context.Context) (start time.Time, first bool, err er
 			}
 			a.t.reset()
 			stat := u.replies[1].Stat
+			a.stood, a.behind = true, int(stat.NumChildren)-1
 			return u.start, stat.NumChildren == 1, a.placed(n, stat.Mzxid, u.session)
 		case err == nil, isUnknown(err):
 			l.doubt(c)
@@ -90,12 +103,22 @@ func (a *attempt) join(ctx context.Context) (start time.Time, first bool, err er
 			if err := a.t.pause(ctx, l.done, err); err != nil {
 				return start, false, err
 			}
-			if a.t.noServer > 1 && !a.req.Wait { // the first may have been said before any was asked
+			if a.t.noServer > 1 && !a.stood { // the first may have been said before any was asked
 				return start, false, err
 			}
 		default:
 			return start, false, err
 		}
+	}
+}
+
+// outcome waits for what made tells.
+func outcome(ctx context.Context, made <-chan error) error {
+	select {
+	case err := <-made:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -124,10 +147,10 @@ func (a *attempt) unit() *unit {
 
 // placed notes the node that a has in line. Its czxid is the token.
 func (a *attempt) placed(n node, czxid, session int64) error {
-	token := lock.Token(czxid)
+	token := a.l.tokenOf(czxid)
 	err := a.l.placed(a.c, n, token, session)
 	if err == nil && (czxid <= 0 || token > lock.MaxToken) {
-		err = fmt.Errorf("lock: zookeeper: zxid %#x is no token: it must be from 1 to %#x", czxid, uint64(lock.MaxToken))
+		err = fmt.Errorf("lock: zookeeper: zxid %#x is no token: with the token base %d it must be from 1 to %d", czxid, a.l.base, lock.MaxToken)
 	}
 	if err == nil {
 		err = a.l.short()
@@ -207,5 +230,5 @@ func (l *Locker) glance(ctx context.Context, req lock.Request) (lock.Record, err
 	if req.Shared && holders(line) == len(line) && (len(line) == 0 || line[0].shared) {
 		line = nil // readers beside whom it may be
 	}
-	return l.inFront(ctx, req.Key, line, true)
+	return l.inFront(ctx, req.Key, line)
 }

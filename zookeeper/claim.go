@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // claim is what one owner has in this process: a place in line, or a grant.
@@ -66,19 +67,20 @@ type registry struct {
 	places  map[place]*claim   // those that have a node
 	behind  map[place][]*claim // who waits for whom, be that a claim of ours or not
 	lengths map[string]int     // how many of places are of a key
+	heads   map[string]*claim  // who holds a key, exclusively
 	watched map[string]struct{}
 }
 
 func (r *registry) prepare() {
 	r.claims, r.places = make(map[id]*claim), make(map[place]*claim)
 	r.behind, r.watched = make(map[place][]*claim), make(map[string]struct{})
-	r.lengths = make(map[string]int)
+	r.lengths, r.heads = make(map[string]int), make(map[string]*claim)
 }
 
 // enroll makes the claim of an Acquire.
 func (l *Locker) enroll(req lock.Request) (*attempt, error) {
 	c := &claim{
-		key: req.Key, owner: req.Owner, shared: req.Shared, lost: req.Lost, data: encodeData(req.Metadata),
+		key: req.Key, owner: req.Owner, shared: req.Shared, lost: req.Lost, data: []byte(storekit.EncodeMetadata(req.Metadata)),
 		ttl: min(req.TTL, l.MaxTTL()), wake: make(chan struct{}, 1), handed: make(chan time.Time, 1),
 	}
 	l.mu.Lock()
@@ -87,11 +89,7 @@ func (l *Locker) enroll(req lock.Request) (*attempt, error) {
 		return nil, fmt.Errorf("%w: owner %q has a claim on %q already: an owner is for one try", lock.ErrInvalid, c.owner, c.key)
 	}
 	l.claims[id{c.key, c.owner}] = c
-	a := &attempt{l: l, c: c, req: req}
-	if req.Wait {
-		a.t.limit = l.timeout // so long a place in line outlives that there is no server
-	}
-	return a, nil
+	return &attempt{l: l, c: c, req: req}, nil
 }
 
 // placed gives c the node that it has in line.
@@ -130,6 +128,9 @@ func (r *registry) unplace(c *claim) (wake []*claim) {
 		return nil
 	}
 	r.unfollow(c)
+	if r.heads[c.key] == c {
+		delete(r.heads, c.key)
+	}
 	p := c.place()
 	if r.places[p] == c {
 		delete(r.places, p)
@@ -285,6 +286,9 @@ func (l *Locker) holds(c *claim, start time.Time) {
 	l.unfollow(c)
 	c.ttl = min(c.ttl, l.MaxTTL()) // by now the server has said what the session lives
 	c.phase, c.deadline = held, start.Add(c.ttl)
+	if !c.shared {
+		l.heads[c.key] = c
+	}
 	l.keeper.keep(c, min(c.ttl, watchAfter))
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 var (
@@ -53,21 +55,30 @@ func wrap(err error) error {
 	return fmt.Errorf("lock: zookeeper: %w", err)
 }
 
+// explain is wrap for an error of a call for key: one of a missing right says where it is missing.
+func (l *Locker) explain(key string, err error) error { return explain(l.parent(key), l.root, err) }
+
+func explain(path, root string, err error) error {
+	if errors.Is(err, zk.ErrNoAuth) {
+		err = fmt.Errorf("%w: for %s: the ACLs of that node and of %s must grant this connection create, read, write and delete",
+			err, path, root)
+	}
+	return wrap(err)
+}
+
 // tries counts failures in a row.
 type tries struct {
 	n, broken, noServer int
 	since               time.Time
-	limit               time.Duration // if it is longer than patience
 }
 
 const (
-	maxBroken = 12               // connections in a row: it is the caller who has closed it
-	patience  = 15 * time.Second // without a server
+	maxBroken = 12 // connections in a row: it is the caller who has closed it
 	minPause  = 5 * time.Millisecond
 	maxPause  = 500 * time.Millisecond
 )
 
-func (t *tries) reset() { *t = tries{limit: t.limit} }
+func (t *tries) reset() { *t = tries{} }
 
 // failed counts one more failure.
 func (t *tries) failed(err error) {
@@ -86,7 +97,7 @@ func (t *tries) failed(err error) {
 // over counts one more failure, and reports whether to give up.
 func (t *tries) over(err error) bool {
 	t.failed(err)
-	return t.broken > maxBroken || time.Since(t.since) > max(patience, t.limit)
+	return t.broken > maxBroken || time.Since(t.since) > lock.Patience
 }
 
 // wait is how long to pause after the failures so far.
@@ -98,7 +109,11 @@ func (t *tries) pause(ctx, done context.Context, err error) error {
 	if t.over(err) {
 		return err
 	}
-	return t.rest(ctx, done)
+	end := t.rest(ctx, done)
+	if end != nil && ctx.Err() != nil {
+		return storekit.Ended(ctx, nil, err)
+	}
+	return end
 }
 
 // rest is pause without an end.
@@ -147,6 +162,13 @@ func again(ctx, done context.Context, read func() error) error {
 			return err
 		}
 	}
+}
+
+// again is again for a read of the Locker, within patience.
+func (l *Locker) again(ctx context.Context, read func(context.Context) error) error {
+	return storekit.WithinPatience(ctx, func(ctx context.Context) error {
+		return again(ctx, l.done, func() error { return read(ctx) })
+	})
 }
 
 // line reads who holds key and waits for it. It sees at least what this session has written.
@@ -198,14 +220,21 @@ func (l *Locker) barrier(ctx context.Context) (int64, error) {
 }
 
 // parents remembers the keys whose containers are known to be there. ZooKeeper removes
-// those that are empty: then it costs a round trip to be wrong.
+// those that are empty: then it costs a round trip to be wrong. But it removes no more than
+// 10,000 a minute, so a Locker deletes what it has created and not used for a generation.
 type parents struct {
 	mu       sync.Mutex // guards the rest
-	new, old map[string]struct{}
+	size     int        // of a generation
+	new, old map[string]bool
+	due      []string // to be deleted
 }
 
 // maxParents is how many keys one of the two generations has.
 const maxParents = 4096
+
+// pruned is how many containers are deleted for each that is created: more than one, so that
+// those that are due become fewer.
+const pruned = 2
 
 func (p *parents) has(key string) bool {
 	p.mu.Lock()
@@ -213,27 +242,44 @@ func (p *parents) has(key string) bool {
 	if _, ok := p.new[key]; ok {
 		return true
 	}
-	_, ok := p.old[key]
+	ours, ok := p.old[key]
 	if ok {
-		p.keep(key)
+		delete(p.old, key)
+		p.keep(key, ours)
 	}
 	return ok
 }
 
-func (p *parents) add(key string) {
+// add remembers key, and whether this Locker has created its container.
+func (p *parents) add(key string, ours bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.keep(key)
+	p.keep(key, ours)
 }
 
-func (p *parents) keep(key string) {
-	if len(p.new) >= maxParents {
+func (p *parents) keep(key string, ours bool) {
+	if len(p.new) >= p.size {
+		for key, ours := range p.old {
+			if ours {
+				p.due = append(p.due, key)
+			}
+		}
 		p.new, p.old = nil, p.new
 	}
 	if p.new == nil {
-		p.new = make(map[string]struct{})
+		p.new = make(map[string]bool)
 	}
-	p.new[key] = struct{}{}
+	p.new[key] = p.new[key] || ours
+}
+
+// take returns some of the containers that are to be deleted.
+func (p *parents) take() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := max(0, len(p.due)-pruned)
+	due := slices.Clone(p.due[n:])
+	p.due = p.due[:n]
+	return due
 }
 
 func (p *parents) forget(key string) {
@@ -247,42 +293,53 @@ func (p *parents) forget(key string) {
 // connection keeps requests in order, so a reply that takes longer need not be waited for.
 const headStart = 20 * time.Millisecond
 
-// ensure creates the container of key, and the root, where they are missing.
-func (l *Locker) ensure(ctx context.Context, key string) error {
+// ensure creates the container of key, and the root, where they are missing. made tells how that
+// ended if it takes longer than the head start: nil has nothing to tell.
+func (l *Locker) ensure(ctx context.Context, key string) (made <-chan error, err error) {
 	if l.parents.has(key) {
-		return nil
+		return nil, nil
 	}
 	done := make(chan error, 1)
 	go func() {
-		err := l.container(l.parent(key))
+		ours, err := l.container(l.parent(key))
 		if err == nil {
-			l.parents.add(key)
+			l.parents.add(key, ours)
 		}
 		done <- err
+		l.prune()
 	}()
 	timer := time.NewTimer(headStart)
 	defer timer.Stop()
 	select {
 	case err := <-done:
-		return err
+		return nil, err
 	case <-timer.C:
-		return nil
+		return done, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
 }
 
-func (l *Locker) container(path string) error {
-	_, err := l.conn.CreateContainer(path, nil, zk.FlagContainer, l.acl)
+// container creates a container. It is ours if it was not there.
+func (l *Locker) container(path string) (ours bool, err error) {
+	_, err = l.conn.CreateContainer(path, nil, zk.FlagContainer, l.acl)
 	if errors.Is(err, zk.ErrNoNode) {
 		if err = createPath(l.conn, l.root, l.acl); err == nil {
 			_, err = l.conn.CreateContainer(path, nil, zk.FlagContainer, l.acl)
 		}
 	}
 	if errors.Is(err, zk.ErrNodeExists) {
-		return nil
+		return false, nil
 	}
-	return broken(err)
+	return err == nil, broken(err)
+}
+
+// prune deletes some containers of keys that were not used for long. The server refuses that
+// of one that is not empty. What fails is left to the server, who deletes them by and by.
+func (l *Locker) prune() {
+	for _, key := range l.parents.take() {
+		_ = l.conn.Delete(l.parent(key), -1)
+	}
 }
 
 // createPath creates a node that stays, and those above it, where they are missing.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,7 +37,43 @@ type Dialer struct {
 	timeout time.Duration // of the session, as asked for
 	dial    zk.Dialer
 	silent  atomic.Int32 // handshakes in a row that were not answered
-	granted atomic.Int64 // the session timeout, by the last handshake; 0: there was none
+
+	mu       sync.Mutex // guards sessions
+	sessions []session  // the last few of the handshakes, the newest at the end
+}
+
+// session is what a handshake has granted.
+type session struct {
+	id      int64
+	timeout time.Duration
+}
+
+// maxSessions is how many sessions a Dialer knows. For one connection two would do: that which
+// it has, and the next, which it is about to learn of.
+const maxSessions = 8
+
+// note remembers what a handshake has granted.
+func (d *Dialer) note(s session) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sessions = slices.DeleteFunc(d.sessions, func(o session) bool { return o.id == s.id })
+	if len(d.sessions) == maxSessions {
+		d.sessions = slices.Delete(d.sessions, 0, 1)
+	}
+	d.sessions = append(d.sessions, s)
+}
+
+// granted is the timeout of a session, and whether d has dialed for it. Of session 0, which is
+// none, it is the newest one's.
+func (d *Dialer) granted(id int64) (timeout time.Duration, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range slices.Backward(d.sessions) {
+		if s.id == id || id == 0 {
+			return s.timeout, true
+		}
+	}
+	return 0, false
 }
 
 // NewDialer returns a Dialer for a zk.Conn of that session timeout. dial makes the
@@ -57,7 +95,8 @@ func (d *Dialer) Dial(network, address string, timeout time.Duration) (net.Conn,
 }
 
 // WithDialer says that d makes the connections of the Locker's zk.Conn. It does for
-// [WithSessionTimeout], and better.
+// [WithSessionTimeout], and better. Where zk.Connect was not given d.Dial, calls fail with
+// ErrInvalid as soon as there is a session: d has not seen what that was granted.
 func WithDialer(d *Dialer) Option {
 	return func(l *Locker) error {
 		if d == nil {
@@ -104,8 +143,8 @@ func (c *handshake) Read(b []byte) (int, error) {
 	}
 	c.reply = append(c.reply, b[:n]...)
 	if c.over = err != nil || len(c.reply) >= headLen; c.over {
-		if timeout, ok := parseHead(c.reply); ok {
-			c.dialer.granted.Store(int64(timeout))
+		if s, ok := parseHead(c.reply); ok {
+			c.dialer.note(s)
 		}
 		c.reply = nil
 	}
@@ -117,12 +156,13 @@ func (c *handshake) Read(b []byte) (int, error) {
 // in ZooKeeper's zookeeper.jute.
 const headLen = 4 + 4 + 4 + 8
 
-// parseHead returns the session timeout of a handshake's reply, unless it says that the session
-// has expired.
-func parseHead(b []byte) (timeout time.Duration, ok bool) {
+// parseHead returns the session of a handshake's reply, unless it says that the session has
+// expired.
+func parseHead(b []byte) (s session, ok bool) {
 	if len(b) < headLen {
-		return 0, false
+		return s, false
 	}
-	timeout = time.Duration(int32(binary.BigEndian.Uint32(b[8:]))) * time.Millisecond
-	return timeout, timeout > 0 && binary.BigEndian.Uint64(b[12:]) != 0
+	s.timeout = time.Duration(int32(binary.BigEndian.Uint32(b[8:]))) * time.Millisecond
+	s.id = int64(binary.BigEndian.Uint64(b[12:]))
+	return s, s.timeout > 0 && s.id != 0
 }

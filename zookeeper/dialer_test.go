@@ -1,6 +1,7 @@
 package zookeeper_test
 
 import (
+	"context"
 	"errors"
 	"net"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
@@ -79,4 +81,42 @@ func TestShorterSession(t *testing.T) {
 	_, err = l.Renew(storetest.Bounded(t), g)
 	require.ErrorContains(t, err, "session timeout of 200ms")
 	storetest.Release(t, l, g)
+}
+
+// TestDialerOfAnother: a Dialer that zk.Connect was not given knows nothing of the session. Who
+// believed it would hold its locks for longer than the server keeps them.
+func TestDialerOfAnother(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	dialer := zookeeper.NewDialer(40*time.Second, nil)
+	for _, use := range []func(){
+		func() {},
+		func() { dialBy(t, dialer.Dial, long, w.server.Addr()) }, // another connection's
+	} {
+		use()
+		p := w.open(t, zookeeper.WithDialer(dialer))
+		_, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
+		require.ErrorIs(t, err, lock.ErrInvalid)
+		require.ErrorContains(t, err, "zk.WithDialer")
+		require.Empty(t, names(t, p.conn, w.root+"/k"))
+	}
+}
+
+// TestDriftBeyondTheSession: a session of 10 s leaves a TTL below a drift of 7 s, whatever TTL is
+// asked for. That is an error, not a lease that is lost as soon as it is granted.
+func TestDriftBeyondTheSession(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	w.timeout = 10 * time.Second
+	p := w.open(t)
+	c := lock.New(p, lock.WithTTL(30*time.Second), lock.WithDrift(7*time.Second))
+	called := false
+	err := c.Do(storetest.Bounded(t), "k", func(context.Context, *lock.Lease) error {
+		called = true
+		return nil
+	})
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	require.False(t, called)
+	require.NoError(t, c.Close(storetest.Bounded(t)))
+	storetest.Eventually(t, "its node to go", func() bool { return len(names(t, p.conn, w.root+"/k")) == 0 })
 }

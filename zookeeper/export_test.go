@@ -3,12 +3,14 @@ package zookeeper
 import (
 	"slices"
 	"time"
+
+	"github.com/seed-215fdefa/lock"
 )
 
 // Encode and Decode are the names of keys.
 var (
-	Encode = encode
-	Decode = decode
+	Encode = escaping.Encode
+	Decode = escaping.Decode
 )
 
 // Line returns the owners of nodes in line order, and how many of them hold the lock.
@@ -35,7 +37,7 @@ func Ahead(name string, names ...string) (front string, present bool) {
 func (l *Locker) Claims() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.claims) + len(l.places) + len(l.behind) + len(l.lengths)
+	return len(l.claims) + len(l.places) + len(l.behind) + len(l.lengths) + len(l.heads)
 }
 
 // Watches is how many nodes l watches.
@@ -53,7 +55,16 @@ func (l *Locker) Writes() (flights, queued int) {
 }
 
 // Patience is how long a call is repeated while there is no server.
-const Patience = patience
+const Patience = lock.Patience
 
-// SetGranted has d believe that a handshake has granted that session timeout.
-func (d *Dialer) SetGranted(timeout time.Duration) { d.granted.Store(int64(timeout)) }
+// SetGranted has d believe that a handshake has granted that timeout to all sessions.
+func (d *Dialer) SetGranted(timeout time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range d.sessions {
+		d.sessions[i].timeout = timeout
+	}
+}
+
+// SetGeneration sets after how many keys of others a container is one that was not used for long.
+func (l *Locker) SetGeneration(n int) { l.parents.size = n }

@@ -56,7 +56,7 @@ func NewFence(conn *zk.Conn, opts ...Option) *Fence {
 //
 // After zk.ErrConnectionClosed, or when ctx ends, ops may have been run or yet be: they are
 // sent once only. What could not be sent, since the client is looking for a server, waits
-// for up to 15 s, then the error is zk.ErrNoServer and nothing was run. Inside Do, whose ctx ends with the lease, a write that must be told apart
+// for up to 30 s, then the error is zk.ErrNoServer and nothing was run. Inside Do, whose ctx ends with the lease, a write that must be told apart
 // may be sent with context.WithoutCancel and a timeout: the token decides about it, not ctx.
 func (f *Fence) Multi(ctx context.Context, resource string, token lock.Token, ops ...any) ([]zk.MultiResponse, error) {
 	if err := f.check(ctx, resource, token); err != nil {
@@ -65,7 +65,7 @@ func (f *Fence) Multi(ctx context.Context, resource string, token lock.Token, op
 	for t := (tries{}); ; {
 		m, err := f.seen(ctx, resource)
 		if err != nil {
-			return nil, wrap(err)
+			return nil, explain(f.path(resource), f.root, err)
 		}
 		if token < m.token {
 			return nil, &lock.StaleError{Key: resource, Token: token, Newest: m.token}
@@ -75,10 +75,10 @@ func (f *Fence) Multi(ctx context.Context, resource string, token lock.Token, op
 		case raced:
 		case errors.Is(err, zk.ErrNoServer): // zk.Conn says so of what it has not sent
 			if err := t.pause(ctx, context.Background(), err); err != nil {
-				return nil, wrap(err)
+				return nil, explain(f.path(resource), f.root, err)
 			}
 		default:
-			return replies, wrap(err)
+			return replies, explain(f.path(resource), f.root, err)
 		}
 	}
 }
@@ -106,6 +106,8 @@ func (f *Fence) read(ctx context.Context, get func(*Locker) ([]byte, *zk.Stat, e
 
 func (f *Fence) check(ctx context.Context, resource string, token lock.Token) error {
 	switch {
+	case f == nil || f.marks == nil:
+		return fmt.Errorf("%w: zookeeper: the Fence was not made by NewFence", lock.ErrInvalid)
 	case f.err != nil:
 		return f.err
 	case token == 0 || token > lock.MaxToken:
@@ -207,5 +209,5 @@ func (f *Fence) forget(resource string) {
 }
 
 func (f *Fence) path(resource string) string {
-	return f.root + "/" + encode(resource)
+	return f.root + "/" + escaping.Encode(resource)
 }

@@ -155,7 +155,11 @@ func (l *Locker) await(path string) (gone bool) {
 	}
 	select {
 	case ev := <-events:
-		return ev.Type == zk.EventNodeDeleted
+		if ev.Type == zk.EventNodeDeleted {
+			l.deaf.Store(false)
+			return true
+		}
+		return false
 	case <-l.done.Done():
 		return false
 	}

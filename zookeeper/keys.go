@@ -5,59 +5,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// encode makes a key the name of a node. Bytes other than letters, digits and a few signs
-// become %XX, which ZooKeeper's rules for names (no slash, no dots alone, no controls)
-// cannot forbid. It is injective.
-func encode(key string) string {
-	plain := 0
-	for plain < len(key) && isPlain(key[plain]) {
-		plain++
-	}
-	if plain == len(key) {
-		return key
-	}
-	const digits = "0123456789ABCDEF"
-	b := append(make([]byte, 0, 3*len(key)), key[:plain]...)
-	for i := plain; i < len(key); i++ {
-		if k := key[i]; isPlain(k) {
-			b = append(b, k)
-		} else {
-			b = append(b, '%', digits[k>>4], digits[k&15])
-		}
-	}
-	return string(b)
-}
-
-func isPlain(b byte) bool {
+// escaping makes a key the name of a node, which ZooKeeper's rules for names (no slash, no dots
+// alone, no controls) cannot forbid.
+var escaping = storekit.NewEscaping(func(b byte) bool {
 	return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9' || b == '-' || b == '_' || b == ':'
-}
-
-// decode is the inverse of encode. It refuses what encode never makes.
-func decode(name string) (key string, ok bool) {
-	var b strings.Builder
-	for i := 0; i < len(name); i++ {
-		if name[i] != '%' {
-			b.WriteByte(name[i])
-			continue
-		}
-		if i+3 > len(name) {
-			return "", false
-		}
-		v, err := strconv.ParseUint(name[i+1:i+3], 16, 8)
-		if err != nil {
-			return "", false
-		}
-		b.WriteByte(byte(v))
-		i += 2
-	}
-	key = b.String()
-	return key, key != "" && encode(key) == name
-}
+})
 
 // parent is the node of a lock, path that of a holder or waiter.
-func (l *Locker) parent(key string) string     { return l.root + "/" + encode(key) }
+func (l *Locker) parent(key string) string     { return l.root + "/" + escaping.Encode(key) }
 func (l *Locker) path(key, name string) string { return l.parent(key) + "/" + name }
 
 // node is the name of a holder or waiter taken apart: x or s, the owner, a dot, and the

@@ -2,34 +2,16 @@ package zookeeper
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/go-zookeeper/zk"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
-
-// encodeData is what a node holds: the metadata as JSON, or nothing.
-func encodeData(metadata map[string]string) []byte {
-	if len(metadata) == 0 {
-		return nil
-	}
-	b, err := json.Marshal(metadata)
-	if err != nil {
-		panic("lock/zookeeper: a map of strings has no JSON: " + err.Error())
-	}
-	return b
-}
-
-func decodeData(data []byte) (metadata map[string]string) {
-	if len(data) == 0 || json.Unmarshal(data, &metadata) != nil {
-		return nil
-	}
-	return metadata
-}
 
 // sight is what a node looks like.
 type sight struct {
@@ -43,16 +25,16 @@ type sight struct {
 // clocks are compared.
 func since(ms int64) time.Duration { return max(0, time.Since(time.UnixMilli(ms))) }
 
-func (s sight) holder() lock.Holder {
+func (l *Locker) holderOf(s sight) lock.Holder {
 	return lock.Holder{
-		Owner: s.owner, Token: lock.Token(s.stat.Czxid), Shared: s.shared,
-		Held: since(s.stat.Mtime), ExpiresIn: -1, Metadata: decodeData(s.data),
+		Owner: s.owner, Token: l.tokenOf(s.stat.Czxid), Shared: s.shared,
+		Held: since(s.stat.Mtime), ExpiresIn: -1, Metadata: metadata(s.data),
 	}
 }
 
 func (s sight) waiter() lock.Waiter {
 	return lock.Waiter{
-		Owner: s.owner, Shared: s.shared, Waited: since(s.stat.Ctime), Metadata: decodeData(s.data),
+		Owner: s.owner, Shared: s.shared, Waited: since(s.stat.Ctime), Metadata: metadata(s.data),
 	}
 }
 
@@ -83,29 +65,70 @@ func (l *Locker) look(ctx context.Context, key string, line []node) ([]sight, er
 	return sights, errors.Join(errs...)
 }
 
-// maxHolders is how many holders a refusal tells of; Inspect tells of all.
-const maxHolders = 8
+// metadata is what a node holds. What is no JSON somebody else has written.
+func metadata(data []byte) map[string]string {
+	m, _ := storekit.DecodeMetadata(string(data))
+	return m
+}
 
-// inFront is what a refusal says of those in line: all of the first holders, and the names
-// of the others. Who has gone since is left out; if all says so, so are the waiters.
-func (l *Locker) inFront(ctx context.Context, key string, line []node, try bool) (lock.Record, error) {
-	rec := lock.Record{Key: key}
+// inFront is what a refusal says of those in line: the first holders, and the names of the first
+// waiters. Who has gone since is left out.
+func (l *Locker) inFront(ctx context.Context, key string, line []node) (lock.Record, error) {
 	n := holders(line)
-	sights, err := l.look(ctx, key, line[:min(n, maxHolders)])
+	rec := lock.Record{Key: key, HolderCount: n, WaiterCount: len(line) - n}
+	sights, err := l.look(ctx, key, line[:min(n, lock.MaxRecord)])
 	if err != nil {
 		return rec, err
 	}
-	for _, s := range sights {
-		if s.there {
-			rec.Holders = append(rec.Holders, s.holder())
-			rec.Token = max(rec.Token, lock.Token(s.stat.Czxid))
-		}
-	}
-	if try {
-		return rec, nil
-	}
-	for _, n := range line[n:] {
+	l.fill(&rec, sights)
+	for _, n := range line[n:min(len(line), n+lock.MaxRecord)] {
 		rec.Waiters = append(rec.Waiters, lock.Waiter{Owner: n.owner, Shared: n.shared})
 	}
 	return rec, nil
+}
+
+// fill adds the holders that were seen, and takes those that are gone from the count.
+func (l *Locker) fill(rec *lock.Record, holders []sight) {
+	for _, s := range holders {
+		if !s.there {
+			rec.HolderCount--
+			continue
+		}
+		rec.Holders = append(rec.Holders, l.holderOf(s))
+		rec.Token = max(rec.Token, l.tokenOf(s.stat.Czxid))
+	}
+}
+
+// readsAgain is how often inspect begins anew.
+const readsAgain = 3
+
+// inspect reads the first of line, and counts the others. Where nodes go while it reads, others
+// come to the front: it begins anew then, a few times.
+func (l *Locker) inspect(ctx context.Context, key string) (lock.Record, error) {
+	for left := readsAgain; ; left-- {
+		line, err := l.line(ctx, key)
+		if err != nil {
+			return lock.Record{}, err
+		}
+		n := holders(line)
+		shown := min(n, lock.MaxRecord)
+		first := slices.Concat(line[:shown], line[n:min(len(line), n+lock.MaxRecord)])
+		sights, err := l.look(ctx, key, first)
+		if err != nil {
+			return lock.Record{}, err
+		}
+		if left > 0 && slices.ContainsFunc(sights, func(s sight) bool { return !s.there }) {
+			continue
+		}
+		rec := lock.Record{Key: key, HolderCount: n, WaiterCount: len(line) - n}
+		l.fill(&rec, sights[:shown])
+		for _, s := range sights[shown:] {
+			if s.there {
+				rec.Waiters = append(rec.Waiters, s.waiter())
+			} else {
+				rec.WaiterCount--
+			}
+		}
+		return rec, nil
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // release deletes the node of a grant. It is repeated while the outcome is unknown: when
@@ -167,7 +168,7 @@ func (l *Locker) delete(ctx context.Context, g lock.Grant, path string) error {
 // locate returns the node of a grant that is none of our claims. If it is not there the
 // error is ErrLost.
 func (l *Locker) locate(ctx context.Context, g lock.Grant) (n node, err error) {
-	err = again(ctx, l.done, func() (err error) {
+	err = l.again(ctx, func(ctx context.Context) (err error) {
 		n, err = l.locateOnce(ctx, g)
 		return err
 	})
@@ -184,7 +185,7 @@ func (l *Locker) locateOnce(ctx context.Context, g lock.Grant) (node, error) {
 			continue
 		}
 		_, stat, err := l.get(ctx, l.path(g.Key, n.name))
-		if err == nil && lock.Token(stat.Czxid) == g.Token {
+		if err == nil && l.tokenOf(stat.Czxid) == g.Token {
 			return n, nil
 		}
 		if err != nil && !errors.Is(err, zk.ErrNoNode) {
@@ -195,8 +196,8 @@ func (l *Locker) locateOnce(ctx context.Context, g lock.Grant) (node, error) {
 	switch {
 	case len(line) > 0:
 		lost.Reason = lock.ReasonTaken
-	case !g.Start.IsZero() && time.Since(g.Start) >= g.TTL:
-		lost.Reason = lock.ReasonExpired
+	case !g.Start.IsZero():
+		lost.Reason = storekit.Vanished(g)
 	}
 	return node{}, lost
 }

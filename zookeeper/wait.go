@@ -9,6 +9,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // stand waits until a's node is first in line. start is from before the node was created,
@@ -16,29 +17,24 @@ import (
 // the node is verified by a write, whose own start counts: the session may have expired
 // while nobody said so.
 func (a *attempt) stand(ctx context.Context, start time.Time) (lock.Grant, error) {
-	beat := min(a.c.ttl, 5*time.Second) / 3
-	timer := time.NewTimer(beat)
+	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var trouble error // of the last look
 	look := !a.afterOurs()
 	for {
+		beat := a.l.recheck(a.c.ttl)
 		pause := beat
 		if look {
-			first, err := a.look(ctx)
+			first, err := a.try(ctx, &start)
 			if err == nil && first {
-				if start.IsZero() {
-					start, err = a.verify(ctx)
-				}
-				if err == nil {
-					return a.granted(start)
-				}
+				return a.granted(start)
 			}
-			if err != nil {
-				if !isTransient(err) || a.t.over(err) {
-					return lock.Grant{}, err
-				}
-				pause = a.t.wait()
-			} else {
+			if trouble = err; err == nil {
 				a.t.reset()
+			} else if !isTransient(err) || a.t.over(err) {
+				return lock.Grant{}, err
+			} else {
+				pause = a.t.wait()
 			}
 		}
 		start = time.Time{}
@@ -56,30 +52,88 @@ func (a *attempt) stand(ctx context.Context, start time.Time) (lock.Grant, error
 		case <-timer.C:
 			look = pause < beat || !a.inPlace(ctx)
 		case <-ctx.Done():
-			return lock.Grant{}, a.heldBy(ctx)
+			return lock.Grant{}, a.heldBy(ctx, trouble)
 		case <-a.l.done.Done():
 			return lock.Grant{}, lock.ErrClosed
 		}
 	}
 }
 
+// try looks, and verifies a's node if that is first and start zero: then start is set.
+func (a *attempt) try(ctx context.Context, start *time.Time) (first bool, err error) {
+	err = storekit.WithinPatience(ctx, func(ctx context.Context) (err error) {
+		if first, err = a.look(ctx); err == nil && first && start.IsZero() {
+			*start, err = a.verify(ctx)
+		}
+		return err
+	})
+	return first, err
+}
+
+// recheck is how long a waiter with that TTL goes without a look: a third of its heartbeat, or a
+// tenth while events do not arrive.
+func (l *Locker) recheck(ttl time.Duration) time.Duration {
+	if l.deaf.Load() {
+		return storekit.Heartbeat(ttl) / 10
+	}
+	return storekit.Heartbeat(ttl) / 3
+}
+
 // afterOurs makes a wait for the node right in front of it if that is a claim of this
-// Locker: nothing can come between the two, so there is no need to look at the line.
+// Locker: nothing can come between the two, so there is no need to look at the line. Request.Waiting
+// is told what is known without a look, if that is enough.
 func (a *attempt) afterOurs() bool {
 	l, c := a.l, a.c
-	if !a.req.Wait || a.req.Waiting != nil && !a.told {
+	if !a.req.Wait {
 		return false
 	}
+	tell := a.req.Waiting != nil && !a.told
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	before := l.places[place{c.key, c.node.seq - 1}]
-	if c.phase != waiting || before == nil || before.session != c.session || c.shared && before.shared {
-		return false
+	ours := c.phase == waiting && before != nil && before.session == c.session && !(c.shared && before.shared)
+	if ours && tell {
+		a.seen, ours = l.ourLine(c, a.behind)
 	}
-	l.follow(c, before.place())
-	a.front, a.nobody = before.node, true
-	a.seen.Key = c.key
-	return true
+	if ours {
+		l.follow(c, before.place())
+		a.front, a.nobody = before.node, true
+		a.seen.Key = c.key
+	}
+	l.mu.Unlock()
+	if ours && tell {
+		a.told = true
+		a.req.Waiting(a.seen)
+	}
+	return ours
+}
+
+// ourLine is what is known, without a look at the line, of those in front of c, when it came: that many
+// nodes. It is not ok unless this Locker has the holder, which is exclusive, and the first waiters.
+// l.mu is held.
+func (l *Locker) ourLine(c *claim, count int) (rec lock.Record, ok bool) {
+	head := l.heads[c.key]
+	if head == nil || head.session != c.session {
+		return rec, false
+	}
+	rec = lock.Record{Key: c.key, Token: head.token, Holders: []lock.Holder{l.known(head)}, HolderCount: 1, WaiterCount: count - 1}
+	shown := min(rec.WaiterCount, lock.MaxRecord)
+	for seq := head.node.seq + 1; seq != c.node.seq && len(rec.Waiters) < shown && seq-head.node.seq <= maxGaps; seq++ {
+		if w := l.places[place{c.key, seq}]; w != nil {
+			rec.Waiters = append(rec.Waiters, lock.Waiter{Owner: w.owner, Shared: w.shared})
+		}
+	}
+	return rec, len(rec.Waiters) == shown
+}
+
+// maxGaps is how many places behind the holder are looked at for the first waiters: some have been
+// left, and some are of other Lockers.
+const maxGaps = 4 * lock.MaxRecord
+
+// known is what is known of a holder of ours without asking. l.mu is held.
+func (l *Locker) known(c *claim) lock.Holder {
+	return lock.Holder{
+		Owner: c.owner, Token: c.token, Shared: c.shared, Held: -1, ExpiresIn: -1, Metadata: metadata(c.data),
+	}
 }
 
 // look reads the line. It reports whether a is first; else a waits for the one in front of
@@ -106,7 +160,7 @@ func (a *attempt) look(ctx context.Context) (first bool, err error) {
 	a.wait(front)
 	a.seen = lock.Record{Key: c.key}
 	if a.req.Waiting != nil && !a.told {
-		if a.seen, err = l.inFront(ctx, c.key, before(line, c.node), false); err != nil {
+		if a.seen, err = l.inFront(ctx, c.key, before(line, c.node)); err != nil {
 			return false, err
 		}
 		a.told = true
@@ -173,6 +227,9 @@ func (a *attempt) inPlace(ctx context.Context) bool {
 		exists, _, err := a.l.conn.Exists(a.l.path(a.c.key, a.front.name))
 		return exists, err
 	})
+	if err == nil && !exists && !a.nobody {
+		a.l.deaf.Store(true) // there was a watch, and no event: till one comes
+	}
 	return err == nil && exists
 }
 
@@ -204,7 +261,7 @@ func (a *attempt) refused(ctx context.Context, line []node) error {
 	go func() { gone <- l.remove(ctx, c) }()
 	var rec lock.Record
 	err := again(ctx, l.done, func() (err error) {
-		rec, err = l.inFront(ctx, c.key, before(line, c.node), true)
+		rec, err = l.inFront(ctx, c.key, before(line, c.node))
 		return err
 	})
 	if gone := <-gone; gone != nil {
@@ -218,34 +275,26 @@ func (a *attempt) refused(ctx context.Context, line []node) error {
 	return &lock.HeldError{Record: rec}
 }
 
-// heldBy is the error of a wait that ctx ended.
-func (a *attempt) heldBy(ctx context.Context) error {
+// heldBy is the error of a wait that ctx ended. trouble is what the store said last, if it was
+// in trouble.
+func (a *attempt) heldBy(ctx context.Context, trouble error) error {
+	end := storekit.Ended(ctx, nil, trouble)
 	if a.seen.Key == "" {
-		return ctx.Err()
+		return end
 	}
 	if len(a.seen.Holders) == 0 {
 		a.seen = a.l.oursInFront(a.c)
 	}
-	return &lock.HeldError{Record: a.seen, Err: ctx.Err()}
+	return &lock.HeldError{Record: a.seen, Err: end}
 }
 
-// oursInFront is what is known of the holder without asking: when all in front of c are
-// claims of this Locker.
+// oursInFront is what is known of the holder without asking: when it is a claim of this Locker.
 func (l *Locker) oursInFront(c *claim) lock.Record {
 	rec := lock.Record{Key: c.key}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for range len(l.claims) {
-		if c = l.places[c.front]; c == nil {
-			return rec
-		}
-		if c.phase == held {
-			rec.Token = c.token
-			rec.Holders = []lock.Holder{{
-				Owner: c.owner, Token: c.token, Shared: c.shared, Held: -1, ExpiresIn: -1, Metadata: decodeData(c.data),
-			}}
-			return rec
-		}
+	if head := l.heads[c.key]; head != nil {
+		rec.Token, rec.Holders, rec.HolderCount = head.token, []lock.Holder{l.known(head)}, 1
 	}
 	return rec
 }

@@ -1,4 +1,4 @@
-// Package zookeeper keeps locks in ZooKeeper 3.5 or newer, a single server or an ensemble.
+// Package zookeeper keeps locks in ZooKeeper 3.8 or newer, a single server or an ensemble.
 //
 //	d := zookeeper.NewDialer(10*time.Second, nil)
 //	conn, _, err := zk.Connect(servers, 10*time.Second, zk.WithDialer(d.Dial))
@@ -55,15 +55,28 @@
 // Waiters stand in line in the order of arrival, and each watches the one in front of it
 // only. Within one Locker a release hands over in its own round trip; among several the
 // next waiter gets the event, looks at the line and verifies its node by a write. A lost
-// event costs a look at each third of min(TTL, 5 s).
+// event costs a look at each third of min(TTL, 5 s), or at each tenth while events are seen not
+// to arrive. Who lines up behind others of its own Locker reads nothing, however long the line;
+// among several Lockers it reads the names of all in line, some 50 bytes each.
 //
-// Every call outlives broken connections. Where there is no server it ends with
-// zk.ErrNoServer: a wait after a session timeout, or 15 s if that is longer, a try when the
-// client has found none twice, and any other call after 15 s.
+// Every call outlives broken connections. Where there is no server an acquire that is not in
+// line yet ends with zk.ErrNoServer when the client has found none twice, and all else
+// after [lock.Patience].
 //
 // An uncontended acquire is one write, and so are a release and a renewal; a key that this
 // Locker has not used lately costs one more, for its container. Concurrent calls of a
-// Locker share writes. ZooKeeper removes containers that are empty, by the minute.
+// Locker share writes. ZooKeeper removes containers that are empty, but no more than 10,000 a
+// minute: above 165 new keys a second they would grow without end. So a Locker deletes, beside
+// its calls, those that it has created and not used for the last 4,096 to 8,192 keys.
+//
+// # What it needs
+//
+// Rights: create, read, write and delete on the root and on what is below it, and create on the
+// node above the root if that is to be made.
+//
+// An operator may delete any node below the root, and the root as well: a holder whose node is
+// gone is told at once, or a fifth of a second after its grant if that is later, a waiter lines
+// up anew, and tokens rise all the same. Nobody may delete the marks of a [Fence].
 package zookeeper
 
 import (
@@ -72,6 +85,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-zookeeper/zk"
@@ -94,10 +108,12 @@ type Locker struct {
 	timeout time.Duration // the session's, as far as it is known from the first
 	dialer  *Dialer       // if not nil, knows what the server says of it
 	tick    time.Duration // the server's
+	base    lock.Token    // of all tokens
 	err     error         // of an option; returned by every call
 
 	lane    *lane
 	parents parents
+	deaf    atomic.Bool // a node that was watched has gone, and no event has come since
 	// busy has the keys that a try found held a moment ago. The next try looks at the line
 	// before it stands in it: that costs reads instead of writes if the key is held still. A
 	// wrong guess costs a round trip, and nothing else.
@@ -160,6 +176,20 @@ func WithACL(acl ...zk.ACL) Option {
 	}
 }
 
+// WithTokenBase adds base to all tokens. Default 0: a token is a transaction id of ZooKeeper, far
+// below those of some other stores, so the fences of a resource that another store's tokens have
+// marked refuse all of ZooKeeper's. Who moves from another store gives a base that is not below
+// the newest token that one has granted. All Lockers with the same root must have the same base.
+func WithTokenBase(base lock.Token) Option {
+	return func(l *Locker) error {
+		if base > lock.MaxToken/2 {
+			return fmt.Errorf("%w: zookeeper: token base %d: must be at most %d", lock.ErrInvalid, base, lock.MaxToken/2)
+		}
+		l.base = base
+		return nil
+	}
+}
+
 // New returns a Locker on conn, doing no I/O. A nil connection, a bad option, or none that
 // says the session timeout, is an error that every call returns. conn stays the caller's
 // to close. It may be used for other things, but two Lockers on one connection are one
@@ -170,6 +200,7 @@ func New(conn *zk.Conn, opts ...Option) *Locker {
 	l.lane = &lane{conn: conn}
 	l.busy = storekit.NewRecent(busyFor)
 	l.keeper.l = l
+	l.parents.size = maxParents
 	l.prepare()
 	l.done, l.shutDown = context.WithCancel(context.Background())
 	return l
@@ -222,26 +253,41 @@ const busyFor = time.Second
 
 const minTTL = 10 * time.Millisecond
 
+// tokenOf is the token of a node that was created by the transaction czxid.
+func (l *Locker) tokenOf(czxid int64) lock.Token { return l.base + lock.Token(czxid) }
+
 // MaxTTL is the longest TTL that is granted: two thirds of the session timeout, less a tick.
 // With a [Dialer] it is shorter from when the server has granted a shorter session timeout
 // than the client has asked for.
-func (l *Locker) MaxTTL() time.Duration { return l.mostOf(l.sessionTimeout()) }
+func (l *Locker) MaxTTL() time.Duration {
+	if l == nil || l.done == nil {
+		return 0
+	}
+	return l.mostOf(l.sessionTimeout())
+}
 
 // mostOf is what may be granted of a session.
 func (l *Locker) mostOf(timeout time.Duration) time.Duration { return timeout*2/3 - l.tick }
 
 // sessionTimeout is what is known of the session by now.
 func (l *Locker) sessionTimeout() time.Duration {
-	if l.dialer != nil {
-		if granted := time.Duration(l.dialer.granted.Load()); granted > 0 {
+	if l.dialer != nil && l.conn != nil {
+		if granted, ok := l.dialer.granted(l.conn.SessionID()); ok {
 			return min(l.timeout, granted)
 		}
 	}
 	return l.timeout
 }
 
-// short is the error of a session that leaves nothing to grant.
+// short is the error of a session that leaves nothing to grant, or of which it is not known what
+// it leaves.
 func (l *Locker) short() error {
+	if l.dialer != nil {
+		id := l.conn.SessionID()
+		if _, ok := l.dialer.granted(id); !ok && id != 0 {
+			return fmt.Errorf("%w: zookeeper: the Dialer has not made the connection: pass its Dial to zk.Connect by zk.WithDialer", lock.ErrInvalid)
+		}
+	}
 	timeout := l.sessionTimeout()
 	if l.mostOf(timeout) >= minTTL {
 		return nil
@@ -252,6 +298,9 @@ func (l *Locker) short() error {
 
 // Capabilities implements [lock.Locker].
 func (l *Locker) Capabilities() lock.Capabilities {
+	if l == nil {
+		l = new(Locker)
+	}
 	return lock.Capabilities{
 		Store: "zookeeper", Shared: true, FIFO: true, Push: true, EarlyLoss: true,
 		MinTTL: minTTL,
@@ -266,22 +315,39 @@ func (l *Locker) Capabilities() lock.Capabilities {
 
 // Acquire implements [lock.Locker]. See the package's documentation for what a TTL gets.
 func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
-	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
+	if err := l.ready(ctx, lock.CheckRequest(req, l.Capabilities())); err != nil {
 		return lock.Grant{}, err
 	}
-	if err := l.ready(ctx); err != nil {
+	if err := l.short(); err != nil {
 		return lock.Grant{}, err
 	}
 	l.begin.Do(func() { go l.watchSession() })
-	if !req.Wait && l.busy.Has(req.Key) {
+	if req.Wait {
+		return l.acquire(ctx, req)
+	}
+	var g lock.Grant
+	err := storekit.WithinPatience(ctx, func(ctx context.Context) (err error) {
+		g, err = l.try(ctx, req)
+		return err
+	})
+	return g, err
+}
+
+// try is an Acquire that does not wait.
+func (l *Locker) try(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	if l.busy.Has(req.Key) {
 		rec, err := l.glance(ctx, req)
 		switch {
 		case err != nil && !isTransient(err):
-			return lock.Grant{}, wrap(err)
+			return lock.Grant{}, l.explain(req.Key, err)
 		case err == nil && len(rec.Holders) > 0:
 			return lock.Grant{}, &lock.HeldError{Record: rec}
 		}
 	}
+	return l.acquire(ctx, req)
+}
+
+func (l *Locker) acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
 	a, err := l.enroll(req)
 	if err != nil {
 		return lock.Grant{}, err
@@ -289,7 +355,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	g, err := a.run(ctx)
 	if err != nil {
 		l.abandon(a.c)
-		return lock.Grant{}, wrap(err)
+		return lock.Grant{}, l.explain(req.Key, err)
 	}
 	return g, nil
 }
@@ -297,15 +363,21 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 // Renew implements [lock.Locker]. It must be called on the Locker that has acquired, whose
 // session has the grant.
 func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
-	if err := l.check(ctx, g); err != nil {
+	if err := l.ready(ctx, storekit.CheckRenewal(g)); err != nil {
 		return lock.Grant{}, err
 	}
-	if g.TTL <= 0 {
-		return lock.Grant{}, fmt.Errorf("%w: TTL %v: must be positive", lock.ErrInvalid, g.TTL)
-	}
+	var renewed lock.Grant
+	err := storekit.WithinPatience(ctx, func(ctx context.Context) (err error) {
+		renewed, err = l.renew(ctx, g)
+		return err
+	})
+	return renewed, l.explain(g.Key, err)
+}
+
+func (l *Locker) renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	c, ok := l.holder(g)
 	if !ok {
-		return lock.Grant{}, wrap(l.notMine(ctx, g))
+		return lock.Grant{}, l.notMine(ctx, g)
 	}
 	for t := (tries{}); ; {
 		u := &unit{ops: []any{&zk.CheckVersionRequest{Path: c.path, Version: -1}}}
@@ -314,9 +386,10 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		case err == nil && u.session == c.session && l.short() != nil:
 			return lock.Grant{}, l.short()
 		case err == nil && u.session == c.session:
+			was := g
 			g.TTL, g.Start = min(g.TTL, l.MaxTTL()), u.start
 			if !l.prolong(c.claim, g) {
-				return lock.Grant{}, &lock.LostError{Reason: lock.ReasonExpired, Token: g.Token}
+				return lock.Grant{}, &lock.LostError{Reason: storekit.Vanished(was), Token: g.Token}
 			}
 			return g, nil
 		case err == nil, isTransient(err):
@@ -325,44 +398,46 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 				return lock.Grant{}, &lock.LostError{Reason: lock.ReasonExpired, Token: g.Token}
 			}
 			if err := t.pause(ctx, l.done, err); err != nil {
-				return lock.Grant{}, wrap(err)
+				return lock.Grant{}, err
 			}
 		case errors.Is(err, zk.ErrNoNode):
 			l.end(c.claim)
-			return lock.Grant{}, &lock.LostError{Reason: lock.ReasonForced, Token: g.Token}
+			return lock.Grant{}, &lock.LostError{Reason: l.howLost(c), Token: g.Token}
 		default:
-			return lock.Grant{}, wrap(err)
+			return lock.Grant{}, err
 		}
 	}
 }
 
 // Release implements [lock.Locker].
 func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
-	if err := l.check(ctx, g); err != nil {
+	if err := l.ready(ctx, lock.CheckGrant(g)); err != nil {
 		return err
 	}
-	if g.Token == 0 {
-		return wrap(l.undo(ctx, g.Key, g.Owner))
-	}
-	c, ok := l.letGo(g)
-	if !ok {
-		return wrap(l.releaseOther(ctx, g))
-	}
-	return wrap(l.release(ctx, c))
+	return l.explain(g.Key, storekit.WithinPatience(ctx, func(ctx context.Context) error {
+		if g.Token == 0 {
+			return l.undo(ctx, g.Key, g.Owner)
+		}
+		c, ok := l.letGo(g)
+		if !ok {
+			return l.releaseOther(ctx, g)
+		}
+		return l.release(ctx, c)
+	}))
 }
 
-// check is what every call but Acquire does first.
-func (l *Locker) check(ctx context.Context, g lock.Grant) error {
-	if err := lock.CheckGrant(g); err != nil {
-		return err
-	}
-	return l.ready(ctx)
-}
+// errNotNew is told by what New has not made.
+var errNotNew = fmt.Errorf("%w: zookeeper: the Locker was not made by New", lock.ErrInvalid)
 
-func (l *Locker) ready(ctx context.Context) error {
+// ready is what every call does first. invalid is what is wrong with its arguments.
+func (l *Locker) ready(ctx context.Context, invalid error) error {
 	switch {
+	case l == nil || l.done == nil:
+		return errNotNew
 	case l.err != nil:
 		return l.err
+	case invalid != nil:
+		return invalid
 	case l.done.Err() != nil:
 		return lock.ErrClosed
 	}
@@ -373,6 +448,9 @@ func (l *Locker) ready(ctx context.Context) error {
 // grants: those end with their TTL, or with the session if that is sooner. It is
 // idempotent and waits for no server.
 func (l *Locker) Close() error {
+	if l == nil || l.done == nil {
+		return errNotNew
+	}
 	l.shutDown()
 	return nil
 }
