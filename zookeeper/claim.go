@@ -69,6 +69,7 @@ type registry struct {
 	lengths map[string]int     // how many of places are of a key
 	heads   map[string]*claim  // who holds a key, exclusively
 	watched map[string]struct{}
+	watcher *watcher // takes the next watches; nil before the first
 }
 
 func (r *registry) prepare() {

@@ -1,6 +1,8 @@
 package zookeeper
 
 import (
+	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -8,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 )
 
 // standing is a claim on a Locker of its own with a node that is there.
@@ -31,34 +34,71 @@ func TestWatchOfAnother(t *testing.T) {
 	t.Parallel()
 	l, c, lost := standing(t)
 	c.phase = held
-	l.watching(c.place(), l.path(c.key, "xbefore.0000000000"))
+	over := func(path string) {
+		l.watch(c.place(), path)
+		storetest.Eventually(t, "the end of the watch", func() bool { return l.Watches() == 0 })
+	}
+	over(l.path(c.key, "xbefore.0000000000"))
 	require.Empty(t, lost)
 	require.Equal(t, held, c.phase)
 	require.NoError(t, l.conn.Delete(l.path(c.key, c.node.name), -1))
-	l.watching(c.place(), l.path(c.key, c.node.name))
+	over(l.path(c.key, c.node.name))
 	require.Equal(t, lock.ReasonForced, <-lost)
 	require.Equal(t, ended, c.phase)
 }
 
-// TestWatchEnds: a watch ends with its Locker, whose connection and nodes may stay.
+// TestWatchEnds: a watcher ends with its Locker, whose connection and nodes may stay.
 func TestWatchEnds(t *testing.T) {
 	t.Parallel()
 	l, c, lost := standing(t)
 	c.phase = held
-	done := make(chan struct{})
-	go func() { defer close(done); l.watching(c.place(), l.path(c.key, c.node.name)) }()
+	w, done := &watcher{l: l, added: make(chan *vigil)}, make(chan struct{})
+	l.watcher = w
+	go func() { defer close(done); w.run() }()
+	l.arm(&vigil{at: c.place(), path: l.path(c.key, c.node.name)})
 	select {
 	case <-done:
 		require.FailNow(t, "the node is there")
 	case <-time.After(100 * time.Millisecond):
 	}
 	require.NoError(t, l.Close())
-	select {
-	case <-done:
-	case <-time.After(20 * time.Second):
-		require.FailNow(t, "it watches on")
-	}
+	storetest.Receive(t, done)
 	require.Empty(t, lost)
+}
+
+// TestIdleHolds: a lock that is held and idle costs no goroutine of its own. The end of any of
+// their nodes is told all the same. It is not parallel, since it counts goroutines.
+func TestIdleHolds(t *testing.T) {
+	conn, root := laneRoot(t)
+	l := New(conn, WithRoot(root), WithSessionTimeout(time.Minute))
+	defer func() { require.NoError(t, l.Close()) }()
+	const n = 3*maxVigils + 5
+	lost := make(chan string, n)
+	hold := func(key string) lock.Grant {
+		req := storetest.Lasting(storetest.Request(key), time.Minute)
+		req.Lost = func(lock.LostReason) { lost <- key }
+		return storetest.Acquire(t, l, req)
+	}
+	first := hold("first")
+	storetest.Eventually(t, "its watch", func() bool { return l.Watches() == 1 })
+	before := runtime.NumGoroutine()
+	var grants []lock.Grant
+	for i := range n {
+		grants = append(grants, hold(fmt.Sprint("k", i)))
+	}
+	storetest.Eventually(t, "the watches, by few", func() bool {
+		return l.Watches() == n+1 && runtime.NumGoroutine() <= before+n/maxVigils+5
+	})
+	for _, g := range grants {
+		require.NoError(t, l.ForceRelease(storetest.Bounded(t), g.Key, g.Owner))
+	}
+	told := make(map[string]bool)
+	for range n {
+		told[storetest.Receive(t, lost)] = true
+	}
+	require.Len(t, told, n)
+	storetest.Eventually(t, "their watches to end", func() bool { return l.Watches() == 1 })
+	storetest.Release(t, l, first)
 }
 
 // TestVerify: a node is verified if it is there, and of the session that has verified it. What

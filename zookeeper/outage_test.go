@@ -21,7 +21,7 @@ import (
 // repeated, but not for so long that the session ends. Their nodes, which would live as long
 // as that, go all the same: of a grant that was not renewed, of a wait and of a creation that
 // were given up, and of a grant whose release was. A grant that lives through it is watched
-// after it, and a wait goes on.
+// after it.
 func TestOutageLeavesNothing(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
@@ -34,8 +34,6 @@ func TestOutageLeavesNothing(t *testing.T) {
 	}
 	blocker := storetest.Acquire(t, b, storetest.Request("waiting"))
 	waiting := storetest.Waits(t, a, storetest.Request("waiting"))
-	another := storetest.Acquire(t, b, storetest.Request("patient"))
-	patient := storetest.Waits(t, a, storetest.Request("patient"))
 	storetest.Acquire(t, a, storetest.Lasting(storetest.Request("unrenewed"), 3*time.Second))
 	releasing := storetest.Acquire(t, a, storetest.Lasting(storetest.Request("releasing"), 3*time.Second))
 	lost := make(chan lock.LostReason, 1)
@@ -74,8 +72,6 @@ func TestOutageLeavesNothing(t *testing.T) {
 	case <-time.After(storetest.Patience):
 		require.FailNow(t, "the loss was not told")
 	}
-	storetest.Release(t, b, another)
-	storetest.Release(t, a, patient.Granted(t))
 	require.Zero(t, a.Claims())
 }
 

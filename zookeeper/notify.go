@@ -1,0 +1,132 @@
+package zookeeper
+
+import (
+	"errors"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// vigil is the watch of one node. One goroutine at a time has it.
+type vigil struct {
+	at     place
+	path   string
+	events <-chan zk.Event
+	began  time.Time
+	t      tries
+}
+
+// watch sees to it that who waits for the node at p, or holds by it, learns its end. There
+// is one watch for a node, however many wait, and it stays until the node goes: watches of
+// ZooKeeper cannot be taken back.
+//
+// It watches the node's children, of which an ephemeral node has none: that event comes
+// when the node goes, and not when it is written, and unlike a watch by Exists it does not
+// stay behind when the node is gone already.
+func (l *Locker) watch(p place, path string) {
+	l.mu.Lock()
+	_, is := l.watched[path]
+	l.watched[path] = struct{}{}
+	l.mu.Unlock()
+	if !is {
+		go l.arm(&vigil{at: p, path: path})
+	}
+}
+
+// arm asks for the watch, and has a watcher wait for its event.
+func (l *Locker) arm(v *vigil) {
+	v.began = time.Now()
+	_, _, events, err := l.conn.ChildrenW(v.path)
+	if err != nil {
+		l.over(v, errors.Is(err, zk.ErrNoNode))
+		return
+	}
+	v.events = events
+	l.mu.Lock()
+	w := l.watcher
+	if w == nil || w.taken == maxVigils {
+		w = &watcher{l: l, added: make(chan *vigil)}
+		l.watcher = w
+		go w.run()
+	}
+	w.taken++
+	l.mu.Unlock()
+	select {
+	case w.added <- v:
+	case <-l.done.Done():
+	}
+}
+
+// over is what the end of a watch means: the node is gone, or that is not known any more.
+func (l *Locker) over(v *vigil, gone bool) {
+	if gone {
+		l.deaf.Store(false)
+	}
+	if time.Since(v.began) > maxPause {
+		v.t = tries{}
+	}
+	l.mu.Lock()
+	c := l.places[v.at]
+	if c != nil && l.path(c.key, c.node.name) != v.path {
+		c = nil
+	}
+	again := !gone && c != nil && c.phase == held && !v.t.over(errGone)
+	var why lock.LostReason
+	if gone && c != nil {
+		why = l.howLost(l.grip(c))
+	}
+	ours := gone && c != nil && c.phase == releasing // its release tells who is next
+	if !again {                                      // now, so that who looks from here on gets a watch of its own
+		delete(l.watched, v.path)
+	}
+	l.mu.Unlock()
+	if gone && c != nil {
+		l.lose(c, why)
+	}
+	if !ours {
+		nudgeAll(l.followers(v.at))
+	}
+	if again {
+		time.AfterFunc(v.t.wait(), func() { l.arm(v) })
+	}
+}
+
+// watcher waits for the events of many watches, since zk.Conn has a channel for each, and a
+// goroutine for each would cost 8 KB. It ends when it has had all that it takes, and those are over.
+type watcher struct {
+	l     *Locker
+	added chan *vigil
+	taken int // guarded by registry.mu
+}
+
+// maxVigils is how many watches a watcher takes: each event costs a look at all of them.
+const maxVigils = 64
+
+func (w *watcher) run() {
+	receives := func(c any) reflect.SelectCase {
+		return reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(c)}
+	}
+	cases := []reflect.SelectCase{receives(w.l.done.Done()), receives(w.added)}
+	const fixed = 2
+	var vigils []*vigil
+	for had := 0; had < maxVigils || len(vigils) > 0; {
+		i, v, _ := reflect.Select(cases)
+		switch {
+		case i == 0:
+			return
+		case i == 1:
+			had++
+			added := v.Interface().(*vigil)
+			vigils, cases = append(vigils, added), append(cases, receives(added.events))
+		default:
+			over := vigils[i-fixed]
+			vigils, cases = slices.Delete(vigils, i-fixed, i-fixed+1), slices.Delete(cases, i, i+1)
+			ev, _ := v.Interface().(zk.Event)
+			w.l.over(over, ev.Type == zk.EventNodeDeleted)
+		}
+	}
+}
