@@ -79,7 +79,7 @@ func (r *registry) prepare() {
 }
 
 // enroll makes the claim of an Acquire.
-func (l *Locker) enroll(req lock.Request) (*attempt, error) {
+func (l *Locker) enroll(req lock.Request) (*acquisition, error) {
 	c := &claim{
 		key: req.Key, owner: req.Owner, shared: req.Shared, lost: req.Lost, data: []byte(storekit.EncodeMetadata(req.Metadata)),
 		ttl: min(req.TTL, l.MaxTTL()), wake: make(chan struct{}, 1), handed: make(chan time.Time, 1),
@@ -90,7 +90,7 @@ func (l *Locker) enroll(req lock.Request) (*attempt, error) {
 		return nil, fmt.Errorf("%w: owner %q has a claim on %q already: an owner is for one try", lock.ErrInvalid, c.owner, c.key)
 	}
 	l.claims[id{c.key, c.owner}] = c
-	return &attempt{l: l, c: c, req: req}, nil
+	return &acquisition{l: l, c: c, req: req}, nil
 }
 
 // placed gives c the node that it has in line.

@@ -16,7 +16,7 @@ import (
 // and counts only if it was first from then on; zero if that is not known. After any wait
 // the node is verified by a write, whose own start counts: the session may have expired
 // while nobody said so.
-func (a *attempt) stand(ctx context.Context, start time.Time) (lock.Grant, error) {
+func (a *acquisition) stand(ctx context.Context, start time.Time) (lock.Grant, error) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var trouble error // of the last look
@@ -60,7 +60,7 @@ func (a *attempt) stand(ctx context.Context, start time.Time) (lock.Grant, error
 }
 
 // try looks, and verifies a's node if that is first and start zero: then start is set.
-func (a *attempt) try(ctx context.Context, start *time.Time) (first bool, err error) {
+func (a *acquisition) try(ctx context.Context, start *time.Time) (first bool, err error) {
 	err = storekit.WithinPatience(ctx, func(ctx context.Context) (err error) {
 		if first, err = a.look(ctx); err == nil && first && start.IsZero() {
 			*start, err = a.verify(ctx)
@@ -82,7 +82,7 @@ func (l *Locker) recheck(ttl time.Duration) time.Duration {
 // afterOurs makes a wait for the node right in front of it if that is a claim of this
 // Locker: nothing can come between the two, so there is no need to look at the line. Request.Waiting
 // is told what is known without a look, if that is enough.
-func (a *attempt) afterOurs() bool {
+func (a *acquisition) afterOurs() bool {
 	l, c := a.l, a.c
 	if !a.req.Wait {
 		return false
@@ -138,7 +138,7 @@ func (l *Locker) known(c *claim) lock.Holder {
 
 // look reads the line. It reports whether a is first; else a waits for the one in front of
 // it, or is refused if it did not ask to wait.
-func (a *attempt) look(ctx context.Context) (first bool, err error) {
+func (a *acquisition) look(ctx context.Context) (first bool, err error) {
 	l, c := a.l, a.c
 	if err := a.current(); err != nil {
 		return false, err
@@ -175,7 +175,7 @@ func before(line []node, n node) []node {
 }
 
 // current returns errGone if a's node is of a session that has ended.
-func (a *attempt) current() error {
+func (a *acquisition) current() error {
 	if a.l.conn.SessionID() != a.c.session {
 		return errGone
 	}
@@ -193,7 +193,7 @@ func (r *registry) isUndone(c *claim) bool {
 
 // disown deletes other nodes of a's owner: of a session that has ended and is about to take
 // them with it, or of a request that was given up.
-func (a *attempt) disown(line []node) {
+func (a *acquisition) disown(line []node) {
 	for _, n := range line {
 		if n.owner == a.c.owner && n.name != a.c.node.name {
 			a.l.discard(a.l.path(a.c.key, n.name))
@@ -202,7 +202,7 @@ func (a *attempt) disown(line []node) {
 }
 
 // wait makes a wait for front: by way of its claim if that is ours, else by a watch.
-func (a *attempt) wait(front node) {
+func (a *acquisition) wait(front node) {
 	l, c := a.l, a.c
 	p := place{c.key, front.seq}
 	l.mu.Lock()
@@ -219,7 +219,7 @@ func (a *attempt) wait(front node) {
 
 // inPlace is the recheck of a waiter that nobody has woken: it reports whether the one in
 // front, and a's own session, are still there.
-func (a *attempt) inPlace(ctx context.Context) bool {
+func (a *acquisition) inPlace(ctx context.Context) bool {
 	if a.current() != nil {
 		return false
 	}
@@ -235,7 +235,7 @@ func (a *attempt) inPlace(ctx context.Context) bool {
 
 // verify proves by a write that a's node is there, and so its session. It returns the time
 // before the write was sent. The write also makes the time of the grant the node's mtime.
-func (a *attempt) verify(ctx context.Context) (start time.Time, err error) {
+func (a *acquisition) verify(ctx context.Context) (start time.Time, err error) {
 	l, c := a.l, a.c
 	u := &unit{
 		size: len(c.data),
@@ -254,7 +254,7 @@ func (a *attempt) verify(ctx context.Context) (start time.Time, err error) {
 }
 
 // refused takes a's node out of the line, and says who has the lock.
-func (a *attempt) refused(ctx context.Context, line []node) error {
+func (a *acquisition) refused(ctx context.Context, line []node) error {
 	l, c := a.l, a.c
 	l.busy.Add(c.key)
 	gone := make(chan error, 1)
@@ -277,7 +277,7 @@ func (a *attempt) refused(ctx context.Context, line []node) error {
 
 // heldBy is the error of a wait that ctx ended. trouble is what the store said last, if it was
 // in trouble.
-func (a *attempt) heldBy(ctx context.Context, trouble error) error {
+func (a *acquisition) heldBy(ctx context.Context, trouble error) error {
 	end := storekit.Ended(ctx, nil, trouble)
 	if a.seen.Key == "" {
 		return end

@@ -106,7 +106,7 @@ func TestIdleHolds(t *testing.T) {
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	l, c, _ := standing(t)
-	a := &attempt{l: l, c: c}
+	a := &acquisition{l: l, c: c}
 	before := time.Now()
 	start, err := a.verify(t.Context())
 	require.NoError(t, err)

@@ -12,8 +12,8 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// attempt is one Acquire. Only its own goroutine uses it.
-type attempt struct {
+// acquisition is one Acquire. Only its own goroutine uses it.
+type acquisition struct {
 	l      *Locker
 	c      *claim
 	req    lock.Request
@@ -28,7 +28,7 @@ type attempt struct {
 
 // run acquires: it gets a node in line, and waits until that is first. When the node is
 // gone, since the session has expired, it begins again.
-func (a *attempt) run(ctx context.Context) (lock.Grant, error) {
+func (a *acquisition) run(ctx context.Context) (lock.Grant, error) {
 	for {
 		var start time.Time
 		var first bool
@@ -51,7 +51,7 @@ func (a *attempt) run(ctx context.Context) (lock.Grant, error) {
 }
 
 // granted makes the claim held since start.
-func (a *attempt) granted(start time.Time) (lock.Grant, error) {
+func (a *acquisition) granted(start time.Time) (lock.Grant, error) {
 	g, ok := a.l.hold(a.c, start)
 	if !ok {
 		return lock.Grant{}, errUndone
@@ -60,7 +60,7 @@ func (a *attempt) granted(start time.Time) (lock.Grant, error) {
 }
 
 // ended makes an error that is ctx's say that the key was seen held.
-func (a *attempt) ended(ctx context.Context, err error) error {
+func (a *acquisition) ended(ctx context.Context, err error) error {
 	if err == nil || a.seen.Key == "" || ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
 		return err
 	}
@@ -70,7 +70,7 @@ func (a *attempt) ended(ctx context.Context, err error) error {
 // join creates the node. start is from before it was sent. first says that no other node
 // is there, so the lock is ours: the transaction that creates the node writes its parent as
 // well, and what the server says of that has the czxid and the number of children.
-func (a *attempt) join(ctx context.Context) (start time.Time, first bool, err error) {
+func (a *acquisition) join(ctx context.Context) (start time.Time, first bool, err error) {
 	l, c := a.l, a.c
 	for {
 		u := a.unit()
@@ -123,7 +123,7 @@ func outcome(ctx context.Context, made <-chan error) error {
 }
 
 // unit is the creation of a's node. When it is done after a has given up, the node goes.
-func (a *attempt) unit() *unit {
+func (a *acquisition) unit() *unit {
 	l, c := a.l, a.c
 	parent := l.parent(c.key)
 	return &unit{
@@ -146,7 +146,7 @@ func (a *attempt) unit() *unit {
 }
 
 // placed notes the node that a has in line. Its czxid is the token.
-func (a *attempt) placed(n node, czxid, session int64) error {
+func (a *acquisition) placed(n node, czxid, session int64) error {
 	token := a.l.tokenOf(czxid)
 	err := a.l.placed(a.c, n, token, session)
 	if err == nil && (czxid <= 0 || token > lock.MaxToken) {
@@ -163,7 +163,7 @@ func (a *attempt) placed(n node, czxid, session int64) error {
 
 // resolve finds out whether the node is there after a creation whose outcome is unknown.
 // Until that is known there is no second creation: its node would stand behind the first.
-func (a *attempt) resolve(ctx context.Context) (found bool, err error) {
+func (a *acquisition) resolve(ctx context.Context) (found bool, err error) {
 	for {
 		found, err := a.find(ctx)
 		if err == nil || !isTransient(err) {
@@ -177,7 +177,7 @@ func (a *attempt) resolve(ctx context.Context) (found bool, err error) {
 
 // find looks for the node of a creation whose outcome is unknown, once it is decided. A
 // node of another session, which is to die with it, is not ours to hold: it is deleted.
-func (a *attempt) find(ctx context.Context) (found bool, err error) {
+func (a *acquisition) find(ctx context.Context) (found bool, err error) {
 	l, c := a.l, a.c
 	session, err := l.barrier(ctx)
 	if err != nil {

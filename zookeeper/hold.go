@@ -2,10 +2,7 @@ package zookeeper
 
 import (
 	"container/heap"
-	"errors"
 	"time"
-
-	"github.com/go-zookeeper/zk"
 
 	"github.com/seed-215fdefa/lock"
 )
@@ -91,52 +88,6 @@ func (l *Locker) tend() {
 		if g.claim != nil && g.lost != nil {
 			g.lost(lock.ReasonExpired)
 		}
-	}
-}
-
-// watchSession tells the claims when their session has expired. zk.Conn ends all watches
-// then, so one of its own serves.
-func (l *Locker) watchSession() {
-	for t := (tries{}); l.done.Err() == nil; {
-		_, _, events, err := l.conn.ExistsW(l.root)
-		l.checkSession()
-		if err != nil {
-			timer := time.NewTimer(t.wait())
-			t.n++
-			select {
-			case <-timer.C:
-			case <-l.done.Done():
-				timer.Stop()
-			}
-			continue
-		}
-		t = tries{}
-		select {
-		case ev := <-events:
-			if errors.Is(ev.Err, zk.ErrClosing) {
-				return
-			}
-			l.checkSession()
-		case <-l.done.Done():
-		}
-	}
-}
-
-// checkSession ends the grants of sessions other than the current one, and makes those who
-// wait in one look.
-func (l *Locker) checkSession() {
-	session := l.conn.SessionID()
-	var stale []*claim
-	l.mu.Lock()
-	for _, c := range l.claims {
-		if c.session != 0 && c.session != session {
-			stale = append(stale, c)
-		}
-	}
-	l.mu.Unlock()
-	for _, c := range stale {
-		l.lose(c, lock.ReasonExpired)
-		c.nudge()
 	}
 }
 
