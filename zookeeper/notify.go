@@ -115,10 +115,10 @@ func (w *watcher) run() {
 	var vigils []*vigil
 	for had := 0; had < maxVigils || len(vigils) > 0; {
 		i, v, _ := reflect.Select(cases)
-		switch {
-		case i == 0:
+		switch i {
+		case 0:
 			return
-		case i == 1:
+		case 1:
 			had++
 			added := v.Interface().(*vigil)
 			vigils, cases = append(vigils, added), append(cases, receives(added.events))

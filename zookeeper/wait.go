@@ -90,7 +90,7 @@ func (a *acquisition) afterOurs() bool {
 	tell := a.req.Waiting != nil && !a.told
 	l.mu.Lock()
 	before := l.places[place{c.key, c.node.seq - 1}]
-	ours := c.phase == waiting && before != nil && before.session == c.session && !(c.shared && before.shared)
+	ours := c.phase == waiting && before != nil && before.session == c.session && (!c.shared || !before.shared)
 	if ours && tell {
 		a.seen, ours = l.ourLine(c, a.behind)
 	}
