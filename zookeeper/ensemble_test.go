@@ -165,7 +165,7 @@ func TestLeaderKilled(t *testing.T) {
 	}
 	storetest.Eventually(t, "the line", func() bool {
 		rec, err := clients[1].Inspect(ctx, "k")
-		return err == nil && len(rec.Waiters) == waiters
+		return err == nil && rec.WaiterCount == waiters
 	})
 	leader := e.Leader()
 	leader.Kill()

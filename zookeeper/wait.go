@@ -17,12 +17,13 @@ import (
 // the node is verified by a write, whose own start counts: the session may have expired
 // while nobody said so.
 func (a *acquisition) stand(ctx context.Context, start time.Time) (lock.Grant, error) {
+	ttl := a.c.ttl // nobody changes it before the wait for the one in front has begun
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var trouble error // of the last look
 	look := !a.afterOurs()
 	for {
-		beat := a.l.recheck(a.c.ttl)
+		beat := a.l.recheck(ttl)
 		pause := beat
 		if look {
 			first, err := a.try(ctx, &start)
