@@ -2,6 +2,7 @@ package zookeeper_test
 
 import (
 	"context"
+	"encoding/binary"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -14,27 +15,29 @@ import (
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
-// metered is a connection that counts what comes.
-type metered struct {
+// listing is a connection that counts how often it asks for the names of a node's children.
+type listing struct {
 	net.Conn
-	read *atomic.Int64
+	asked *atomic.Int64
 }
 
-func (c metered) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.read.Add(int64(n))
-	return n, err
+func (c listing) Write(b []byte) (int, error) {
+	const opGetChildren2 = 12
+	if len(b) >= 12 && binary.BigEndian.Uint32(b[8:]) == opGetChildren2 && b[len(b)-1] == 0 { // without a watch
+		c.asked.Add(1)
+	}
+	return c.Conn.Write(b)
 }
 
-// TestLineUpCost: who stands in line behind many of its own process reads as little as behind
-// few, though it is told of the line. What it is told is true.
+// TestLineUpCost: who stands in line behind others of its own process does not read the line,
+// though it is told of it. What it is told is true.
 func TestLineUpCost(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t).lasting()
-	watched, read := new(gate), new(atomic.Int64)
+	watched, asked := new(gate), new(atomic.Int64)
 	conn := dialBy(t, func(network, addr string, timeout time.Duration) (net.Conn, error) {
 		c, err := watched.dial(network, addr, timeout)
-		return metered{c, read}, err
+		return listing{c, asked}, err
 	}, w.timeout, w.server.Addr())
 	a := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithSessionTimeout(w.timeout))
 	t.Cleanup(func() { require.NoError(t, a.Close()) })
@@ -47,23 +50,14 @@ func TestLineUpCost(t *testing.T) {
 			line = append(line, storetest.Waits(t, a, storetest.Request("k")))
 		}
 	}
-	// cost is the least of some, since a recheck or a ping may come between.
-	cost := func() int64 {
-		least := int64(1 << 60)
-		for range 5 {
-			before := read.Load()
-			joins(1)
-			least = min(least, read.Load()-before)
-		}
-		return least
-	}
-	joins(10)
-	few := cost()
+	joins(20)
 	line[3].Cancel() // a gap in the line
 	line[3].End(t)
 	line = append(line[:3], line[4:]...)
-	joins(300)
-	require.Less(t, cost(), 2*few)
+	storetest.Eventually(t, "the gap", func() bool { return len(names(t, conn, w.root+"/k")) == 1+len(line) })
+	before := asked.Load()
+	joins(200)
+	require.Less(t, asked.Load()-before, int64(20), "who follows the gap looks, and who is slow to come in")
 
 	told := make(chan lock.Record, 1)
 	last := storetest.Request("k")
