@@ -16,7 +16,7 @@ type acquisition struct {
 	l        *Locker
 	req      lock.Request
 	metadata any  // string, or nil
-	refused  bool // the plain statement is not tried again
+	refused  bool // by the plain statement, or the function
 	doubtful bool // a copy of the request may still be on its way
 	ahead    int  // waiters in front, as of the last look; 0 if it is not in line
 	last     lock.Record
@@ -63,6 +63,12 @@ func (a *acquisition) run(ctx context.Context) (g lock.Grant, err error) {
 			return g, err
 		}
 	}
+	if !a.req.Shared && a.l.free.has(a.req.Key) { // then there is nothing to wait for
+		if g, err = a.take(ctx); err != nil || g.Token != 0 {
+			return g, err
+		}
+		a.refused = true
+	}
 	if a.req.Wait {
 		return a.wait(ctx)
 	}
@@ -77,15 +83,8 @@ func (a *acquisition) run(ctx context.Context) (g lock.Grant, err error) {
 	return g, err
 }
 
-// claim asks for the lock: by the plain statement if it may be free, else by the function, which
-// stands in line if that is asked for.
+// claim asks for the lock by the function, which stands in line if that is asked for.
 func (a *acquisition) claim(ctx context.Context) (lock.Grant, *storekit.Refusal, error) {
-	if !a.req.Shared && !a.refused && a.l.free.has(a.req.Key) {
-		g, err := a.take(ctx)
-		if err != nil || g.Token != 0 {
-			return g, nil, err
-		}
-	}
 	var beat any
 	if a.req.Wait {
 		beat = storekit.Heartbeat(a.req.TTL)

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
@@ -138,9 +139,10 @@ func (d *db) send(ctx context.Context, again bool, f func(context.Context, *pgx.
 	}
 }
 
-// bounded runs f for no longer than the limit: a network that drops packets tells nobody.
+// bounded runs f for no longer than the limit: a network that drops packets tells nobody. A call
+// that is to end soon is left alone.
 func (d *db) bounded(ctx context.Context, c *pgx.Conn, f func(context.Context, *pgx.Conn) error) error {
-	if d.limit == 0 {
+	if d.limit == 0 || storekit.EndsWithin(ctx, lock.Patience) {
 		return f(ctx, c)
 	}
 	limited, cancel := context.WithTimeout(ctx, d.limit)

@@ -116,7 +116,7 @@ func New(pool *pgxpool.Pool, opts ...Option) *Locker {
 	if l.err != nil {
 		return l
 	}
-	l.db.pool, l.db.names, l.db.limit = pool, l.names, lock.Patience/3
+	l.db.pool, l.db.names, l.db.limit = pool, l.names, lock.Patience/4 // as often as it is sent
 	l.sql = l.names.statements()
 	l.liningUp = make(chan struct{}, max(1, pool.Config().MaxConns/2))
 	l.listener = &storekit.Listener{
