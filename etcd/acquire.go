@@ -122,6 +122,11 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, ops []*p
 	if a.req.Wait {
 		a.lease = a.l.usable(a.heartbeat)
 	}
+	if a.lease == nil && a.crowded() {
+		if a.lease, err = a.l.leaseFor(ctx, a.heartbeat); err != nil {
+			return g, false, nil, err
+		}
+	}
 	sent := time.Now()
 	beat := a.l.freshen(a.full, a.full.eighth(sent))
 	out, err := a.l.writes.send(ctx, part{line: a.h.base, every: impatience(a.heartbeat), ops: a.entering()})
@@ -146,6 +151,14 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, ops []*p
 		}
 	}
 	return g, false, ops, err
+}
+
+// crowded reports whether others of this Locker wait for the lock, so that it will have to wait.
+func (a *acquisition) crowded() bool {
+	a.l.mu.Lock()
+	defer a.l.mu.Unlock()
+	x := a.l.lines[a.h.base]
+	return a.req.Wait && x != nil && x.waiters > 1
 }
 
 // entering is the transaction that decides. The tail is there while somebody waits, and spares

@@ -16,7 +16,7 @@ const (
 	// by default, counted along the nesting.
 	batchSize = 60
 	// batchesInFlight bounds what a Locker asks of the server at once.
-	batchesInFlight = 16
+	batchesInFlight = 32
 	// batchStuck is after which time a batch no longer holds others up.
 	batchStuck = 50 * time.Millisecond
 )
@@ -30,9 +30,10 @@ type lane struct {
 	l     *Locker
 	stuck time.Duration // batchStuck, but in tests
 
-	mu     sync.Mutex // guards the rest, and the fields of parts and batches
-	queue  []*part
-	flying int // batches under way that are not stuck
+	mu      sync.Mutex // guards the rest, and the fields of parts and batches
+	queue   []*part
+	flying  int // batches under way that are not stuck
+	unheard int // batches under way
 }
 
 // part is one caller's request: one transaction, or some reads.
@@ -119,7 +120,7 @@ func (n *lane) leave(p *part, err error) (outcome, error) {
 // pump sends what has gathered if nothing is under way, and more than one batch if one cannot
 // carry all: what it leaves would only be later in the next.
 func (n *lane) pump() {
-	for n.flying < batchesInFlight {
+	for n.unheard < batchesInFlight {
 		parts, rest := n.pick()
 		if len(parts) == 0 || n.flying > 0 && len(rest) == 0 {
 			return
@@ -155,12 +156,15 @@ func (n *lane) fly(parts []*part) {
 		p.batch = b
 	}
 	n.flying++
-	stuck := time.AfterFunc(n.stuck, n.land)
+	n.unheard++
+	stuck := time.AfterFunc(n.stuck, func() { n.land(1, 0) })
 	if !n.l.spawn(func() {
 		defer b.cancel()
 		n.run(b)
 		if stuck.Stop() {
-			n.land()
+			n.land(1, 1)
+		} else {
+			n.land(0, 1)
 		}
 	}) { // nobody waits for it any more
 		stuck.Stop()
@@ -168,11 +172,13 @@ func (n *lane) fly(parts []*part) {
 	}
 }
 
-// land gives the lane to those that have gathered.
-func (n *lane) land() {
+// land gives the lane to those that have gathered. A batch that is stuck does so, but is not
+// answered: a server that is but slow must not be sent ever more.
+func (n *lane) land(flying, unheard int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.flying--
+	n.flying -= flying
+	n.unheard -= unheard
 	n.pump()
 }
 

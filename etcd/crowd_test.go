@@ -19,7 +19,7 @@ import (
 // keeps its lock meanwhile, and all are served in order.
 func TestCrowd(t *testing.T) {
 	const waiters = 3000
-	l := open(t, testserver.Etcd(t), testserver.Prefix())
+	l := openOn(t, testserver.Prefix(), []string{testserver.Etcd(t).Addr()})
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	c := lock.New(l, lock.WithTTL(10*time.Second))
@@ -52,6 +52,9 @@ func TestCrowd(t *testing.T) {
 		})
 	}
 	for lined.Load() < waiters && ctx.Err() == nil {
+		mu.Lock()
+		require.Empty(t, errs)
+		mu.Unlock()
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Logf("%d lined up in %v", waiters, time.Since(begun))

@@ -102,13 +102,26 @@ func (a *acquisition) look(ctx context.Context, woken bool) (g lock.Grant, no *s
 
 // recheck keeps both leases alive, the one that the own entry waits under and the one that the
 // grant will need, and reads whether own entry and predecessor are there. If it is late, a
-// wake-up should have come.
+// wake-up should have come. Who stands behind another waiter of this Locker's reads nothing: that
+// one does, or tells.
 func (a *acquisition) recheck(ctx context.Context, late bool) error {
 	now := time.Now()
+	beat := a.l.freshen(a.full, now.Add(-a.full.ttl/4))
 	if a.lease != nil {
-		a.l.freshen(a.lease, a.lease.eighth(now))
+		beat = a.l.freshen(a.lease, a.lease.eighth(now))
 	}
-	a.l.freshen(a.full, now.Add(-a.full.ttl/4))
+	a.l.mu.Lock()
+	h := a.l.byName[a.pred]
+	behind := h != nil && h.waiter != nil
+	a.l.mu.Unlock()
+	if behind {
+		err := beat.wait(ctx, a.l)
+		if isGone(err) { // and the own key with it
+			a.own(0, 0, 0)
+			return nil
+		}
+		return err
+	}
 	out, err := a.l.reads.send(ctx, part{every: impatience(a.heartbeat), ops: []clientv3.Op{
 		clientv3.OpGet(a.h.name, clientv3.WithKeysOnly()), clientv3.OpGet(a.pred, clientv3.WithKeysOnly()),
 	}})
