@@ -1,7 +1,10 @@
 package etcd_test
 
 import (
+	"bufio"
 	"context"
+	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -182,6 +185,14 @@ func TestAuth(t *testing.T) {
 	_, err := other.Renew(ctx, g)
 	storetest.Lost(t, err)
 
+	before := authentications(t, server.Addr())
+	c := lock.New(l, lock.WithTTL(3*time.Second))
+	_, err = c.Lock(ctx, "idle")
+	require.NoError(t, err)
+	time.Sleep(6 * time.Second) // of many renewals
+	require.NoError(t, c.Close(ctx))
+	require.LessOrEqual(t, authentications(t, server.Addr())-before, 3, "a password is checked for more than a stream of each kind")
+
 	stranger := as("mallory", "m")
 	for _, wait := range []bool{false, true} {
 		req := storetest.Request("k")
@@ -190,4 +201,21 @@ func TestAuth(t *testing.T) {
 		require.ErrorContains(t, err, "permission denied")
 		require.NotErrorIs(t, err, lock.ErrHeld)
 	}
+}
+
+// authentications is how many passwords a server has checked.
+func authentications(t *testing.T, addr string) (n int) {
+	t.Helper()
+	resp, err := http.Get("http://" + addr + "/metrics")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, resp.Body.Close()) }()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if name, v, ok := strings.Cut(lines.Text(), "} "); ok && strings.HasPrefix(name, "grpc_server_handled_total") && strings.Contains(name, `"Authenticate"`) {
+			f, err := strconv.ParseFloat(v, 64)
+			require.NoError(t, err)
+			n += int(f)
+		}
+	}
+	return n
 }

@@ -1,0 +1,111 @@
+package etcd_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+)
+
+// TestRefused: who begins to wait while etcd is down is told so, and not when ctx ends.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	l := etcd.New(nowhere(t))
+	defer func() { require.NoError(t, l.Close()) }()
+	req := storetest.Request("k")
+	req.Wait = true
+	_, err := l.Acquire(storetest.Bounded(t), req)
+	require.ErrorContains(t, err, "connection refused")
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// TestNotMadeByNew: a zero Locker and a nil one say so.
+func TestNotMadeByNew(t *testing.T) {
+	t.Parallel()
+	for _, l := range []*etcd.Locker{nil, {}} {
+		for method, call := range everyCall(l) {
+			require.ErrorIs(t, call(context.Background()), lock.ErrInvalid, method)
+		}
+		require.ErrorIs(t, l.Close(), lock.ErrInvalid)
+		require.Equal(t, "etcd", l.Capabilities().Store)
+	}
+}
+
+// TestTokenBase: tokens go on where another store's have ended, and fences let them pass.
+func TestTokenBase(t *testing.T) {
+	t.Parallel()
+	const newest = lock.Token(1_800_000_000_000_000)
+	l, other, cli := pair(t, etcd.WithTokenBase(newest))
+	fence := etcd.NewFence(cli)
+	require.NoError(t, fence.Put(storetest.Bounded(t), l.prefix+"stock", newest, "1"))
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	require.Greater(t, g.Token, newest)
+	require.NoError(t, fence.Put(storetest.Bounded(t), l.prefix+"stock", g.Token, "2"))
+	storetest.Holds(t, other, g)
+	g = storetest.Renew(t, other, storetest.Renew(t, l, g))
+	storetest.Release(t, l, g)
+	require.Greater(t, storetest.Acquire(t, other, storetest.Request("k")).Token, g.Token)
+	bad := etcd.New(cli, etcd.WithTokenBase(lock.MaxToken))
+	_, err := bad.Acquire(storetest.Bounded(t), storetest.Request("k"))
+	require.ErrorIs(t, err, lock.ErrInvalid)
+}
+
+// TestFullServer: one that takes no more writes lets go of what is held.
+func TestFullServer(t *testing.T) {
+	t.Parallel()
+	server := testserver.Etcd(t, "--quota-backend-bytes", fmt.Sprint(16<<20))
+	l, cli := openOn(t, testserver.Prefix(), []string{server.Addr()}), plain(t, server.Addr())
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	big := string(make([]byte, 1<<20))
+	for err := error(nil); err == nil; {
+		_, err = cli.Put(storetest.Bounded(t), "big", big)
+	}
+	w.Cancel()
+	w.End(t)
+	storetest.Release(t, l, lock.Grant{Key: "k", Owner: w.Owner})
+	storetest.Release(t, l, g)
+	resp, err := cli.Get(storetest.Bounded(t), l.prefix, clientv3.WithPrefix())
+	require.NoError(t, err)
+	require.Empty(t, resp.Kvs)
+	_, err = l.Acquire(storetest.Bounded(t), storetest.Request("k"))
+	require.ErrorContains(t, err, "compact and defragment")
+}
+
+// TestIdleCost: a lock that is held and watched has no goroutine, and about a kilobyte.
+func TestIdleCost(t *testing.T) {
+	const locks = 10_000
+	l := openOn(t, testserver.Prefix(), []string{testserver.Etcd(t).Addr()})
+	hold := func(key string) {
+		req := storetest.Request(key)
+		req.Lost = func(lock.LostReason) {}
+		storetest.Acquire(t, l, req)
+	}
+	hold("first")
+	time.Sleep(3 * etcd.WatchDelay)
+	measure := func() (goroutines int, bytes uint64) {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return runtime.NumGoroutine(), m.HeapAlloc
+	}
+	goroutines, bytes := measure()
+	for i := range locks {
+		hold(fmt.Sprint("idle ", i))
+	}
+	time.Sleep(3 * etcd.WatchDelay)
+	more, after := measure()
+	t.Logf("%d goroutines and %d bytes a lock", more-goroutines, (after-bytes)/locks)
+	require.Less(t, more-goroutines, 20)
+	require.Less(t, (after-bytes)/locks, uint64(1500))
+}
