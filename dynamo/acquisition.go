@@ -30,7 +30,10 @@ type acquisition struct {
 	frees     time.Duration // until the first of its holders is over
 	why       error         // what it is due to, other than a holder
 	usual     time.Duration // how long the holder's turn was waited for, as of the last refusal
-	begun     bool          // Request.Waiting was told
+	place     *place        // in line, if it waits
+	begun     bool          // it has been refused, or stood behind another
+	resting   bool          // it has left the lock to others since it looked
+	grown     int           // how much its pauses have grown
 	intended  int64         // until when an intent makes readers hold back, as far as is known
 	announced bool          // an intent of this writer may be there
 }
@@ -50,8 +53,8 @@ func (l *Locker) acquisition(req lock.Request) *acquisition {
 // try asks for the lock, beginning with a blind write, or with a read that costs less if
 // the lock is likely to be held. It returns a *HeldError when it is.
 func (a *acquisition) try(ctx context.Context, look bool) (g lock.Grant, err error) {
-	limit := attemptLimit(a.req.TTL)
-	err = a.l.repeat(ctx, func(ctx context.Context) error {
+	err = a.l.repeat(ctx, func(ctx context.Context, n int) error {
+		limit := attemptLimit(a.req.TTL, n)
 		var it *item
 		if look || a.doubt {
 			if it, err = a.l.read(ctx, a.req.Key, a.doubt, limit); err != nil {
@@ -97,7 +100,7 @@ func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Durati
 		at, old, err := a.l.write(ctx, a.req.Key, u, limit)
 		switch {
 		case err != nil:
-			if throttled(err) {
+			if undone(err) {
 				delete(a.sent, a.token)
 			} else {
 				a.doubt = true
@@ -215,7 +218,7 @@ func (a *acquisition) compose(it *item, m moment) *update {
 // informed tells whether the write depends on the item as it was read: if somebody whose
 // lease is over must make way, or the outcome of an earlier write is unknown.
 func (a *acquisition) informed(it *item, m moment) bool {
-	return it != nil && (a.doubt || it.writer != nil || !a.req.Shared && len(it.readers) > 0 || a.req.Shared && a.amiss(it, m))
+	return it != nil && (a.doubt || it.writer != nil || !a.req.Shared && it.attrs[attrReaders] != nil || a.req.Shared && a.amiss(it, m))
 }
 
 // amiss tells of an item whose readers' weight is not as noted, or whose intent nobody can

@@ -45,7 +45,7 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 
 // look reads an item, and the clock.
 func (l *Locker) look(ctx context.Context, key string) (it *item, m moment, err error) {
-	err = l.repeat(ctx, func(ctx context.Context) (err error) {
+	err = l.repeat(ctx, func(ctx context.Context, _ int) (err error) {
 		if it, err = l.read(ctx, key, true, maxAttempt); err == nil {
 			m, err = l.now(ctx)
 		}
@@ -61,7 +61,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 		return err
 	}
 	doubt := false
-	err := l.repeat(ctx, func(ctx context.Context) error {
+	err := l.repeat(ctx, func(ctx context.Context, _ int) error {
 		it, err := l.read(ctx, key, true, maxAttempt)
 		for err == nil && it != nil {
 			var m moment
@@ -85,7 +85,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 		return err
 	})
 	if err == nil {
-		l.lines.released(key, 0)
+		l.lines.released(key)
 	}
 	return err
 }
@@ -157,7 +157,7 @@ func (l *Locker) Sweep(ctx context.Context, prefix string, idle time.Duration) (
 // remove deletes an item unless it has been used since it was seen.
 func (l *Locker) remove(ctx context.Context, key, condition string, values map[string]types.AttributeValue,
 ) (gone bool, err error) {
-	err = l.repeat(ctx, func(ctx context.Context) error {
+	err = l.repeat(ctx, func(ctx context.Context, _ int) error {
 		_, err := l.attempt(ctx, maxAttempt, func(ctx context.Context) (middleware.Metadata, error) {
 			out, err := l.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{
 				TableName: &l.table, Key: l.primary(key), ConditionExpression: &condition,
@@ -205,7 +205,7 @@ func (l *Locker) scan(ctx context.Context, prefix, filter string, values map[str
 	return func(yield func(page, error) bool) {
 		for {
 			p := page{items: make(map[string]*item)}
-			err := l.repeat(ctx, func(ctx context.Context) error { return l.scanPage(ctx, in, prefix, &p) })
+			err := l.repeat(ctx, func(ctx context.Context, _ int) error { return l.scanPage(ctx, in, prefix, &p) })
 			if err == nil {
 				p.m, err = l.now(ctx)
 			}

@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"net"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -17,20 +18,14 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 const (
-	// patience is how long one call goes on through throttling and errors of the network
-	// or of DynamoDB, before it returns the last one.
-	patience = 10 * time.Second
-
 	// An attempt that has no answer by then is given up and sent again, on another
 	// connection: a network that drops packets tells nobody.
 	minAttempt = 500 * time.Millisecond
 	maxAttempt = 5 * time.Second
-
-	minRetryPause = 20 * time.Millisecond
-	maxRetryPause = time.Second
 )
 
 // errNoTime is what a client's response without a Date is.
@@ -88,31 +83,21 @@ func dateOf(meta middleware.Metadata, err error) time.Time {
 	return date
 }
 
-// attemptLimit is how long an attempt may take that concerns a lease of that TTL.
-func attemptLimit(ttl time.Duration) time.Duration {
-	return min(max(ttl/2, minAttempt), maxAttempt)
+// attemptLimit is how long attempt n, from 0, may take that concerns a lease of that TTL. It
+// grows, since what is too slow once may be so again.
+func attemptLimit(ttl time.Duration, n int) time.Duration {
+	return min(max(ttl/2, minAttempt)<<min(n, 4), maxAttempt)
 }
 
-// repeat calls try until it succeeds or fails for good, with growing pauses. Throttling
-// and errors of the network or of DynamoDB are no failure until patience or ctx ends.
-func (l *Locker) repeat(ctx context.Context, try func(context.Context) error) error {
-	begin := time.Now()
-	for n := 0; ; n++ {
-		err := try(ctx)
-		if err == nil || errors.Is(err, lock.ErrHeld) || errors.Is(err, lock.ErrLost) {
-			return err
+// repeat calls try until it succeeds or fails for good, as storekit.Repeat does.
+func (l *Locker) repeat(ctx context.Context, try func(ctx context.Context, n int) error) error {
+	_, err := storekit.Repeat(ctx, classify, func(ctx context.Context, n int) error {
+		if l.closing.Err() != nil {
+			return lock.ErrClosed
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		pause := retryPause(n)
-		if !transient(err) || n > 0 && skewed(err) || time.Since(begin)+pause > patience {
-			return explain(err, l.table)
-		}
-		if err := l.sleep(ctx, pause); err != nil {
-			return err
-		}
-	}
+		return try(ctx, n)
+	})
+	return l.explain(err)
 }
 
 // sleep returns early, with an error, when ctx or the Locker ends.
@@ -124,15 +109,9 @@ func (l *Locker) sleep(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-l.done:
+	case <-l.closing.Done():
 		return lock.ErrClosed
 	}
-}
-
-// retryPause has full jitter, see
-// https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
-func retryPause(n int) time.Duration {
-	return 1 + rand.N(min(minRetryPause<<min(n, 10), maxRetryPause))
 }
 
 var (
@@ -140,42 +119,92 @@ var (
 	throttles  = retry.IsErrorThrottles(retry.DefaultThrottles)
 )
 
-// transient tells whether asking again may help.
-func transient(err error) bool {
-	return errors.Is(err, errUnanswered) || throttled(err) || retryables.IsErrorRetryable(err) == aws.TrueTernary
+// passing has the codes of errors that pass, beside throttling: DynamoDB has done nothing.
+var passing = map[string]bool{
+	// Another write has the item.
+	"TransactionConflictException": true, "TransactionInProgressException": true, "ReplicatedWriteConflictException": true,
+	// Credentials are renewed, maybe late, and new ones are not known everywhere at once.
+	"ExpiredTokenException": true, "ExpiredToken": true, "UnrecognizedClientException": true, "InvalidClientTokenId": true,
+	// This machine's wall clock is wrong, by which requests are signed. The SDK corrects it by the reply.
+	"InvalidSignatureException": true, "SignatureDoesNotMatch": true,
+	"RequestExpired": true, "RequestTimeTooSkewed": true, "RequestInTheFuture": true,
 }
 
-// throttled tells of an error that the request certainly had no effect: there were too many,
-// or a transaction has the item. After any other it may have had one, or may yet have it.
-func throttled(err error) bool {
+// classify tells what an error of the client, or of this package, means.
+func classify(err error) storekit.Class {
 	var api smithy.APIError
-	busy := errors.As(err, &api) && api.ErrorCode() == "TransactionConflictException"
-	return busy || throttles.IsErrorThrottle(err) == aws.TrueTernary || skewed(err)
+	var dns *net.DNSError
+	var dial *net.OpError
+	switch {
+	case errors.Is(err, lock.ErrHeld), errors.Is(err, lock.ErrLost), errors.Is(err, ErrUnfit):
+		return storekit.Final
+	case errors.Is(err, errUnanswered), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return storekit.Unknown
+	case errors.As(err, &api) && passing[api.ErrorCode()], contended(err), throttles.IsErrorThrottle(err) == aws.TrueTernary:
+		return storekit.Busy
+	case errors.As(err, &dns), errors.As(err, &dial) && dial.Op == "dial", unsigned(err):
+		return storekit.Unsent
+	case errors.As(err, &api) && api.ErrorCode() == "InternalServerError", retryables.IsErrorRetryable(err) == aws.TrueTernary:
+		return storekit.Unknown
+	}
+	return storekit.Final
 }
 
-// skewed tells that this machine's wall clock is wrong, by which requests are signed. The
-// SDK corrects it with the reply, so the request goes through the next time.
-func skewed(err error) bool {
-	var api smithy.APIError
-	if !errors.As(err, &api) {
+// contended tells of a transaction that was canceled, and undone, since other writes had its
+// items or there were too many, and for no other reason.
+func contended(err error) bool {
+	var canceled *types.TransactionCanceledException
+	if !errors.As(err, &canceled) {
 		return false
 	}
-	switch api.ErrorCode() {
-	case "InvalidSignatureException", "SignatureDoesNotMatch", "RequestExpired", "RequestTimeTooSkewed", "RequestInTheFuture":
-		return true
+	passes := false
+	for _, r := range canceled.CancellationReasons {
+		switch aws.ToString(r.Code) {
+		case "", "None":
+		case "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded":
+			passes = true
+		default:
+			return false
+		}
 	}
-	return false
+	return passes
+}
+
+// undone tells of an error that the request certainly had no effect. After any other it may
+// have had one, or may yet have it.
+func undone(err error) bool {
+	c := classify(err)
+	return c == storekit.Busy || c == storekit.Unsent
+}
+
+// unsigned tells that the client had no credentials to sign a request with. The SDK has no type
+// for that.
+func unsigned(err error) bool {
+	var op *smithy.OperationError
+	if !errors.As(err, &op) {
+		return false
+	}
+	text := op.Err.Error()
+	return strings.HasPrefix(text, "get identity: ") || strings.Contains(text, "failed to retrieve credentials") ||
+		strings.Contains(text, "failed to refresh cached credentials")
 }
 
 // explain says what to do about errors that a user will meet.
-func explain(err error, table string) error {
+func (l *Locker) explain(err error) error {
 	var none *types.ResourceNotFoundException
-	if errors.As(err, &none) {
-		return fmt.Errorf("lock: dynamo: there is no table %q here, or it is not ready: CreateTable makes one: %w", table, err)
-	}
 	var api smithy.APIError
-	if errors.As(err, &api) && api.ErrorCode() == "ValidationException" {
-		return fmt.Errorf("%w: table %q refuses what a Locker writes: %w", ErrUnfit, table, err)
+	switch {
+	case err == nil:
+	case errors.As(err, &none):
+		return fmt.Errorf("lock: dynamo: there is no table %q here, or it is not ready: CreateTable makes one: %w", l.table, err)
+	case errors.As(err, &api) && api.ErrorCode() == "ValidationException":
+		return fmt.Errorf("%w: table %q refuses what a Locker writes: %w", ErrUnfit, l.table, err)
+	case errors.As(err, &api) && denied(err):
+		return fmt.Errorf("lock: dynamo: a right is missing on table %q; locks need dynamodb:PutItem, UpdateItem and GetItem, "+
+			"List needs Scan, and Sweep DeleteItem too: %w", l.table, err)
+	case unsigned(err), errors.As(err, &api) && strings.HasPrefix(api.ErrorCode(), "MissingAuthenticationToken"):
+		return fmt.Errorf("lock: dynamo: the client has no AWS credentials: set them in the environment, the shared "+
+			"configuration or a role, or give the client's Options.Credentials a provider: %w", err)
 	}
 	return err
 }

@@ -71,19 +71,33 @@
 // A client for many concurrent locks needs an HTTP client that keeps as many connections:
 // the SDK's keeps 10 idle ones to a host, see MaxIdleConnsPerHost.
 //
+// # Trouble
+//
+// Throttling, conflicts with transactions, errors of the network and credentials that have
+// expired are asked again for about two seconds, then the error is told. Who stands in line
+// goes on for [lock.Patience] without an answer. A missing right or table is told at once.
+//
+// # Rights, and what may be deleted
+//
 // The rights needed are dynamodb:PutItem, UpdateItem and GetItem; DescribeTable and DescribeTimeToLive
 // for the look at the table; Scan for List and, with DeleteItem, for Sweep.
+//
+// An operator may delete the item of any key, which is the whole lock: its holders learn at
+// their next renewal that they have lost it, and tokens rise as said above. To end one holder,
+// [Locker.ForceRelease] is better, as its reason is told. Single attributes must be left alone:
+// an item without some of them is no lock any more, and each call for its key says so until it
+// is deleted.
 package dynamo
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 	"unicode/utf8"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 var (
@@ -104,8 +118,8 @@ type Locker struct {
 	fit     fitness
 	lines   lines
 	settled settled
-	closing sync.Once
-	done    chan struct{} // closed by Close
+	closing context.Context // ends with the Locker
+	shut    context.CancelFunc
 }
 
 // Option sets up a [Locker].
@@ -144,8 +158,9 @@ func WithPoll(shortest, longest time.Duration) Option {
 func New(client API, table string, opts ...Option) *Locker {
 	l := &Locker{
 		api: client, table: table, minPoll: 100 * time.Millisecond, maxPoll: time.Second,
-		fit: newFitness(), done: make(chan struct{}),
+		fit: newFitness(),
 	}
+	l.closing, l.shut = context.WithCancel(context.Background())
 	l.err = l.setUp(opts)
 	return l
 }
@@ -197,7 +212,10 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	if req.Wait {
 		g, err = a.wait(ctx)
 	} else {
-		g, err = a.try(ctx, false)
+		err = storekit.WithinPatience(ctx, func(ctx context.Context) error {
+			g, err = a.try(ctx, false)
+			return err
+		})
 	}
 	if err != nil && !a.doubt && len(a.sent) == 0 && !a.announced {
 		l.settled.add(req.Owner)
@@ -208,11 +226,11 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 // Renew implements [lock.Locker]. It is one write. A grant that is over by DynamoDB's
 // clock is lost, even if nobody has taken the lock since.
 func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
-	if err := l.check(ctx, g); err != nil {
+	if err := storekit.CheckRenewal(g); err != nil {
 		return lock.Grant{}, err
 	}
-	if g.TTL <= 0 {
-		return lock.Grant{}, fmt.Errorf("%w: TTL %v: must be positive", lock.ErrInvalid, g.TTL)
+	if err := l.ready(ctx); err != nil {
+		return lock.Grant{}, err
 	}
 	r := &renewal{l: l, g: g, sent: make(map[int64]moment, 1)}
 	if err := l.repeat(ctx, r.try); err != nil {
@@ -238,9 +256,9 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	switch {
 	case !r.free:
 	case g.Shared:
-		l.lines.released(g.Key, 0)
+		l.lines.released(g.Key)
 	case !l.lines.yield(g.Key, r.asked, l.restOf()):
-		l.lines.released(g.Key, g.Token)
+		l.lines.released(g.Key)
 	}
 	return err
 }
@@ -256,9 +274,11 @@ func (l *Locker) check(ctx context.Context, g lock.Grant) error {
 // ready checks the Locker itself and, once, its table.
 func (l *Locker) ready(ctx context.Context) error {
 	switch {
+	case l == nil || l.closing == nil:
+		return fmt.Errorf("%w: dynamo: a Locker is made by New", lock.ErrInvalid)
 	case l.err != nil:
 		return l.err
-	case l.closed():
+	case l.closing.Err() != nil:
 		return lock.ErrClosed
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -266,20 +286,13 @@ func (l *Locker) ready(ctx context.Context) error {
 	return l.fit.check(ctx, l)
 }
 
-func (l *Locker) closed() bool {
-	select {
-	case <-l.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // Close ends this Locker's waits with ErrClosed, as it does all later calls. It leaves the
 // client and the grants alone: those end with their TTL, unless another Locker releases
 // them. It is idempotent and waits for nothing.
 func (l *Locker) Close() error {
-	l.closing.Do(func() { close(l.done) })
+	if l != nil && l.shut != nil {
+		l.shut()
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package dynamo_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"time"
 
@@ -145,8 +146,18 @@ func TestIntentEnds(t *testing.T) {
 		return waits
 	}
 	left := wait()
+	asks := make(chan struct{}, 1)
+	writer.http.set(func(string) (*http.Response, error) {
+		select {
+		case asks <- struct{}{}:
+		default:
+		}
+		return answer(400, "ThrottlingException"), nil
+	}, nil)
+	storetest.Receive(t, asks) // so nothing is under way that might come after the undo
 	left.Cancel()
 	left.End(t)
+	writer.http.set(nil, nil)
 	storetest.Release(t, writer, lock.Grant{Key: "k", Owner: left.Owner})
 	storetest.Acquire(t, reader, storetest.Shared(storetest.Request("k")))
 
@@ -258,6 +269,8 @@ func TestBadSetUp(t *testing.T) {
 		"prefix":     {dynamo.New(nowhere, "locks", dynamo.WithPrefix("\xff")), `\xff`},
 		"poll":       {dynamo.New(nowhere, "locks", dynamo.WithPoll(2, 1)), "from 2ns to 1ns"},
 		"poll 0":     {dynamo.New(nowhere, "locks", dynamo.WithPoll(0, 1)), "must be positive"},
+		"zero":       {&dynamo.Locker{}, "made by New"},
+		"nil Locker": {nil, "made by New"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for method, call := range everyCall(c.l) {
@@ -299,6 +312,8 @@ func TestBadGrants(t *testing.T) {
 	_, err := p.Renew(ctx, lock.Grant{Key: "k", Owner: "o", Token: 1})
 	require.ErrorIs(t, err, lock.ErrInvalid)
 	_, err = p.Renew(ctx, lock.Grant{Key: "k", Token: 1, TTL: time.Second})
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	_, err = p.Renew(ctx, lock.Grant{Key: "k", Owner: "o", Token: 1, TTL: lock.MaxTTL + 1})
 	require.ErrorIs(t, err, lock.ErrInvalid)
 	require.ErrorIs(t, p.Release(ctx, lock.Grant{Key: "k"}), lock.ErrInvalid)
 	require.ErrorIs(t, p.Release(ctx, lock.Grant{Owner: "o"}), lock.ErrInvalid)

@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/stretchr/testify/require"
 
@@ -26,12 +28,16 @@ func TestTransientErrors(t *testing.T) {
 		"throughput": func() (*http.Response, error) {
 			return answer(400, "ProvisionedThroughputExceededException"), nil
 		},
-		"throttling": func() (*http.Response, error) { return answer(400, "ThrottlingException"), nil },
-		"limit":      func() (*http.Response, error) { return answer(400, "RequestLimitExceeded"), nil },
-		"internal":   func() (*http.Response, error) { return answer(500, "InternalServerError"), nil },
-		"no service": func() (*http.Response, error) { return answer(503, "ServiceUnavailable"), nil },
-		"clock skew": func() (*http.Response, error) { return answer(400, "InvalidSignatureException"), nil },
-		"reset":      func() (*http.Response, error) { return nil, &netError{errors.New("connection reset by peer")} },
+		"throttling":  func() (*http.Response, error) { return answer(400, "ThrottlingException"), nil },
+		"limit":       func() (*http.Response, error) { return answer(400, "RequestLimitExceeded"), nil },
+		"in progress": func() (*http.Response, error) { return answer(400, "TransactionInProgressException"), nil },
+		"replicated":  func() (*http.Response, error) { return answer(400, "ReplicatedWriteConflictException"), nil },
+		"expired":     func() (*http.Response, error) { return answer(400, "ExpiredTokenException"), nil },
+		"rotated":     func() (*http.Response, error) { return answer(400, "UnrecognizedClientException"), nil },
+		"internal":    func() (*http.Response, error) { return answer(500, "InternalServerError"), nil },
+		"no service":  func() (*http.Response, error) { return answer(503, "ServiceUnavailable"), nil },
+		"clock skew":  func() (*http.Response, error) { return answer(400, "InvalidSignatureException"), nil },
+		"reset":       func() (*http.Response, error) { return nil, &netError{errors.New("connection reset by peer")} },
 	}
 	for name, failure := range errs {
 		t.Run(name, func(t *testing.T) {
@@ -75,14 +81,114 @@ func (netError) ConnectionError() bool { return true }
 func TestThrottledForGood(t *testing.T) {
 	t.Parallel()
 	p := sharedWorld(t).open(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var answers atomic.Int32
 	p.http.set(func(string) (*http.Response, error) {
+		if answers.Add(1) == 3 {
+			cancel()
+		}
 		return answer(400, "ProvisionedThroughputExceededException"), nil
 	}, nil)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
 	_, err := p.Acquire(ctx, storetest.Request("k"))
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "ProvisionedThroughputExceededException")
 	require.NotErrorIs(t, err, lock.ErrHeld)
+}
+
+// TestTroubleWhileWaiting: who is in line goes on through what may pass, for longer than one
+// call does, and gets the lock. What cannot pass ends the wait at once.
+func TestTroubleWhileWaiting(t *testing.T) {
+	t.Parallel()
+	for name, passes := range map[string]bool{
+		"ExpiredTokenException": true, "UnrecognizedClientException": true, "ThrottlingException": true,
+		"ResourceNotFoundException": false, "AccessDeniedException": false,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			p, other := w.open(t), w.open(t)
+			g := storetest.Acquire(t, other, storetest.Request("k"))
+			waits := storetest.Waits(t, p, storetest.Request("k"))
+			var answers atomic.Int32
+			p.http.set(func(string) (*http.Response, error) {
+				answers.Add(1)
+				return answer(400, name), nil
+			}, nil)
+			if !passes {
+				waits.End(t)
+				require.ErrorContains(t, waits.Err, name)
+				return
+			}
+			// One call gives up after ten.
+			storetest.Eventually(t, "more than one call", func() bool { return answers.Load() > 12 })
+			p.http.set(nil, nil)
+			storetest.Release(t, other, g)
+			storetest.Release(t, p, waits.Granted(t))
+		})
+	}
+}
+
+// TestFirstRequestFails: it is told at once, with the store's own error, to who waits too.
+func TestFirstRequestFails(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).open(t)
+	p.http.set(func(string) (*http.Response, error) { return answer(400, "ThrottlingException"), nil }, nil)
+	req := storetest.Request("k")
+	req.Wait = true
+	begin := time.Now()
+	_, err := p.Acquire(context.Background(), req)
+	require.ErrorContains(t, err, "ThrottlingException")
+	require.Less(t, time.Since(begin), lock.Patience)
+}
+
+// TestNoCredentials: the error says so, and what to do.
+func TestNoCredentials(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	failing := aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		return aws.Credentials{}, errors.New("no role")
+	})
+	for name, c := range map[string]aws.CredentialsProvider{
+		"none": nil, "empty": credentials.NewStaticCredentialsProvider("", "", ""), "failing": aws.NewCredentialsCache(failing),
+	} {
+		db := dynamodb.New(w.db.Options(), func(o *dynamodb.Options) { o.Credentials = c })
+		_, err := dynamo.New(db, w.table).Acquire(storetest.Bounded(t), storetest.Request("k"))
+		require.ErrorContains(t, err, "credentials: set them", name)
+	}
+}
+
+// TestNoItemInRefusals: a server or proxy that knows nothing of
+// ReturnValuesOnConditionCheckFailure. The item is read instead.
+func TestNoItemInRefusals(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		l := dynamo.New(old{w.db}, w.table, dynamo.WithPrefix(w.prefix))
+		g := storetest.Acquire(t, l, mode(storetest.Request("k")))
+		require.Len(t, storetest.Refused(t, l, storetest.Request("k")).Holders, 1)
+		waits := storetest.Waits(t, l, storetest.Request("k"))
+		g = storetest.Renew(t, l, g)
+		storetest.Release(t, l, g)
+		storetest.Lost(t, l.Release(storetest.Bounded(t), g))
+		g = waits.Granted(t)
+		require.NoError(t, l.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+		_, err := l.Renew(storetest.Bounded(t), g)
+		require.Equal(t, lock.ReasonForced, storetest.Lost(t, err))
+	})
+}
+
+// old is a client whose refusals bring no item.
+type old struct{ *dynamodb.Client }
+
+func (c old) PutItem(ctx context.Context, in *dynamodb.PutItemInput, opts ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error) {
+	in.ReturnValuesOnConditionCheckFailure = ""
+	return c.Client.PutItem(ctx, in, opts...)
+}
+
+func (c old) UpdateItem(ctx context.Context, in *dynamodb.UpdateItemInput, opts ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error) {
+	in.ReturnValuesOnConditionCheckFailure = ""
+	return c.Client.UpdateItem(ctx, in, opts...)
 }
 
 // TestPermanentError: what cannot pass is told at once.

@@ -10,13 +10,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // Fence guards items of DynamoDB: it refuses a step whose token is older than the newest
@@ -261,24 +261,13 @@ func describe(table string, key map[string]types.AttributeValue) string {
 	return strings.TrimSuffix(table+"/"+strings.Join(parts, ","), "/")
 }
 
-// again calls f until it does not fail for throttling, or ctx or patience ends.
+// again calls f, and again as storekit.Repeat does after errors that say that nothing was done.
 func again(ctx context.Context, f func() error) error {
-	begin := time.Now()
-	for n := 0; ; n++ {
-		err := f()
-		pause := retryPause(n)
-		if err == nil || !throttled(err) || n > 0 && skewed(err) || time.Since(begin)+pause > patience {
-			if err != nil && ctx.Err() != nil {
-				return fmt.Errorf("%w: %w", ctx.Err(), err)
-			}
-			return err
+	_, err := storekit.Repeat(ctx, func(err error) storekit.Class {
+		if undone(err) {
+			return classify(err)
 		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
-		}
-	}
+		return storekit.Final // a fence may be asked for what must not be done twice
+	}, func(context.Context, int) error { return f() })
+	return err
 }

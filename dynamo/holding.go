@@ -18,7 +18,7 @@ type renewal struct {
 	sent map[int64]moment // by expiry
 }
 
-func (r *renewal) try(ctx context.Context) error {
+func (r *renewal) try(ctx context.Context, n int) error {
 	var it *item
 	for {
 		m, err := r.l.now(ctx)
@@ -32,7 +32,7 @@ func (r *renewal) try(ctx context.Context) error {
 		}
 		u, expiry := r.compose(it, m)
 		r.sent[expiry] = m
-		at, old, err := r.l.write(ctx, r.g.Key, u, attemptLimit(r.g.TTL))
+		at, old, err := r.l.write(ctx, r.g.Key, u, attemptLimit(r.g.TTL, n))
 		switch {
 		case err != nil:
 			return err
@@ -95,7 +95,7 @@ type release struct {
 	asked bool // another Locker may have asked for it
 }
 
-func (r *release) try(ctx context.Context) error {
+func (r *release) try(ctx context.Context, n int) error {
 	var it *item
 	for {
 		m, err := r.l.now(ctx)
@@ -103,10 +103,10 @@ func (r *release) try(ctx context.Context) error {
 			return err
 		}
 		u := r.compose(it, m)
-		_, old, err := r.l.write(ctx, r.g.Key, u, attemptLimit(r.g.TTL))
+		_, old, err := r.l.write(ctx, r.g.Key, u, attemptLimit(r.g.TTL, n))
 		switch {
 		case err != nil:
-			r.doubt = r.doubt || !throttled(err)
+			r.doubt = r.doubt || !undone(err)
 			return err
 		case old == nil:
 			r.tidy(ctx, u.after, m)

@@ -3,11 +3,10 @@ package dynamo
 import (
 	"context"
 	"fmt"
-	"time"
-)
 
-// maxHeartbeat is how long an intent lives at most.
-const maxHeartbeat = 5 * time.Second
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
+)
 
 // intent makes new readers hold back while a writer waits for those there to leave: it
 // would never see the lock free otherwise. It lives by the writer's heartbeat, so that a
@@ -23,7 +22,7 @@ func (i intent) String() string { return fmt.Sprintf("%016d:%s", i.until, i.owne
 // holds tells whether new readers hold back now. An end that no living writer can have written
 // is none: whatever wrote it will not take it away.
 func (i intent) holds(m moment) bool {
-	return i.until >= m.upper && i.until-m.upper <= micros(2*maxHeartbeat)
+	return i.until >= m.upper && i.until-m.upper <= micros(2*storekit.Heartbeat(lock.MaxTTL))
 }
 
 // announce writes an intent if this writer has seen readers, and no intent that lasts for
@@ -32,7 +31,7 @@ func (a *acquisition) announce(ctx context.Context) {
 	if a.req.Shared || len(a.last.Holders) == 0 || !a.last.Holders[0].Shared {
 		return
 	}
-	heartbeat := micros(min(a.req.TTL, maxHeartbeat))
+	heartbeat := micros(storekit.Heartbeat(a.req.TTL))
 	m, ok := a.l.clock.now()
 	if !ok || m.upper+heartbeat/2 < a.intended {
 		return
@@ -41,9 +40,9 @@ func (a *acquisition) announce(ctx context.Context) {
 	u.set(attrIntent, str(intent{m.upper + heartbeat, a.req.Owner}.String()))
 	u.absentOrLess(attrIntent, str(intent{until: m.upper + heartbeat/2}.String()))
 	u.only("attribute_exists(" + attrReaders + ")")
-	_, old, err := a.l.write(ctx, a.req.Key, u, attemptLimit(a.req.TTL))
+	_, old, err := a.l.write(ctx, a.req.Key, u, attemptLimit(a.req.TTL, 0))
 	if err == nil && old != nil {
-		a.intended = old.intent.until
+		a.intended = min(old.intent.until, m.upper+heartbeat)
 		return
 	}
 	a.intended, a.announced = m.upper+heartbeat, true

@@ -197,3 +197,18 @@ func TestListTellsOfForeignItems(t *testing.T) {
 	require.Equal(t, 1, n)
 	require.ErrorContains(t, told, "foreign")
 }
+
+// TestReaderDeleted: an operator has deleted a reader's attribute, but not its place in the set.
+// The reader learns it, and a writer gets the lock.
+func TestReaderDeleted(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.open(t)
+	g := storetest.Acquire(t, p, storetest.Shared(storetest.Request("k")))
+	it := w.items(t)["k"]
+	delete(it, "reader:"+g.Owner)
+	w.put(t, it)
+	_, err := p.Renew(storetest.Bounded(t), g)
+	require.Zero(t, storetest.Lost(t, err))
+	storetest.Release(t, p, storetest.Acquire(t, p, storetest.Request("k")))
+}

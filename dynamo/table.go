@@ -123,7 +123,7 @@ func (f *fitness) check(ctx context.Context, l *Locker) error {
 		defer func() { <-f.turn }()
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-l.done:
+	case <-l.closing.Done():
 		return lock.ErrClosed
 	}
 	if f.done.Load() {
@@ -137,7 +137,7 @@ func (f *fitness) check(ctx context.Context, l *Locker) error {
 }
 
 // describe looks at the table. What the program has no right to see it does not check.
-func (l *Locker) describe(ctx context.Context) error {
+func (l *Locker) describe(ctx context.Context, _ int) error {
 	var table *types.TableDescription
 	_, err := l.attempt(ctx, maxAttempt, func(ctx context.Context) (middleware.Metadata, error) {
 		out, err := l.api.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &l.table}, once)

@@ -118,22 +118,23 @@ func (l *Locker) restOf() time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// rest waits as long as the lock is left to others, or until one of them has it.
-func (a *acquisition) rest(ctx context.Context, p *place) error {
-	for {
-		left := a.l.lines.resting(a.req.Key)
-		if left <= 0 {
-			return nil
-		}
-		a.begin(a.l.lines.known(a.req.Key))
-		if _, err := a.idle(ctx, p, min(left, a.pause(0, 0))); err != nil {
-			return err
-		}
-		it, err := a.l.read(ctx, a.req.Key, false, attemptLimit(a.req.TTL))
+// rest is how long to pause yet, since the lock is left to others: until its end, or until one
+// of them has it. 0: it is not.
+func (a *acquisition) rest(ctx context.Context) time.Duration {
+	left := a.l.lines.resting(a.req.Key)
+	if left > 0 && a.resting {
+		it, err := a.l.read(ctx, a.req.Key, false, attemptLimit(a.req.TTL, 0))
 		if err == nil && len(it.holders()) > 0 {
 			a.l.lines.rested(a.req.Key)
+			left = 0
 		}
 	}
+	a.resting = left > 0
+	if !a.resting {
+		return 0
+	}
+	a.begun = true
+	return min(left, a.pause(0, 0))
 }
 
 // ask makes the next release of an exclusive holder look at the item, so that its Locker
@@ -147,5 +148,5 @@ func (a *acquisition) ask(ctx context.Context) {
 	u.set(attrFloor, num(lock.Token(0)))
 	u.absent(attrFloor)
 	u.only("attribute_exists(" + attrHolder + ")")
-	_, _, _ = a.l.write(ctx, a.req.Key, u, attemptLimit(a.req.TTL))
+	_, _, _ = a.l.write(ctx, a.req.Key, u, attemptLimit(a.req.TTL, 0))
 }

@@ -37,8 +37,8 @@ func TestBrokenTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for held, want := range map[time.Duration]time.Duration{keepTurn / 2: time.Second + keepTurn/2, keepTurn: keepTurn} {
 			var ls lines
-			p, _ := ls.enter("k")
-			_, _ = ls.enter("k")
+			p := ls.enter("k")
+			ls.enter("k")
 			saw := func(token lock.Token) time.Duration {
 				_, waited := ls.saw("k", lock.Record{Key: "k", Token: token})
 				return waited
@@ -62,7 +62,7 @@ func TestKeepTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ls lines
 		grant := func(tokens ...lock.Token) {
-			p, _ := ls.enter("k")
+			p := ls.enter("k")
 			for _, token := range tokens {
 				ls.saw("k", lock.Record{Key: "k", Token: token})
 			}
@@ -82,10 +82,10 @@ func TestKeepTurn(t *testing.T) {
 			require.True(t, ls.yield("k", false, time.Second))
 			require.Equal(t, time.Second, ls.resting("k"))
 
-			_, _ = ls.enter("k")
+			ls.enter("k")
 			ls.rested("k") // others have it
 			require.LessOrEqual(t, ls.resting("k"), time.Duration(0))
-			p, _ := ls.enter("k")
+			p := ls.enter("k")
 			ls.leave("k", p, true)
 			time.Sleep(keepTurn)
 			require.True(t, ls.yield("k", false, time.Second))

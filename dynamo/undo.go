@@ -11,7 +11,7 @@ import (
 // and may come late: it raises the barrier above every token that a blind write of the
 // owner can have, which changes the item for an informed one.
 func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
-	err := l.repeat(ctx, func(ctx context.Context) error {
+	err := l.repeat(ctx, func(ctx context.Context, _ int) error {
 		it, err := l.read(ctx, g.Key, true, maxAttempt)
 		for err == nil && it != nil {
 			var m moment
@@ -22,7 +22,7 @@ func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
 		return err
 	})
 	if err == nil {
-		l.lines.released(g.Key, 0)
+		l.lines.released(g.Key)
 	}
 	return err
 }

@@ -173,7 +173,7 @@ func (u *update) expression() string {
 }
 
 // write sends an update once. If its condition fails, it returns the item that made it
-// fail, and no error.
+// fail, or one as of after that, and no error.
 func (l *Locker) write(ctx context.Context, key string, u *update, limit time.Duration) (attempt, *item, error) {
 	a, err := l.attempt(ctx, limit, func(ctx context.Context) (middleware.Metadata, error) {
 		if u.item != nil {
@@ -193,11 +193,16 @@ func (l *Locker) write(ctx context.Context, key string, u *update, limit time.Du
 		u.after = out.Attributes
 		return out.ResultMetadata, nil
 	})
-	if attrs, ok := refused(err); ok {
-		old, err := parse(key, attrs)
+	attrs, ok := refused(err)
+	switch {
+	case !ok:
+		return a, nil, err
+	case len(attrs) == 0: // there is none, or what is in between does not pass it on
+		old, err := l.read(ctx, key, true, limit)
 		return a, old, err
 	}
-	return a, nil, err
+	old, err := parse(key, attrs)
+	return a, old, err
 }
 
 func (l *Locker) put(ctx context.Context, key string, u *update) (middleware.Metadata, error) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // lines has the waiters of this Locker, key by key in order of arrival. The first of a key
@@ -28,12 +29,12 @@ type line struct {
 
 // place is one waiter's.
 type place struct {
-	first chan struct{}   // closed when it is the first
-	wake  chan lock.Token // a hint: that grant was released here; 0: some grant was
+	box  *storekit.Mailbox // wakes it when it becomes the first, and for a hint
+	hint bool              // a grant was released here since it looked
 }
 
-// enter returns a place at the end of key's line, and what is known of the lock.
-func (ls *lines) enter(key string) (p *place, last lock.Record) {
+// enter returns a place at the end of key's line.
+func (ls *lines) enter(key string) *place {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if ls.of == nil {
@@ -44,12 +45,9 @@ func (ls *lines) enter(key string) (p *place, last lock.Record) {
 		ln = &line{last: lock.Record{Key: key}, since: time.Now()}
 		ls.of[key] = ln
 	}
-	p = &place{first: make(chan struct{}), wake: make(chan lock.Token, 1)}
+	p := &place{box: storekit.NewMailbox()}
 	ln.places = append(ln.places, p)
-	if len(ln.places) == 1 {
-		close(p.first)
-	}
-	return p, ln.last
+	return p
 }
 
 // leave gives a place up. Who is next becomes the first.
@@ -71,7 +69,7 @@ func (ls *lines) leave(key string, p *place, granted bool) {
 			return
 		}
 		if i == 0 {
-			close(ln.places[0].first)
+			ln.places[0].box.Wake()
 		}
 	}
 }
@@ -98,126 +96,87 @@ func (ls *lines) known(key string) lock.Record {
 }
 
 // released hints that a lock was released here. The first who waits for it looks at once.
-// token is that of an exclusive grant, or 0.
-func (ls *lines) released(key string, token lock.Token) {
+func (ls *lines) released(key string) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	ln := ls.of[key]
-	if ln == nil {
-		return
+	if ln := ls.of[key]; ln != nil {
+		ln.places[0].hint = true
+		ln.places[0].box.Wake()
 	}
-	wake := ln.places[0].wake
-	select {
-	case <-wake: // an older hint
-	default:
-	}
-	wake <- token
+}
+
+// first tells whether p is the first of its line, and whether there is a hint for it, which it
+// takes.
+func (ls *lines) first(key string, p *place) (first, hint bool) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	hint, p.hint = p.hint, false
+	return ls.of[key].places[0] == p, hint
 }
 
 // wait stands in this Locker's line, and then polls until the lock is granted, or ctx or
-// the Locker ends. Polling is by reads: a write is sent first, if nobody was in line, and
-// when the lock seems to be free.
+// the Locker ends. Each look that finds the lock free verifies by a write of its own, for which
+// Start is taken, so a hint is only that.
 func (a *acquisition) wait(ctx context.Context) (g lock.Grant, err error) {
-	p, known := a.l.lines.enter(a.req.Key)
-	defer func() { a.l.lines.leave(a.req.Key, p, err == nil) }()
-	select {
-	case <-p.first:
-	default:
-		a.begin(known)
-		select {
-		case <-p.first:
-		case <-ctx.Done():
-			return g, a.ended(ctx)
-		case <-a.l.done:
-			return g, lock.ErrClosed
+	a.place = a.l.lines.enter(a.req.Key)
+	defer func() { a.l.lines.leave(a.req.Key, a.place, err == nil) }()
+	w := storekit.Wait{
+		Request: a.req, Mailbox: a.place.box, Closed: a.l.closing, Classify: classify, Claim: a.claim,
+		Recheck: func(time.Duration) time.Duration { return lock.MaxTTL }, // each refusal says when
+	}
+	g, err = w.Run(ctx)
+	var held *lock.HeldError
+	if errors.As(err, &held) {
+		held.Record = a.l.lines.known(a.req.Key)
+		if a.why != nil {
+			held.Err = fmt.Errorf("%w: %w", held.Err, a.why)
 		}
 	}
-	return a.poll(ctx, p)
+	return g, err
 }
 
-// begin tells once that the wait has begun.
-func (a *acquisition) begin(rec lock.Record) {
-	if !a.begun && a.req.Waiting != nil {
-		a.req.Waiting(rec)
+// claim looks once, if this waiter is the first of its line: by a write if nobody was in line
+// before, or for a hint, and else by a read, which costs less, and a write when the lock seems
+// to be free.
+func (a *acquisition) claim(ctx context.Context, _ bool) (lock.Grant, *storekit.Refusal, error) {
+	first, hint := a.l.lines.first(a.req.Key, a.place)
+	if !first {
+		a.begun = true
+		return lock.Grant{}, &storekit.Refusal{Record: a.l.lines.known(a.req.Key)}, nil
+	}
+	if left := a.rest(ctx); left > 0 {
+		return lock.Grant{}, &storekit.Refusal{Record: a.l.lines.known(a.req.Key), Recheck: left}, nil
+	}
+	g, err := a.try(ctx, a.begun && !hint)
+	if err == nil || ctx.Err() != nil || !errors.Is(err, lock.ErrHeld) {
+		return g, nil, err
 	}
 	a.begun = true
-}
-
-// poll looks again and again. Each look verifies by a write of its own, for which Start is
-// taken, so a hint is only that.
-func (a *acquisition) poll(ctx context.Context, p *place) (lock.Grant, error) {
-	look := a.begun
-	for n := 0; ; n++ {
-		if err := a.rest(ctx, p); err != nil {
-			return lock.Grant{}, err
-		}
-		g, err := a.try(ctx, look)
-		switch {
-		case ctx.Err() != nil && err != nil:
-			return g, a.ended(ctx)
-		case err == nil || !errors.Is(err, lock.ErrHeld):
-			return g, err
-		}
-		var ahead time.Duration
-		n, ahead = a.missed(ctx, n)
-		woken, err := a.idle(ctx, p, a.pause(n, ahead))
-		if err != nil {
-			return g, err
-		}
-		if look = !woken; woken {
-			n = -1
-		}
+	if hint {
+		a.grown = 0
 	}
+	pause := a.pause(a.missed(ctx))
+	a.grown++
+	return lock.Grant{}, &storekit.Refusal{Record: a.last, Recheck: pause}, nil
 }
 
 // missed notes who holds the lock, and asks for what this waiter may ask for. It returns how
 // much the next pause is to have grown; and how long it is at least if others, who have
 // waited for longer, come first.
-func (a *acquisition) missed(ctx context.Context, n int) (grown int, ahead time.Duration) {
+func (a *acquisition) missed(ctx context.Context) (grown int, ahead time.Duration) {
 	passed, waited := a.l.lines.saw(a.req.Key, a.last)
-	a.begin(a.last)
 	a.announce(ctx)
 	switch {
 	case !passed:
-		return n, 0
+		return a.grown, 0
 	case a.usual > 0: // who holds it knows that others wait
+		a.grown = 0
 		return 0, min(a.usual*3/4-waited, a.l.maxPoll)
 	case waited > keepTurn:
 		a.ask(ctx)
 	}
-	return max(0, 2-int(2*waited/a.l.maxPoll)), 0
-}
-
-// idle pauses, unless a hint or the end of ctx or of the Locker comes first.
-func (a *acquisition) idle(ctx context.Context, p *place, d time.Duration) (woken bool, err error) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			return false, nil
-		case token := <-p.wake:
-			if token == 0 || token >= a.last.Token { // else another has had the lock since
-				return true, nil
-			}
-		case <-ctx.Done():
-			return false, a.ended(ctx)
-		case <-a.l.done:
-			return false, lock.ErrClosed
-		}
-	}
-}
-
-// ended is the error of a wait that ctx ended: ErrHeld too if the lock was seen held.
-func (a *acquisition) ended(ctx context.Context) error {
-	if !a.begun {
-		return ctx.Err()
-	}
-	err := ctx.Err()
-	if a.why != nil {
-		err = fmt.Errorf("%w: %w", err, a.why)
-	}
-	return &lock.HeldError{Record: a.l.lines.known(a.req.Key), Err: err}
+	a.grown = max(0, 2-int(2*waited/a.l.maxPoll))
+	return a.grown, 0
 }
 
 // pause grows from minPoll to maxPoll, with jitter, and is no less than least; but it ends

@@ -13,19 +13,22 @@ import (
 // TestLine: releases wake the first, and who is next becomes it.
 func TestLine(t *testing.T) {
 	var ls lines
-	p, _ := ls.enter("k")
-	second, _ := ls.enter("k")
-	ls.released("other", 1)
-	require.Empty(t, p.wake)
-	for range 2 {
-		ls.released("k", 1)
-		ls.released("k", 2)
-		require.Equal(t, lock.Token(2), <-p.wake, "the last hint is enough")
-		require.Empty(t, p.wake)
+	p, second := ls.enter("k"), ls.enter("k")
+	at := func(p *place) [2]bool {
+		first, hint := ls.first("k", p)
+		return [2]bool{first, hint}
 	}
-	require.Empty(t, second.wake)
+	ls.released("other")
+	require.Equal(t, [2]bool{true, false}, at(p))
+	for range 2 {
+		ls.released("k")
+		ls.released("k")
+		require.Equal(t, [2]bool{true, true}, at(p))
+		require.Equal(t, [2]bool{true, false}, at(p), "one hint is enough")
+	}
+	require.Equal(t, [2]bool{false, false}, at(second))
 	ls.leave("k", p, true)
-	<-second.first
+	require.Equal(t, [2]bool{true, false}, at(second))
 	ls.leave("k", second, true)
 	require.Empty(t, ls.of)
 }
@@ -35,8 +38,8 @@ func TestLine(t *testing.T) {
 func TestPassedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ls lines
-		p, _ := ls.enter("k")
-		_, _ = ls.enter("k")
+		p := ls.enter("k")
+		ls.enter("k")
 		saw := func(token lock.Token) bool {
 			passed, _ := ls.saw("k", lock.Record{Key: "k", Token: token})
 			return passed
@@ -52,19 +55,5 @@ func TestPassedOver(t *testing.T) {
 		require.False(t, saw(4))
 		_, waited = ls.saw("k", lock.Record{Key: "k", Token: 4})
 		require.Zero(t, waited)
-	})
-}
-
-// TestStaleHint: a hint of a release is no news if another has had the lock since.
-func TestStaleHint(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := &acquisition{l: &Locker{done: make(chan struct{})}, last: lock.Record{Token: 5}}
-		for token, news := range map[lock.Token]bool{0: true, 4: false, 5: true, 6: true} {
-			p := &place{wake: make(chan lock.Token, 1)}
-			p.wake <- token
-			woken, err := a.idle(t.Context(), p, time.Second)
-			require.NoError(t, err)
-			require.Equal(t, news, woken, token)
-		}
 	})
 }
