@@ -15,24 +15,16 @@ import (
 // nil if there is none: what a wrapper embeds says nothing of the kind of server that it
 // talks to.
 func Unwrap(rdb goredis.UniversalClient) goredis.UniversalClient {
-	for {
-		switch c := rdb.(type) {
-		case *goredis.Client:
-			if c == nil {
-				return nil
-			}
-		case *goredis.ClusterClient:
-			if c == nil {
-				return nil
-			}
-		case interface {
+	for !storekit.IsNil(rdb) {
+		c, ok := rdb.(interface {
 			Unwrap() goredis.UniversalClient
-		}:
-			rdb = c.Unwrap()
-			continue
+		})
+		if !ok {
+			return rdb
 		}
-		return rdb
+		rdb = c.Unwrap()
 	}
+	return nil
 }
 
 // busy are how replies begin that say: not now, or not here. Nothing was executed.
