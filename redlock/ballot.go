@@ -128,17 +128,23 @@ func (b *ballot) awaited() int {
 // granting: a quorum has voted, or cannot any more. When nodes are new it matters whether
 // all of them are.
 func granting(b *ballot) bool {
-	n, left := b.count(yes)+b.count(blank), b.awaited()
 	if f := b.count(fresh); f > 0 && f+b.count(pending) == len(b.nodes) {
-		return left == 0
+		return b.awaited() == 0
 	}
-	return n >= b.quorum || n+left < b.quorum
+	n := b.count(yes) + b.count(blank)
+	return n >= b.quorum || b.inVain(n)
+}
+
+// inVain tells whether n votes, with those that may come, are no quorum, or nothing more is
+// worth waiting for. A silent node's vote is not waited for and may come all the same.
+func (b *ballot) inVain(n int) bool {
+	return n+b.count(pending) < b.quorum || b.awaited() == 0
 }
 
 // agreeing: a quorum has said yes, or cannot any more.
 func agreeing(b *ballot) bool {
 	n := b.count(yes)
-	return n >= b.quorum || n+b.awaited() < b.quorum
+	return n >= b.quorum || b.inVain(n)
 }
 
 // passing: a quorum has said yes, or all have answered: what has been done matters then.
@@ -146,8 +152,8 @@ func passing(b *ballot) bool { return b.count(yes) >= b.quorum || b.awaited() ==
 
 // ending: a quorum has said yes, or no quorum can have had it, or all have answered.
 func ending(b *ballot) bool {
-	n, left := b.count(yes), b.awaited()
-	return n >= b.quorum || n+left+b.count(unknown) < b.quorum || left == 0
+	n := b.count(yes)
+	return n >= b.quorum || b.inVain(n+b.count(unknown))
 }
 
 // hearing: all have answered.

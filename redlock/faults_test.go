@@ -336,6 +336,32 @@ func TestFrozenMinorityCostsNothing(t *testing.T) {
 	storetest.Release(t, p, storetest.Acquire(t, p, storetest.Request("k0")))
 }
 
+// TestLossBesideSilentNodes: two nodes are frozen, and the three that answer know that the
+// grant is gone. That is a quorum, so the holder is told of the loss, and not of too few nodes.
+func TestLossBesideSilentNodes(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	p := w.ready(t, redlock.WithTimeout(time.Second))
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	for i := range w.servers {
+		storetest.Eventually(t, "its vote", func() bool { return w.has(t, i, "k", g.Owner) })
+		require.NoError(t, w.plain[i].Del(storetest.Bounded(t), w.prefix+"s:k").Err())
+	}
+	for _, i := range []int{0, 4} {
+		w.servers[i].Pause()
+	}
+	_, _ = p.Inspect(storetest.Bounded(t), "k") // finds out that they are silent
+	for name, call := range map[string]func(context.Context) error{
+		"Renew":        func(ctx context.Context) error { _, err := p.Renew(ctx, g); return err },
+		"Release":      func(ctx context.Context) error { return p.Release(ctx, g) },
+		"ForceRelease": func(ctx context.Context) error { return p.ForceRelease(ctx, "k", g.Owner) },
+	} {
+		storetest.Eventually(t, name+" to tell of the loss", func() bool {
+			return errors.Is(call(storetest.Bounded(t)), lock.ErrLost)
+		})
+	}
+}
+
 // TestLateVoteIsGivenBack: a frozen node gets the request and its release when it thaws, in
 // whichever order, and keeps nothing.
 func TestLateVoteIsGivenBack(t *testing.T) {
