@@ -29,22 +29,34 @@
 //
 // # Waiting
 //
-// Waiters stand in line in order of arrival. Each watches the entry in front of it, and
-// after every wait a linearizable transaction verifies that its own key is there and first.
-// A wake-up that is lost costs a recheck: at least every third of the heartbeat of min(TTL,
-// 5 s). When a grant is released whose successor waits in the same process, one transaction
-// does both. A wait goes on through errors of the cluster, such as those of an election, for
-// 30 s. A place in line, or a grant, whose undo did not arrive is swept by its Locker.
+// Waiters stand in line in order of arrival. The last in line has its name in a key of its own,
+// the tail, so lining up costs the same however long the line is. After every wait a linearizable
+// transaction verifies that the own key is there and first. A Locker has one watch, of the
+// deletions from the first to the last lock that it waits for or has held for some time: Lockers
+// with unrelated locks that change hands often had better have prefixes of their own. A wake-up
+// that is lost costs a recheck: every third of the heartbeat of min(TTL, 5 s), and every tenth
+// from then on until the watch tells something again. When a grant is released whose successor
+// waits in the same process, one transaction does both. Once in line, a wait goes on through
+// errors of the cluster for lock.Patience.
+//
+// What a failed acquisition left, or a grant whose release has failed, is pruned by its Locker,
+// at most once a second. If a late request may yet create its key, a tombstone refuses that for
+// two minutes. Deletions are all that needs, so a server that has run out of space does it too.
+//
+// # What an operator may delete
+//
+// Any key under the prefix, at any time: a holder is told, a waiter lines up again. The marks of
+// a [Fence], under "fence/", only when no holder of an older token can still be running.
 //
 // # A member that stops
 //
 // A member that is frozen, or cut off without a word, keeps its connections open, and what is
-// sent to it is not answered. The Locker sends all that it needs for an acquire, a wait or a
-// release again after a quarter of the TTL, which is 0.5 s at least and 1.25 s at most for that,
-// while ctx lives and for 30 s: the client asks its members in turn, so another gets it. A
-// renewal, which is not to be late, sends a copy after a sixteenth of the TTL, 1.25 s at most,
-// and takes the first answer. One request in so many as there are members takes that much
-// longer, until the client gives the connection up. That it does only if its Config says so:
+// sent to it is not answered. The Locker sends a copy of all that it needs for an acquire, a wait
+// or a release after a quarter of the TTL, 1.25 s at most, while ctx lives and for 30 s: the client
+// asks its members in turn, so another gets it. A renewal, which is not to be late, sends one
+// after a sixteenth of the TTL, 0.3 s at most. The first answer counts. One request in so many as
+// there are members takes that much longer, until the client gives the connection up. That it does
+// only if its Config says so:
 //
 //	DialKeepAliveTime:    10 * time.Second, // after which a silent connection is tried
 //	DialKeepAliveTimeout: 3 * time.Second,  // after which it is given up
@@ -62,8 +74,14 @@
 // linearizable read of the own key. Leases are kept alive by renewals, acquisitions and
 // waiters, and never on their own: a grant that is not renewed is deleted at its end by its
 // own Locker, even if others under the same etcd lease are renewed.
-// A watch, on one stream with all others, is opened for each lock that is waited for, or held
-// for longer than 20 ms.
+// An idle lock costs no goroutine and half a kilobyte. Keepalives go by one stream.
+//
+// # Moving
+//
+// etcd's tokens are revisions, far below those of other stores, and a fence that has seen one of
+// theirs refuses all of etcd's. Stop all holders, and give every Locker [WithTokenBase] with the
+// newest token that the old store has granted, or that the fences' marks show. To move a mark into
+// a [Fence], call its Do with that token and no operations.
 //
 // With etcd's authentication a role needs read and write permission for all keys that begin
 // with the prefix.
@@ -147,9 +165,8 @@ func WithMaxTTL(d time.Duration) Option {
 	}
 }
 
-// WithTokenBase adds base to all tokens. Default 0: a token is a revision of etcd, far below those
-// of other stores. All Lockers with the same prefix must have the same base: the first call of
-// each looks at what is noted in etcd, and a base that differs is ErrInvalid. See "Moving" above.
+// WithTokenBase adds base to all tokens. Default 0: a token is a revision of etcd. All Lockers with
+// the same prefix must have the same base. See "Moving" above.
 func WithTokenBase(base lock.Token) Option {
 	return func(l *Locker) error {
 		if base > lock.MaxToken/2 {
