@@ -12,10 +12,10 @@ import (
 
 func doing() group {
 	const (
-		waits   = "Do always waits for fn, then releases, also if fn panics or calls runtime.Goexit, and also if ctx has ended."
-		returns = "It returns what fn returns, unwrapped."
-		joined  = "If the lock was lost before fn returned, the loss is joined to it, as an *Error with a *LostError, also if fn returned nil: the work was not protected to its end."
-		early   = "fn's ctx is a child of ctx and of the lease: it ends, with the *LostError as its cause, before the store can give the lock to anybody else."
+		waits   = "Do waits for key as long as [WithWait] and ctx allow, runs fn while it holds key, and releases it: also if fn panics or calls runtime.Goexit, and also if ctx has ended."
+		returns = "Do returns fn's error as it is."
+		joined  = "If the lock was lost before fn returned, the work was not protected to its end, and the error is an *Error that wraps the *LostError and fn's error; if fn's error wraps that loss already, it is returned as it is."
+		early   = "fn's ctx ends with ctx and with the lease, whichever is first. When a TTL runs out, it ends before the store can give the lock to anybody else."
 	)
 	return group{"Do", []row{
 		{"Releases", returns, both, nil, doReleases},

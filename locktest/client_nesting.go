@@ -10,8 +10,8 @@ import (
 
 func nesting() group {
 	const (
-		deadlock  = "If ctx comes from the fn of a Do on the same key and Client, that waits for this call, and so the result is ErrDeadlock at once; see [WithReentrant]."
-		reentrant = "WithReentrant says what Do and TryDo make of a key that their ctx holds already: true runs the function under the outer lease, false returns ErrDeadlock."
+		deadlock  = "A ctx that comes from the fn of a Do on the same key and Client would make this Do wait for itself: it returns ErrDeadlock at once, unless [WithReentrant] says otherwise."
+		reentrant = "WithReentrant says what Do and TryDo make of a key that their ctx holds already. With true they run the function under the outer lease: with its TTL, its metadata and its events."
 	)
 	return group{"Nesting", []row{
 		{"Deadlock", deadlock, both, nil, nestedDeadlock},

@@ -10,13 +10,13 @@ import (
 
 func waits() group {
 	const (
-		try    = "TryLock is Lock without waiting: it is ErrHeld at once if somebody else has key."
-		tryDo  = "TryDo is Do without waiting: it is ErrHeld at once if somebody else has key."
-		wait   = "WithWait bounds how long Do and Lock stand in line; after that they return a *HeldError."
-		once   = "0 tries once."
-		ended  = "Those reasons are, for all methods that take a lock: ErrInvalid or ErrUnsupported before anything was sent; ErrDeadlock; ErrClosed; ErrHeld; ctx's error, which is ErrHeld as well if the key was seen held; or the store's."
+		try    = "TryLock is Lock without waiting, as TryDo is Do."
+		tryDo  = "TryDo is Do without waiting: it returns ErrHeld at once if somebody else holds key."
+		wait   = "WithWait bounds how long Do and Lock wait for the key. Then they return a *HeldError if the store has shown the key held, else ErrUnavailable."
+		once   = "0 tries once; a d above MaxTTL is no bound."
+		ended  = "It is ErrHeld as well if the key was seen held."
 		seen   = "ErrHeld says that the store has shown somebody else to hold the key."
-		undone = "After an error whose outcome is unknown, such as a timeout, the Client undoes in the background what the store may have granted."
+		undone = "If the outcome is unknown, as after a timeout, the Client undoes in the background what the store may have granted."
 	)
 	return group{"Waiting", []row{
 		{"TryLock", try, both, nil, tryLockIsHeld},
