@@ -302,6 +302,49 @@ func TestNoServer(t *testing.T) {
 	conn.Close()
 }
 
+// TestFirstRequestFails: who is not in line yet is told that there is no server, also if it asked
+// to wait.
+func TestFirstRequestFails(t *testing.T) {
+	t.Parallel()
+	conn, _, err := zk.Connect([]string{"127.0.0.1:1"}, time.Second, zk.WithLogger(silent{}), zk.WithLogInfo(false))
+	require.NoError(t, err)
+	defer conn.Close()
+	l := zookeeper.New(conn, zookeeper.WithSessionTimeout(10*time.Second))
+	defer func() { require.NoError(t, l.Close()) }()
+	req := storetest.Request("k")
+	req.Wait = true
+	_, err = l.Acquire(storetest.Bounded(t), req)
+	require.ErrorIs(t, err, zk.ErrNoServer)
+}
+
+// TestNoAnswer: a server that answers nothing is given lock.Patience by every call, whatever ctx
+// allows.
+func TestNoAnswer(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	a := w.open(t)
+	g := storetest.Acquire(t, a, storetest.Request("k"))
+	heal := a.proxy.Freeze()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*lock.Patience)
+	defer cancel()
+	calls := storetest.EveryCall(a, g, nil)
+	delete(calls, "Renew Shared") // of the same grant
+	delete(calls, "Release Shared")
+	delete(calls, "Release")
+	errs := make(map[string]chan error)
+	for name, call := range calls {
+		errs[name] = make(chan error, 1)
+		go func(told chan<- error) { told <- call(ctx) }(errs[name])
+	}
+	for name := range calls {
+		err := <-errs[name]
+		require.ErrorIs(t, err, lock.ErrUnavailable, name)
+		require.NotErrorIs(t, err, context.DeadlineExceeded, name)
+	}
+	heal()
+	storetest.Release(t, w.open(t), storetest.Await(t, w.open(t), storetest.Request("free"))) // nothing is left there
+}
+
 // TestConnClosed: the caller has closed the connection first. Calls fail soon.
 func TestConnClosed(t *testing.T) {
 	t.Parallel()
