@@ -64,7 +64,7 @@ func (a *acquisition) ended(ctx context.Context, err error) error {
 	if err == nil || a.seen.Key == "" || ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
 		return err
 	}
-	return &lock.HeldError{Record: a.seen, Err: ctx.Err()}
+	return &lock.HeldError{Record: a.seen, Err: err}
 }
 
 // join creates the node. start is from before it was sent. first says that no other node
@@ -107,7 +107,7 @@ func (a *acquisition) join(ctx context.Context) (start time.Time, first bool, er
 				return start, false, err
 			}
 		default:
-			return start, false, err
+			return start, false, a.t.end(ctx, err)
 		}
 	}
 }
@@ -167,7 +167,7 @@ func (a *acquisition) resolve(ctx context.Context) (found bool, err error) {
 	for {
 		found, err := a.find(ctx)
 		if err == nil || !isTransient(err) {
-			return found, err
+			return found, a.t.end(ctx, err)
 		}
 		if err := a.t.pause(ctx, a.l.done, err); err != nil {
 			return false, err

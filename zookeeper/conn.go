@@ -70,6 +70,7 @@ func explain(path, root string, err error) error {
 type tries struct {
 	n, broken, noServer int
 	since               time.Time
+	last                error
 }
 
 const (
@@ -82,6 +83,7 @@ func (t *tries) reset() { *t = tries{} }
 
 // failed counts one more failure.
 func (t *tries) failed(err error) {
+	t.last = err
 	if t.n++; t.n == 1 {
 		t.since = time.Now()
 	}
@@ -100,6 +102,14 @@ func (t *tries) over(err error) bool {
 	return t.broken > maxBroken || time.Since(t.since) > lock.Patience
 }
 
+// end is err, the last of a call, with the store's last failure if err is only that ctx has ended.
+func (t *tries) end(ctx context.Context, err error) error {
+	if end := ctx.Err(); end != nil && errors.Is(err, end) {
+		return storekit.Ended(ctx, err, t.last)
+	}
+	return err
+}
+
 // wait is how long to pause after the failures so far.
 func (t *tries) wait() time.Duration { return min(minPause<<min(t.n, 10), maxPause) }
 
@@ -109,11 +119,7 @@ func (t *tries) pause(ctx, done context.Context, err error) error {
 	if t.over(err) {
 		return err
 	}
-	end := t.rest(ctx, done)
-	if end != nil && ctx.Err() != nil {
-		return storekit.Ended(ctx, nil, err)
-	}
-	return end
+	return t.end(ctx, t.rest(ctx, done))
 }
 
 // rest is pause without an end.
@@ -156,7 +162,7 @@ func again(ctx, done context.Context, read func() error) error {
 	for t := (tries{}); ; {
 		err := read()
 		if !isTransient(err) {
-			return err
+			return t.end(ctx, err)
 		}
 		if err := t.pause(ctx, done, err); err != nil {
 			return err

@@ -39,7 +39,7 @@ func (l *Locker) release(ctx context.Context, c grip) error {
 			if u.sent {
 				l.doubt(c.claim)
 			}
-			return err
+			return t.end(ctx, err)
 		case !isTransient(err):
 			return err
 		}
@@ -157,7 +157,7 @@ func (l *Locker) delete(ctx context.Context, g lock.Grant, path string) error {
 		case isUnknown(err):
 			doubtful = true
 		case !isTransient(err):
-			return err
+			return t.end(ctx, err)
 		}
 		if err := t.pause(ctx, l.done, err); err != nil {
 			return err
@@ -292,7 +292,7 @@ func (l *Locker) undo(ctx context.Context, key, owner string) error {
 	for t := (tries{}); ; {
 		err := l.sweepOnce(ctx, key, owner)
 		if !isTransient(err) {
-			return err
+			return t.end(ctx, err)
 		}
 		if err := t.pause(ctx, l.done, err); err != nil {
 			return err

@@ -3,6 +3,7 @@ package zookeeper
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -20,7 +21,6 @@ func (a *acquisition) stand(ctx context.Context, start time.Time) (lock.Grant, e
 	ttl := a.c.ttl // nobody changes it before the wait for the one in front has begun
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	var trouble error // of the last look
 	look := !a.afterOurs()
 	for {
 		beat := a.l.recheck(ttl)
@@ -30,10 +30,15 @@ func (a *acquisition) stand(ctx context.Context, start time.Time) (lock.Grant, e
 			if err == nil && first {
 				return a.granted(start)
 			}
-			if trouble = err; err == nil {
+			if err == nil {
 				a.t.reset()
-			} else if !isTransient(err) || a.t.over(err) {
+			} else if errors.Is(err, lock.ErrUnavailable) { // within patience
+				if a.t.last != nil {
+					err = fmt.Errorf("%w: %w", err, a.t.last)
+				}
 				return lock.Grant{}, err
+			} else if !isTransient(err) || a.t.over(err) {
+				return lock.Grant{}, a.t.end(ctx, err)
 			} else {
 				pause = a.t.wait()
 			}
@@ -53,7 +58,7 @@ func (a *acquisition) stand(ctx context.Context, start time.Time) (lock.Grant, e
 		case <-timer.C:
 			look = pause < beat || !a.inPlace(ctx)
 		case <-ctx.Done():
-			return lock.Grant{}, a.heldBy(ctx, trouble)
+			return lock.Grant{}, a.heldBy(ctx, a.t.last)
 		case <-a.l.done.Done():
 			return lock.Grant{}, lock.ErrClosed
 		}

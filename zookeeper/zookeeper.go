@@ -300,7 +300,7 @@ func (l *Locker) renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 			l.end(c.claim)
 			return lock.Grant{}, &lock.LostError{Reason: l.howLost(c), Token: g.Token}
 		default:
-			return lock.Grant{}, err
+			return lock.Grant{}, t.end(ctx, err)
 		}
 	}
 }
