@@ -126,12 +126,13 @@ func (h *holding) conclude(quorum int) {
 	h.ExpiresIn = h.left[min(len(h.left), quorum)-1]
 	slices.Sort(h.tokens)
 	h.Token = 0
-	for n := 0; len(h.tokens) > 0; h.tokens = h.tokens[n:] {
-		token := h.tokens[0]
-		for n = 1; n < len(h.tokens) && h.tokens[n] == token; n++ {
+	alike := 0
+	for i, token := range h.tokens {
+		if i > 0 && token != h.tokens[i-1] {
+			alike = 0
 		}
-		if token > 0 && n >= h.recorded {
-			h.Token, h.recorded = token, n
+		if alike++; token > 0 && alike >= h.recorded {
+			h.Token, h.recorded = token, alike
 		}
 	}
 }
@@ -142,7 +143,7 @@ func (h *holding) conclude(quorum int) {
 func (o outcome) record(key string, nodes int) lock.Record {
 	r := lock.Record{Key: key}
 	for _, h := range o.holders {
-		if h.nodes < nodes || h.recorded < o.least || len(r.Holders) > 0 && !(h.Shared && r.Holders[0].Shared) {
+		if h.nodes < nodes || h.recorded < o.least || len(r.Holders) > 0 && (!h.Shared || !r.Holders[0].Shared) {
 			continue
 		}
 		r.Holders = append(r.Holders, h.Holder)
