@@ -87,8 +87,6 @@ func (c *checker) read(e event) {
 		c.paused[e.Proc] = append(c.paused[e.Proc], e)
 	case kKill:
 		c.killed[int(e.Value)] = e.At
-	case kRecord:
-		c.bad("impossible record", e.Key, e.At, "%s", e.Text)
 	case kClosed:
 		c.times["Close took"] = append(c.times["Close took"], e.End-e.At)
 		if e.Value > 0 {
@@ -225,8 +223,12 @@ func (c *checker) around(key string, at int64) string {
 		return ours && max(e.At, e.End) > at-before && e.At < at+after
 	}
 	var lines []string
+	earlier := 0
 	for _, e := range c.events {
 		if near(e) {
+			if e.At <= at {
+				earlier++
+			}
 			began := e.At - at
 			if e.End > 0 {
 				e.End -= e.At
@@ -235,7 +237,7 @@ func (c *checker) around(key string, at int64) string {
 			lines = append(lines, fmt.Sprintf("\n      %+8.1f ms %s", float64(began)/1e6, e))
 		}
 	}
-	return strings.Join(lines[max(0, len(lines)-40):], "")
+	return strings.Join(lines[max(0, earlier-30):min(len(lines), earlier+10)], "")
 }
 
 // String lists counts, distributions, and the first violations of each check.

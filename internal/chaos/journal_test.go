@@ -50,10 +50,9 @@ const (
 	kAcquire kind = "acquire" // calls of the Locker
 	kRenew   kind = "renew"
 	kRelease kind = "release"
-	kHold    kind = "hold"   // the worker has the lease
-	kEnded   kind = "ended"  // the lease's context ended
-	kDone    kind = "done"   // the worker begins to release
-	kRecord  kind = "record" // Inspect showed what cannot be
+	kHold    kind = "hold"  // the worker has the lease
+	kEnded   kind = "ended" // the lease's context ended
+	kDone    kind = "done"  // the worker begins to release
 
 	kBareWrite  kind = "bare write" // at a register without a fence
 	kFenceRead  kind = "fence read" // at the store's own fence

@@ -117,7 +117,6 @@ func TestChecks(t *testing.T) {
 		{"fence goes back", "fence: older write over a newer", slices.Concat(story{fence(kFenceSend, 9, 1, 10, 0)}, written(2, 5, 20, 10))},
 		{"call in time", "", story{{Kind: kOp, Bound: 100, At: 0, End: 5000}}},
 		{"call that hangs", "call late", story{{Kind: kOp, Bound: 100, At: 0, End: 5200}}},
-		{"a record", "impossible record", story{{Kind: kRecord, Key: "k"}}},
 		{"a leak", "goroutines left", story{{Kind: kClosed, Value: 2}}},
 		{"another's grant", "wrong grant", story{{Kind: kRenew, Text: "wrong grant: …"}}},
 		{"a Start from the future", "start after the answer", story{{Kind: kAcquire, At: 1, End: 2, Start: 3, Token: 1}}},

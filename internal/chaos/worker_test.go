@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,9 +81,6 @@ func (w *worker) op() (err error) {
 		e.Text += ": " + text(err)
 	}
 	w.journal.add(e)
-	if w.rng.IntN(60) == 0 {
-		w.inspect(e.Key)
-	}
 	return err
 }
 
@@ -135,19 +131,6 @@ func (w *worker) call(ctx context.Context, e *event, ttl time.Duration, opts []l
 		stop() // the release goes on in the background
 	}
 	return errors.Join(err, l.Release(rctx))
-}
-
-// inspect looks for a record that cannot be.
-func (w *worker) inspect(key string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	r, err := w.client.Inspect(ctx, key)
-	// One without a token may be on its way to a grant, or not.
-	holders := slices.DeleteFunc(r.Holders, func(h lock.Holder) bool { return h.Token == 0 })
-	exclusive := slices.ContainsFunc(holders, func(h lock.Holder) bool { return !h.Shared })
-	if err == nil && exclusive && len(holders) > 1 {
-		w.journal.add(event{Kind: kRecord, Key: key, Text: fmt.Sprintf("%+v", r)})
-	}
 }
 
 // hold is the critical section: one round or two.
