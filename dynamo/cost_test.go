@@ -256,8 +256,9 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// TestNobodyStarves among Lockers of which each would keep the lock.
-func TestNobodyStarves(t *testing.T) {
+// TestAllLockersAreServed, of which each has a line that would keep the lock. It is so by chance
+// too, without turns: those have tests of their own, TestYield and TestKeepTurn.
+func TestAllLockersAreServed(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	ctx, cancel := context.WithCancel(storetest.Bounded(t))
