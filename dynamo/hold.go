@@ -205,7 +205,7 @@ func lost(it *item, g lock.Grant) error {
 	e := &lock.LostError{Token: g.Token}
 	switch h := it.of(g.Owner); {
 	case h != nil && h.token == g.Token:
-		e.Reason = storekit.Vanished(g)
+		e.Reason = lock.ReasonExpired // it is there still: over by DynamoDB's clock
 	case it.forced == g.Owner:
 		e.Reason = lock.ReasonForced
 	case it.token > g.Token && len(it.holders()) > 0:
