@@ -157,10 +157,15 @@ func (e *env) noneOvertakes(holder lock.Request, waiting, newcomer func(key stri
 	e.mustRelease(blocker)
 }
 
-// keepTrying tries until ctx ends, and reports a grant. It calls tried after each.
+// keepTrying tries until ctx ends, and reports a grant. It calls tried after each. It slows down
+// where a hand-over takes long: fake time would go on in a million steps.
 func (e *env) keepTrying(ctx context.Context, l lock.Locker, request func() lock.Request, tried func()) {
 	defer tried()
-	for ctx.Err() == nil {
+	pause := e.ttl / 50000 // for stores in fake time that take none
+	for n := 0; ctx.Err() == nil; n++ {
+		if n == 2000 {
+			pause = e.ttl / 100
+		}
 		req := request()
 		g, err := l.Acquire(ctx, req)
 		tried()
@@ -172,6 +177,6 @@ func (e *env) keepTrying(ctx context.Context, l lock.Locker, request func() lock
 			_ = l.Release(undo, lock.Grant{Key: req.Key, Owner: req.Owner})
 			cancel()
 		}
-		time.Sleep(e.ttl / 50000) // for stores in fake time that take none
+		time.Sleep(pause)
 	}
 }
