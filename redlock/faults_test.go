@@ -258,6 +258,27 @@ func TestReleaseOfForgotten(t *testing.T) {
 	storetest.Lost(t, p.Release(storetest.Bounded(t), g))
 }
 
+// TestReleaseTwice: the nodes have released the grant, their answers are lost, and somebody
+// else has the lock when the release is sent again. It was not lost.
+func TestReleaseTwice(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p, rival := w.ready(t), w.ready(t)
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 })
+	for _, n := range p.nets {
+		n.mute(true)
+	}
+	done := make(chan error, 1)
+	go func() { done <- p.Release(storetest.Bounded(t), g) }()
+	storetest.Eventually(t, "the release", func() bool { return w.held(t, "k") <= minority })
+	storetest.Acquire(t, rival, storetest.Request("k"))
+	for _, n := range p.nets {
+		n.mute(false)
+	}
+	require.NoError(t, <-done)
+}
+
 // TestMajorityFails: a clear error, and no later than the timeout.
 func TestMajorityFails(t *testing.T) {
 	t.Parallel()

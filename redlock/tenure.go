@@ -138,7 +138,7 @@ func (l *Locker) release(ctx context.Context, g lock.Grant, done []bool, doubtfu
 		case v == unknown:
 			l.nodes[i].owe(q, until, func(bool) {})
 		case v == no && done != nil && done[i],
-			v == no && a.again && a.reply == int64(0) && time.Since(g.Start) < g.TTL:
+			v == no && a.again && time.Since(g.Start) < g.TTL:
 			return yes
 		}
 		return v
