@@ -2,7 +2,6 @@ package redlock_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -19,11 +18,11 @@ func ExampleWithMaxTTL() {
 	client := lock.New(locker, lock.WithTTL(5*time.Second))
 	defer client.Close(context.Background())
 
-	_, err := client.TryLock(context.Background(), "k", lock.WithTTL(time.Minute))
-	fmt.Println(errors.Is(err, lock.ErrInvalid))
-	_, err = client.TryLock(context.Background(), "k")
-	fmt.Println(err)
-	// Output:
-	// true
-	// <nil>
+	lease, err := client.TryLock(context.Background(), "k", lock.WithTTL(time.Minute))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("granted for no longer:", time.Until(lease.Deadline()) <= 10*time.Second)
+	// Output: granted for no longer: true
 }
