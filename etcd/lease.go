@@ -148,9 +148,6 @@ func (l *Locker) term(le *lease, start, sent time.Time) (from time.Time, ttl tim
 	return sent, le.ttl - elapsed(le.confirmed, sent)
 }
 
-// overdue reports whether le may have expired.
-func (le *lease) overdue() bool { return elapsed(le.confirmed, time.Now()) >= le.ttl }
-
 // freshen returns a keepalive of le that is sent after since: one that has been answered, one
 // that is under way, or a new one. It never blocks.
 func (l *Locker) freshen(le *lease, since time.Time) *call {

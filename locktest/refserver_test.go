@@ -360,7 +360,8 @@ func (s *refServer) release(c *refClient, g lock.Grant, now time.Time) error {
 		k.holders = append(k.holders, h)
 		c.handed = h
 	}
-	if !(s.silentUndo && g.Token == 0 || s.silentReaders && g.Shared) {
+	silent := s.silentUndo && g.Token == 0 || s.silentReaders && g.Shared
+	if !silent {
 		s.ended(k, s.resetByRelease)
 	}
 	if none && g.Token != 0 {

@@ -118,7 +118,10 @@ func (s *tcpServer) answer(c tcpCall) (a tcpAnswer) {
 	case "force":
 		err = s.keys.ForceRelease(ctx, c.Key, c.Owner)
 	case "list":
-		for rec := range s.keys.List(ctx, c.Key) {
+		for rec, failed := range s.keys.List(ctx, c.Key) {
+			if err = failed; err != nil {
+				break
+			}
 			a.Records = append(a.Records, rec)
 		}
 	case "inspect":

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -29,7 +28,7 @@ func (b *buyer) run(ctx context.Context) error {
 			return nil
 		case errors.Is(err, lock.ErrStale), errors.Is(err, lock.ErrLost):
 			// Nothing was sold that has not been recorded: the next try reads anew.
-			b.say("tries again: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+			b.say("tries again: %v", err)
 		case err != nil:
 			return err
 		}
