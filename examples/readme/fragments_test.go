@@ -32,7 +32,7 @@ import (
 // tested elsewhere.
 var _ = []any{
 	which, others, do, tryDo, lease, whoHoldsIt, readers, shutdown, fencing, fencedRows,
-	twoKeys, serverShutdown, oldAndNew,
+	twoKeys, serverShutdown, oldAndNew, lifted,
 }
 
 // What the fragments use.
@@ -194,4 +194,9 @@ func oldAndNew() error {
 	}
 	defer oldUnlock("report")
 	return client.Do(ctx, "report", work)
+}
+
+func lifted(cli *clientv3.Client, newest lock.Token) lock.Locker {
+	store := etcd.New(cli, etcd.WithTokenBase(newest)) // zookeeper.WithTokenBase does the same
+	return store
 }
