@@ -14,7 +14,8 @@ MODULES := $(sort $(patsubst ./%,%,$(dir $(shell find . -name go.mod -not -path 
 RACE := -race -gcflags=github.com/go-zookeeper/zk=-race=false
 
 # go.mod names the lowest versions that the tests pass with, so that a lock on Redis raises
-# nobody's pgx. Programs use newer ones: the stores' tests run with internal/newest.mod, too.
+# nobody's pgx. Programs use newer ones: the stores' suites run with internal/newest.mod, too.
+# Most tests wait for servers, not for a processor: hence more of them at once than those.
 STORES := ./redis ./redlock ./etcd ./postgres ./dynamo ./zookeeper
 
 .PHONY: help test short far servers bench fuzz mutants chaos lint lint-code lint-modules lint-imports fmt
@@ -25,8 +26,8 @@ help: ## this list
 test: servers ## all tests, with the race detector, against real servers
 	LOCK_TEST_MANY=1 $(GO) test -count=1 -run '^TestManyLeases$$' .
 	$(GO) test -C internal/bench -count=1 ./...
-	$(GO) test -modfile=internal/newest.mod -count=1 -shuffle=on -timeout 20m $(STORES)
-	$(GO) test $(RACE) -shuffle=on -timeout 20m ./...
+	$(GO) test -modfile=internal/newest.mod -count=1 -parallel 8 -timeout 20m -run 'Suite$$|Fence' $(STORES)
+	$(GO) test $(RACE) -shuffle=on -parallel 8 -timeout 20m ./...
 
 short: ## the tests that need no server
 	$(GO) test -short ./...
