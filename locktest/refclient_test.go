@@ -5,6 +5,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ type refClient struct {
 	deaf     bool                     // wake-ups do not reach it
 	withheld chan struct{}            // while replies are kept back: closed at its end
 	strike   *refStrike               // while there is one
-	greeted  bool                     // its connection has shaken hands
+	greeted  atomic.Bool              // its connection has shaken hands
 	versions map[string]int           // for a flaw
 	suspect  bool                     // a waiter found the key free, and nobody had woken it
 	handed   *refHold                 // what a release handed to a waiter of its own, for a flaw
@@ -63,10 +64,9 @@ func (c *refClient) roundTrip(ctx context.Context, do func(now time.Time)) error
 	if c.s.deafToCtx {
 		ctx = context.WithoutCancel(ctx)
 	}
-	if c.s.handshakes && !c.greeted {
-		c.greeted = true
+	if c.s.handshakes && c.greeted.CompareAndSwap(false, true) {
 		if err := c.roundTrip(ctx, func(time.Time) {}); err != nil {
-			c.greeted = false
+			c.greeted.Store(false)
 			return err
 		}
 	}

@@ -99,7 +99,7 @@ func (c *refClient) survive(ctx context.Context, reply bool, do func(now time.Ti
 	case !hit:
 		return nil
 	case !st.Hold:
-		c.greeted = false
+		c.greeted.Store(false)
 		return errBroken
 	}
 	select {
