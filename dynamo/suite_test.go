@@ -65,7 +65,6 @@ func suite() locktest.Harness {
 		},
 		TTL:    2 * time.Second, // the server's garbage collector takes its time
 		Faults: faults(),
-		Skips:  failsSoFar,
 	}
 }
 

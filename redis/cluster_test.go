@@ -53,7 +53,6 @@ func TestSuiteCluster(t *testing.T) {
 			locktest.Sever: all[locktest.Sever], locktest.LoseReply: all[locktest.LoseReply],
 			locktest.LoseWakeup: all[locktest.LoseWakeup],
 		},
-		Skips: failsSoFar,
 	})
 }
 

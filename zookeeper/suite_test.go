@@ -57,7 +57,6 @@ func suite() locktest.Harness {
 			f(t)
 		},
 		Faults: faults(),
-		Skips:  failsSoFar,
 	}
 }
 
