@@ -34,7 +34,8 @@ type hold struct {
 	watched  bool
 	renewals int // under way: the grant does not end meanwhile
 
-	over    bool // it is to be pruned
+	ended   *lock.LostError // its loss has been told; its key may still be there
+	over    bool            // it is to be pruned
 	pruning bool
 	due     time.Time // when
 	tries   int
@@ -128,6 +129,7 @@ func (l *Locker) forget(h *hold, rev int64) {
 func (l *Locker) lose(h *hold) func() {
 	lost, why := h.lost, h.reason()
 	h.lost, h.over, h.due = nil, true, time.Now()
+	h.ended = &lock.LostError{Reason: why, Token: h.g.Token}
 	if lost == nil {
 		return func() {}
 	}
@@ -195,6 +197,7 @@ func (l *Locker) tick() {
 				calls = append(calls, func() { lost(lock.ReasonExpired) })
 			}
 			h.lost, h.over, h.due = nil, true, now
+			h.ended = &lock.LostError{Reason: lock.ReasonExpired, Token: h.g.Token}
 		case h.lost != nil:
 			if l.watch.wanted = now; !h.watched {
 				if h.watched = true; l.cover(h.base, h.mod+1) {
@@ -242,6 +245,9 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if g.Token == 0 {
 		return lock.Grant{}, fmt.Errorf("%w: token 0: must be positive", lock.ErrInvalid)
 	}
+	if lost := l.endOf(g); lost != nil {
+		return lock.Grant{}, lost
+	}
 	err := l.within(ctx, func(ctx context.Context) (err error) {
 		h := l.renewing(g)
 		if h == nil {
@@ -258,6 +264,18 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		return lock.Grant{}, l.fail(ctx, err)
 	}
 	return g, nil
+}
+
+// endOf is what has been told of the end of g, nil if nothing: nobody may renew or release it
+// then, although its key may be there until it is pruned.
+func (l *Locker) endOf(g lock.Grant) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.byOwner[g.Owner]
+	if h == nil || h.ended == nil || h.g.Key != g.Key || h.ended.Token != g.Token {
+		return nil
+	}
+	return h.ended
 }
 
 // renewing returns the grant and keeps it from ending until renewed.

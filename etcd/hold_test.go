@@ -357,3 +357,26 @@ func TestRenewalsOvertake(t *testing.T) {
 		require.Len(t, holders, 1, "%v before the end", time.Until(end))
 	}
 }
+
+// TestEndIsFinal: once the end of a grant has been told it can be neither renewed nor
+// released, although its key is there until it is pruned.
+func TestEndIsFinal(t *testing.T) {
+	t.Parallel()
+	l, _, _ := pair(t)
+	type answers struct{ renew, release error }
+	told := make(chan answers, 1)
+	var g lock.Grant
+	granted := make(chan struct{})
+	req := storetest.Lasting(storetest.Request("k"), 2*time.Second)
+	req.Lost = func(lock.LostReason) { // the key is pruned after it has returned
+		<-granted
+		_, err := l.Renew(context.Background(), g)
+		told <- answers{err, l.Release(context.Background(), g)}
+	}
+	g = storetest.Acquire(t, l, req)
+	close(granted)
+	a := storetest.Receive(t, told)
+	require.Equal(t, lock.ReasonExpired, storetest.Lost(t, a.renew))
+	require.Equal(t, lock.ReasonExpired, storetest.Lost(t, a.release))
+	storetest.Release(t, l, lock.Grant{Key: "k", Owner: g.Owner})
+}

@@ -29,6 +29,9 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := l.ready(ctx, lock.CheckGrant(g)); err != nil {
 		return err
 	}
+	if lost := l.endOf(g); lost != nil {
+		return lost
+	}
 	return l.fail(ctx, l.within(ctx, func(ctx context.Context) error {
 		h := l.of(g.Key, g.Owner)
 		switch {
