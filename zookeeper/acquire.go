@@ -61,7 +61,7 @@ func (a *acquisition) granted(start time.Time) (lock.Grant, error) {
 
 // ended makes an error that is ctx's say that the key was seen held.
 func (a *acquisition) ended(ctx context.Context, err error) error {
-	if err == nil || a.seen.Key == "" || ctx.Err() == nil || !errors.Is(err, ctx.Err()) {
+	if err == nil || a.seen.Key == "" || ctx.Err() == nil || !errors.Is(err, ctx.Err()) || errors.Is(err, lock.ErrHeld) {
 		return err
 	}
 	return &lock.HeldError{Record: a.seen, Err: err}
