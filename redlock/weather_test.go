@@ -122,7 +122,9 @@ func TestWaitsThroughTrouble(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := ownWorld(t)
-			a, b := w.ready(t), w.ready(t)
+			// Nodes that come back without their data abstain for no longer than this.
+			short := redlock.WithMaxTTL(time.Second)
+			a, b := w.ready(t, short), w.ready(t, short)
 			g := storetest.Acquire(t, a, storetest.Lasting(storetest.Request("k"), 500*time.Millisecond))
 			waiting := storetest.Waits(t, b, storetest.Request("k"))
 			c.fail(t, w)
