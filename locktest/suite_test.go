@@ -2,11 +2,14 @@ package locktest
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +21,11 @@ import (
 	lock "github.com/seed-215fdefa/lock"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	_ = flag.Set("test.parallel", strconv.Itoa(runtime.GOMAXPROCS(0))) // fake time is all work and no waiting
+	goleak.VerifyTestMain(m)
+}
 
 // recorder is where the failures of a case go that is expected to fail.
 type recorder struct {
