@@ -12,36 +12,50 @@ import (
 	"time"
 )
 
-// call is one Do, TryDo, Lock or TryLock.
+// call is one Do, TryDo, DoAll, Lock or TryLock, or one candidacy of Lead.
 type call struct {
 	c   *Client
 	op  operation
-	key string
+	key string // of DoAll the one that it asks for
 	cfg *config
 
 	ctx    context.Context         // the caller's
 	cctx   context.Context         // its child, which Close can end
 	cancel context.CancelCauseFunc // of cctx
 	actx   context.Context         // for Acquire: cctx, with a bound if there is one
-	limit  time.Duration           // the bound; 0: none
-	wait   bool
 
-	mark mark                   // the clock when it began
+	mark mark                   // the clock when it began to ask for key
 	seen atomic.Pointer[Record] // who held the key when the wait began, if known
+
+	under  *fnContext // the leases that it has while it asks for key, the innermost first
+	nested *waitUnder // how it waits under them; nil if it does not
 }
 
+func (k *call) waits() bool          { return k.cfg.waits(k.op) }
+func (k *call) limit() time.Duration { return k.cfg.limit(k.op) }
+
 // acquire gets k a lease; first is the one to use, so that Do can have it in its own
-// allocation. A grant that is over on arrival is given back, and a call that waits asks
-// again. If there is no lease, nothing is left of k but undos.
-func (k *call) acquire(first *Lease) (got *Lease, err error) {
+// allocation. If there is no lease, nothing is left of k but undos.
+func (k *call) acquire(first *Lease) (*Lease, error) {
 	if err := k.enter(); err != nil {
 		k.cancel(nil)
 		return nil, k.failed(nil, err)
 	}
-	if k.actx = k.cctx; k.limit > 0 {
-		var cancel context.CancelFunc
-		k.actx, cancel = context.WithTimeout(k.cctx, k.limit)
+	return k.get(first, k.limit())
+}
+
+// get asks for k's key until it has a lease, or within is over; 0 is no bound. A grant that
+// is over on arrival is given back, and a call that waits asks again.
+func (k *call) get(first *Lease, within time.Duration) (got *Lease, err error) {
+	if err := k.await(); err != nil {
+		k.giveUp()
+		return nil, k.failed(nil, err)
+	}
+	defer k.bound(within)()
+	if k.nested != nil && k.cfg.detect > 0 {
+		ctx, cancel := context.WithCancel(k.actx)
 		defer cancel()
+		go k.lookOut(ctx)
 	}
 	l := first
 	defer func() {
@@ -81,6 +95,17 @@ func (k *call) enter() error {
 	return nil
 }
 
+// bound has Acquire end when within is over, unless it is 0.
+func (k *call) bound(within time.Duration) context.CancelFunc {
+	k.actx = k.cctx
+	if within == 0 {
+		return func() {}
+	}
+	var cancel context.CancelFunc
+	k.actx, cancel = context.WithTimeout(k.cctx, within)
+	return cancel
+}
+
 // leave ends k: the engine no longer counts it.
 func (k *call) leave() {
 	var s section
@@ -90,17 +115,37 @@ func (k *call) leave() {
 	k.cancel(nil)
 }
 
-// giveUp ends what k has, since nobody gets it.
-func (k *call) giveUp(l *Lease) {
+// giveUp ends what k has, since nobody gets it. The engine releases it in the background, or
+// k itself when there is no engine any more.
+func (k *call) giveUp(leases ...*Lease) {
 	var s section
 	s.enter(&k.c.engine)
-	if l.state == held {
-		s.end(l, ErrReleased)
-		s.release(l)
+	for _, l := range leases {
+		if l.state == held {
+			l.keepUntil = 0
+			s.end(l, ErrReleased)
+			s.release(l)
+		}
 	}
+	alone := s.e.closing.phase == stopped
+	s.arrive(k)
 	delete(s.e.calls, k)
 	s.leave()
 	k.cancel(nil)
+	for _, l := range leases {
+		if alone && l.Token() != 0 {
+			_ = k.release(l, new(detached))
+		}
+	}
+}
+
+// release releases l with the caller's values but not its end: a lock must be released all
+// the more when the work was canceled. after is where that ctx goes.
+func (k *call) release(l *Lease, after *detached) error {
+	after.Context = k.ctx
+	ctx, cancel := context.WithCancel(after)
+	defer cancel()
+	return l.finish(parting{ctx, cancel, min(doBound, k.cfg.ttl), k.ctx})
 }
 
 // try asks the store once, with an owner of its own. It reports whether the error is that
@@ -110,12 +155,19 @@ func (k *call) try(l *Lease) (again bool, err error) {
 	l.grant = Grant{Key: k.key, Owner: newOwner(k.c.id), Shared: k.cfg.shared}
 	req := Request{
 		Key: k.key, Owner: l.grant.Owner, TTL: k.cfg.ttl, Shared: k.cfg.shared,
-		Wait: k.wait, Metadata: k.cfg.metadata,
+		Wait: k.waits(), Metadata: k.cfg.metadata,
+	}
+	if k.nested != nil {
+		req.Under = k.nested.under
+		k.asks(req.Owner)
+	}
+	if req.Wait {
+		req.HeadStart = k.cfg.headStart
 	}
 	if k.c.caps.EarlyLoss {
 		req.Lost = l.notice
 	}
-	if k.wait && (k.limit > 0 || len(k.cfg.observers) > 0) {
+	if req.Wait && (k.limit() > 0 || len(k.cfg.observers) > 0 || k.op == opLead) {
 		req.Waiting = func(r Record) { k.waiting(l, r) }
 	}
 	g, err := l.e.store.Acquire(k.actx, req)
@@ -128,17 +180,19 @@ func (k *call) try(l *Lease) (again bool, err error) {
 		}
 		return false, k.explain(err)
 	}
-	if drift := k.cfg.driftOf(g.TTL); drift >= g.TTL {
+	if k.cfg.suits(g.TTL, "") != nil {
 		k.undo(l)
-		return false, fmt.Errorf("%w: drift %v with TTL %v as granted by store %s, asked for %v: drift must be less than the TTL",
-			ErrInvalid, drift, g.TTL, k.c.caps.Store, k.cfg.ttl)
+		return false, k.cfg.suits(g.TTL, fmt.Sprintf(" as granted by store %s, asked for %v", k.c.caps.Store, k.cfg.ttl))
 	}
 	return k.granted(l, g)
 }
 
 // granted makes l held, and decides whether the caller gets it.
 func (k *call) granted(l *Lease, g Grant) (again bool, err error) {
-	ended := k.ctx.Err()
+	var ended error
+	if k.ctx.Err() != nil {
+		ended = k.withCause(nil)
+	}
 	var s section
 	s.enter(l.e)
 	l.grant.Token, l.grant.TTL, l.grant.Start = g.Token, g.TTL, g.Start
@@ -157,16 +211,21 @@ func (k *call) granted(l *Lease, g Grant) (again bool, err error) {
 	switch {
 	case s.e.closing.phase != open:
 		return false, ErrClosed
+	case k.nested != nil && k.nested.victim != nil: // its ctx has ended, too late to keep the grant away
+		return false, k.nested.victim
 	case l.lost != nil:
-		return k.wait, l.lost
+		return k.waits(), l.lost
 	case ended != nil:
-		return false, k.withCause(nil)
+		return false, ended
 	case l.ended != nil: // an Observer released it
 		return false, l.ended
 	}
+	s.arrive(k)
 	if k.op.runs() {
 		l.endFn = k.cancel
 	}
+	l.keepUntil = s.now + k.cfg.minHold
+	k.mark = s.e.clock.mark(s.now) // a DoAll asks for its next key
 	return false, nil
 }
 
@@ -184,8 +243,8 @@ func (k *call) hold(s *section, l *Lease) {
 	s.hold(l, start)
 	s.tell(k.ctx, l, Event{Kind: EventGranted, Waited: s.now - k.mark.at})
 	switch {
-	case early != nil:
-		s.lose(l, early.Reason, nil, false)
+	case early != nil: // this may be a second grant, by a request sent again
+		s.lose(l, early.Reason, nil, true)
 	case l.until <= s.now:
 		s.lose(l, ReasonExpired, nil, true)
 	case jumped && k.cfg.renewal:
@@ -207,7 +266,7 @@ func (k *call) unknown(err error) bool {
 	if errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnsupported) {
 		return false
 	}
-	return k.wait || !errors.Is(err, ErrHeld) ||
+	return k.waits() || !errors.Is(err, ErrHeld) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
@@ -218,9 +277,9 @@ func (k *call) explain(err error) error {
 	switch {
 	case k.ctx.Err() != nil:
 		rest = k.withCause(rest)
-	case k.cctx.Err() != nil:
-		return ErrClosed
-	case k.limit > 0 && k.actx.Err() != nil && errors.Is(err, context.DeadlineExceeded):
+	case k.cctx.Err() != nil: // by Close, as the victim of a deadlock, or by the loss of a lease of DoAll
+		return context.Cause(k.cctx)
+	case k.limit() > 0 && k.actx.Err() != nil && errors.Is(err, context.DeadlineExceeded):
 		return k.over(rec, seen, rest)
 	case errors.Is(err, ErrHeld):
 		rest = storeError(k.ctx, rest)
@@ -236,9 +295,9 @@ func (k *call) explain(err error) error {
 // over is the error of a call whose bound ended it.
 func (k *call) over(rec Record, seen bool, err error) error {
 	if !seen {
-		return fmt.Errorf("%w: no answer within %v: %w", ErrUnavailable, k.limit, err)
+		return fmt.Errorf("%w: no answer within %v: %w", ErrUnavailable, k.limit(), err)
 	}
-	over := fmt.Errorf("the wait of %v is over", k.limit)
+	over := fmt.Errorf("the wait of %v is over", k.limit())
 	if err != nil && err != context.DeadlineExceeded { //nolint:errorlint // alone it says nothing more
 		over = fmt.Errorf("%w: %w", over, storeError(k.ctx, err))
 	}

@@ -52,7 +52,8 @@ func (c *Client) inspect(ctx context.Context, key string) (Record, error) {
 }
 
 // List yields the Record of every key that begins with prefix and is held or waited for,
-// in no order, each once. Keys that change meanwhile may be missing. An error is the last
+// in no order, each once. Keys that change meanwhile may be missing. Who waits for whom in a
+// cycle is found by [FindDeadlocks]. An error is the last
 // thing it yields: it wraps ErrUnsupported if the store is no [Admin], or else the errors of
 // [Client.Inspect].
 func (c *Client) List(ctx context.Context, prefix string) iter.Seq2[Record, error] {

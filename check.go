@@ -29,6 +29,9 @@ func CheckRequest(req Request, c Capabilities) error {
 	if err := checkOwner(req.Owner); err != nil {
 		return err
 	}
+	if err := checkUnder(req.Under); err != nil {
+		return err
+	}
 	if err := checkTTL(req.TTL, c); err != nil {
 		return err
 	}
@@ -37,6 +40,14 @@ func CheckRequest(req Request, c Capabilities) error {
 	}
 	if req.Shared && !c.Shared {
 		return unsupported("shared mode", c)
+	}
+	switch d := req.HeadStart; {
+	case d < 0 || d > MaxTTL:
+		return fmt.Errorf("%w: head start %v: must be from 0 to %v", ErrInvalid, d, MaxTTL)
+	case d > 0 && !c.Priority:
+		return unsupported("head starts", c)
+	case d > 0 && !req.Wait:
+		return fmt.Errorf("%w: head start %v without Wait: a try does not stand in line", ErrInvalid, d)
 	}
 	return nil
 }
@@ -67,6 +78,18 @@ func CheckGrant(g Grant) error {
 		return err
 	}
 	return checkOwner(g.Owner)
+}
+
+func checkUnder(owners []string) error {
+	if len(owners) > MaxRecord {
+		return fmt.Errorf("%w: under %d owners: at most %d", ErrInvalid, len(owners), MaxRecord)
+	}
+	for _, owner := range owners {
+		if err := checkOwner(owner); err != nil {
+			return fmt.Errorf("%w: in Under", err)
+		}
+	}
+	return nil
 }
 
 func checkOwner(owner string) error {

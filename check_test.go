@@ -28,6 +28,9 @@ func TestCheckRequest(t *testing.T) {
 		"no TTL":       {func(r *Request) { r.TTL = 0 }, ErrInvalid, "must be positive"},
 		"negative TTL": {func(r *Request) { r.TTL = -time.Second }, ErrInvalid, "TTL -1s"},
 		"short TTL":    {func(r *Request) { r.TTL = time.Microsecond }, ErrInvalid, "store test needs at least 1ms"},
+		"head start":   {func(r *Request) { r.Wait, r.HeadStart = true, 1 }, ErrUnsupported, "store test does not have head starts"},
+		"past":         {func(r *Request) { r.Wait, r.HeadStart = true, -1 }, ErrInvalid, "head start -1ns: must be from 0"},
+		"before all":   {func(r *Request) { r.Wait, r.HeadStart = true, MaxTTL+1 }, ErrInvalid, "to 8784h0m0s"},
 		"shared":       {func(r *Request) { r.Shared = true }, ErrUnsupported, "store test"},
 		"much metadata": {
 			func(r *Request) { r.Metadata = map[string]string{"a": strings.Repeat("x", 4095), "b": ""} },
@@ -43,6 +46,12 @@ func TestCheckRequest(t *testing.T) {
 			require.ErrorContains(t, err, c.says)
 		})
 	}
+	caps.Priority = true
+	good.HeadStart = MaxTTL
+	require.ErrorIs(t, CheckRequest(good, caps), ErrInvalid)
+	require.ErrorContains(t, CheckRequest(good, caps), "without Wait")
+	good.Wait = true
+	require.NoError(t, CheckRequest(good, caps))
 	for _, key := range []string{"/", "{}", "}", "..", "\x00", "\n", "ü", strings.Repeat("k", MaxKeyLen)} {
 		require.NoError(t, CheckKey(key))
 	}

@@ -8,10 +8,12 @@ import (
 // Client takes locks at a store. Make one with [New] for each store, and keep it: it renews
 // all its leases from one timer. It is safe for concurrent use.
 //
-// Every error for a key is an *Error, except that Do and TryDo return their function's error
-// as it is. A call that does not get the lock returns an *Error around one of these:
+// Every error for a key is an *Error, except that Do, TryDo, DoAll and Lead return their
+// function's error as it is. A call that does not get the lock returns an *Error around one of
+// these:
 //
-//   - ErrInvalid, ErrUnsupported, ErrDeadlock or ErrClosed: before anything was sent.
+//   - ErrInvalid, ErrUnsupported or ErrClosed: before anything was sent.
+//   - ErrDeadlock: before anything was sent, or after a wait ([WithDeadlockDetection]).
 //   - ErrHeld: the store has shown that somebody else holds the key. The call did not wait,
 //     or [WithWait] has ended its wait.
 //   - ErrUnavailable: the store has failed, or has not answered in time.
@@ -26,26 +28,27 @@ type Client struct {
 	cfg    config
 	err    error
 	engine engine
+
+	detector Admin // for WithDeadlockDetection; nil if the store shows nobody who waits
 }
 
 // New returns a Client of l; opts are the defaults of its calls. Err and every call report an
 // option that is not valid. WithShared is not valid here.
 func New(l Locker, opts ...Option) *Client {
-	c := &Client{cfg: defaults()}
+	c := &Client{cfg: defaults().with(opts)}
+	c.cfg.given = 0
 	if l == nil {
 		c.err = fmt.Errorf("%w: Locker is nil", ErrInvalid)
 		return c
 	}
 	c.caps = l.Capabilities()
-	cfg, err := c.cfg.with(opts, c.caps)
-	if err == nil {
-		err = cfg.check(c.caps)
+	if c.caps.FIFO {
+		c.detector, _ = As[Admin](l)
 	}
-	if err == nil && cfg.shared {
-		err = fmt.Errorf("%w: WithShared given to New: a lock is shared by call", ErrInvalid)
+	c.err = c.check(&c.cfg)
+	if c.err == nil && c.cfg.shared {
+		c.err = fmt.Errorf("%w: WithShared given to New: give it to a call", ErrInvalid)
 	}
-	c.cfg, c.err = *cfg, err
-	c.cfg.given = 0
 	c.id = newID()
 	c.engine.init(l)
 	return c
@@ -78,6 +81,12 @@ func (c *Client) Err() error {
 // itself: it returns ErrDeadlock at once, unless [WithReentrant] says otherwise. With the
 // ctx that was outside of that fn, Do cannot know, and waits; the *HeldError and the
 // EventContended then say that this very Client holds the key.
+//
+// A nested call, whose ctx comes from the fn of a Do on another key, must not wait for one who
+// waits for that key in turn. If it would close such a cycle among the leases and the waits of
+// this Client, it returns ErrDeadlock at once, before anything is sent: a *DeadlockError that
+// names the cycle. The others in it go on waiting. [WithDeadlockDetection] ends cycles through
+// other Clients, or through a writer ahead in line, and [FindDeadlocks] shows them.
 func (c *Client) Do(ctx context.Context, key string, fn func(context.Context, *Lease) error, opts ...Option) error {
 	return c.do(ctx, opDo, key, fn, opts)
 }
@@ -106,7 +115,7 @@ func (c *Client) lock(ctx context.Context, op operation, key string, opts []Opti
 		return nil, op.fail(key, err)
 	}
 	k := new(call).init(ctx, c, op, key, cfg)
-	if _, err := k.outer(fnContextOf(ctx)); err != nil {
+	if _, err := k.outer(); err != nil {
 		return nil, k.failed(nil, err)
 	}
 	k.cctx, k.cancel = context.WithCancelCause(ctx)
@@ -126,11 +135,31 @@ func (c *Client) config(ctx context.Context, op operation, key string, opts []Op
 	if err := CheckKey(key); err != nil {
 		return nil, err
 	}
-	cfg, err := c.cfg.with(opts, c.caps)
+	cfg, err := c.with(opts)
 	if err != nil {
 		return nil, err
 	}
 	return cfg, cfg.fits(op)
+}
+
+// with is c's configuration changed by opts, and checked; c's own if there are none.
+func (c *Client) with(opts []Option) (*config, error) {
+	if len(opts) == 0 {
+		return &c.cfg, nil
+	}
+	cfg := c.cfg.with(opts)
+	return &cfg, c.check(&cfg)
+}
+
+// check returns an error if cfg breaks a rule, or asks for what the store does not have.
+func (c *Client) check(cfg *config) error {
+	if err := cfg.check(c.caps); err != nil {
+		return err
+	}
+	if cfg.detect > 0 && c.detector == nil {
+		return unsupported("deadlock detection: it needs FIFO and an Admin", c.caps)
+	}
+	return nil
 }
 
 func (c *Client) usable(ctx context.Context) error {
@@ -145,19 +174,13 @@ func (c *Client) usable(ctx context.Context) error {
 
 func (k *call) init(ctx context.Context, c *Client, op operation, key string, cfg *config) *call {
 	k.c, k.ctx, k.op, k.key, k.cfg = c, ctx, op, key, cfg
-	k.wait = !op.try() && cfg.wait != 0
-	switch {
-	case !k.wait:
-		k.limit = cfg.ttl
-	case cfg.wait > 0:
-		k.limit = cfg.wait
-	}
 	return k
 }
 
 // outer decides about a lease of k's key that its ctx carries: see Lease.nested.
-func (k *call) outer(c *fnContext) (*Lease, error) {
-	l := c.holding(&k.c.engine, k.key)
+func (k *call) outer() (*Lease, error) {
+	k.under = fnContextOf(k.ctx)
+	l := k.under.holding(&k.c.engine, k.key)
 	if l == nil {
 		return nil, nil
 	}

@@ -35,7 +35,8 @@ func (c *closing) leave(l *Lease) {
 // Close ends the Client's work. New calls get ErrClosed, and so do those that wait; the
 // contexts of all leases end, with ErrClosed as their cause. Close waits for the functions
 // of Do, keeping their leases renewed. Then it releases all leases, and returns when the
-// store has confirmed that, and all releases that were under way or had failed before.
+// store has confirmed that, and all releases that were under way or had failed before. A key
+// that is kept ([WithMinHold]) it leaves to its TTL.
 //
 // If ctx ends before, Close returns an error that wraps ctx's. If the store refuses a
 // release for good, as when its client was closed first, Close does not wait, and returns an
@@ -43,10 +44,10 @@ func (c *closing) leave(l *Lease) {
 // runs in the background any more then.
 //
 // Close may be called again, and by several goroutines: it gives up when the last of them
-// does. Afterwards no goroutine of the Client is left but a call to a store that ignores its
-// ctx, and a running Observer, which may be the one that called Close. The Locker stays
-// open, since other Clients may share it. The function of a Do must not call Close, which
-// would wait for it.
+// does. Afterwards no goroutine of the Client is left, except a call to a store that ignores its
+// ctx and an Observer that is still running, which may have called Close. The Locker stays open,
+// since other Clients may share it. The function of a Do must not call Close: Close would wait
+// for it.
 func (c *Client) Close(ctx context.Context) error {
 	if err := c.usable(ctx); err != nil {
 		return err
@@ -92,12 +93,16 @@ func (e *engine) closed() bool {
 func (s *section) close() {
 	e := s.e
 	e.closing.phase, e.closing.done = draining, make(chan struct{})
+	s.note(chore{cancel: e.shut})
 	for k := range e.calls {
 		s.note(chore{ends: [2]context.CancelCauseFunc{k.cancel}, cause: ErrClosed})
 	}
-	for _, l := range e.heap {
-		if l.state == held {
+	for _, l := range slices.Clone(e.heap) {
+		switch {
+		case l.state == held:
 			s.end(l, ErrClosed)
+		case s.keeps(l):
+			s.leaveToTTL(l)
 		}
 	}
 }
@@ -141,7 +146,7 @@ func (s *section) halt(why error) {
 		}
 		if l.untold() {
 			l.failure = why
-			s.tellEnd(context.Background(), l, why)
+			s.tellEnd(caller{ctx: context.Background()}, l, why)
 		}
 		s.to(l, ending, never)
 	}

@@ -121,3 +121,26 @@ func perKey(count int, fill func() any) int {
 	runtime.KeepAlive(v)
 	return (after - before) / count
 }
+
+// BenchmarkDoAll compares a DoAll of three keys with a Do.
+func BenchmarkDoAll(b *testing.B) {
+	ctx := context.Background()
+	c := lock.New(memory.New())
+	keys := []string{"a", "b", "c"}
+	b.Run("Do", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := c.Do(ctx, "a", nothing); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("DoAll", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := c.DoAll(ctx, keys, func(context.Context, []*lock.Lease) error { return nil }); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

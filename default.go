@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"iter"
 	"sync/atomic"
 )
 
@@ -32,6 +33,15 @@ func TryDo(ctx context.Context, key string, fn func(context.Context, *Lease) err
 	return c.TryDo(ctx, key, fn, opts...)
 }
 
+// DoAll calls [Client.DoAll] on the default Client. Without one it returns ErrNoDefault.
+func DoAll(ctx context.Context, keys []string, fn func(context.Context, []*Lease) error, opts ...Option) error {
+	c := Default()
+	if c == nil {
+		return opDoAll.fail(firstOf(keys), ErrNoDefault)
+	}
+	return c.DoAll(ctx, keys, fn, opts...)
+}
+
 // Lock calls [Client.Lock] on the default Client. Without one it returns ErrNoDefault.
 func Lock(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 	c := Default()
@@ -48,4 +58,26 @@ func TryLock(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 		return nil, opTryLock.fail(key, ErrNoDefault)
 	}
 	return c.TryLock(ctx, key, opts...)
+}
+
+// Lead calls [Client.Lead] on the default Client. Without one it returns ErrNoDefault.
+func Lead(ctx context.Context, key string, fn func(context.Context, *Lease) error, opts ...Option) error {
+	c := Default()
+	if c == nil {
+		return opLead.fail(key, ErrNoDefault)
+	}
+	return c.Lead(ctx, key, fn, opts...)
+}
+
+// Watch calls [Client.Watch] on the Client that is the default when the loop begins. Without
+// one it yields ErrNoDefault.
+func Watch(ctx context.Context, key string) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		c := Default()
+		if c == nil {
+			yield(Record{}, opWatch.fail(key, ErrNoDefault))
+			return
+		}
+		c.Watch(ctx, key)(yield)
+	}
 }

@@ -11,7 +11,7 @@ import (
 // with what the store has not confirmed.
 const doBound = 5 * time.Second
 
-// doCall is a Do or TryDo: all that it needs in one allocation.
+// doCall is a Do or TryDo, or a term of Lead: all that it needs in one allocation.
 type doCall struct {
 	call
 	lease Lease
@@ -37,31 +37,36 @@ func (c *Client) do(ctx context.Context, op operation, key string, fn func(conte
 	}
 	d := new(doCall)
 	k := d.init(ctx, c, op, key, cfg)
-	outer := fnContextOf(ctx)
-	l, err := k.outer(outer)
+	l, err := k.outer()
 	if err != nil {
 		return k.failed(nil, err)
 	}
 	if l != nil {
 		return l.runNested(ctx, op, fn)
 	}
-	k.cctx, k.cancel = context.WithCancelCause(ctx)
-	l, err = k.acquire(&d.lease)
+	if err := d.take(); err != nil {
+		return err
+	}
+	lost, err := d.run(fn)
+	return op.join(key, err, lost)
+}
+
+// take acquires the lease for fn.
+func (d *doCall) take() error {
+	d.cctx, d.cancel = context.WithCancelCause(d.ctx)
+	l, err := d.acquire(&d.lease)
 	if err != nil {
 		return err
 	}
-	d.fn = fnContext{Context: k.cctx, lease: l, outer: outer}
-	return d.run(fn)
+	d.fn = fnContext{Context: d.cctx, lease: l, outer: d.under}
+	return nil
 }
 
 // run runs fn and releases, also if fn panics or ends its goroutine: without recover, so
-// that a panic keeps its stack.
-func (d *doCall) run(fn func(context.Context, *Lease) error) (err error) {
-	defer func() {
-		lost := d.end()
-		err = d.op.join(d.key, err, lost)
-	}()
-	return fn(&d.fn, d.fn.lease)
+// that a panic keeps its stack. lost is the loss of the lease, nil if there was none.
+func (d *doCall) run(fn func(context.Context, *Lease) error) (lost, err error) {
+	defer func() { lost = d.end() }()
+	return nil, fn(&d.fn, d.fn.lease)
 }
 
 // join is fn's error with the loss of its lease, which may be nil: told once, so only if
@@ -80,12 +85,7 @@ func (o operation) join(key string, err, lost error) error {
 // has not confirmed is no error: the lock was held to the end, and the caller would
 // repeat finished work.
 func (d *doCall) end() error {
-	// The caller's values but not its end: a lock must be released all the more when the
-	// work was canceled.
-	d.after.Context = d.ctx
-	ctx, cancel := context.WithCancel(&d.after)
-	defer cancel()
-	err := d.fn.lease.finish(parting{ctx, cancel, min(doBound, d.cfg.ttl), d.ctx})
+	err := d.release(d.fn.lease, &d.after)
 	d.leave()
 	if errors.Is(err, ErrLost) {
 		return err

@@ -199,3 +199,29 @@ func TestDoDetachesItsRelease(t *testing.T) {
 		require.ErrorIs(t, kept.Err(), context.Canceled)
 	})
 }
+
+// Do's ctx ends when the Client hears that the lock was forced: at once if the store tells it,
+// else at the next renewal. Until then another may hold the key beside it.
+func TestDoHearsOfAForcedLoss(t *testing.T) {
+	for _, early := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake()
+			f.caps.EarlyLoss = early
+			err := client(t, f).Do(t.Context(), "k", func(ctx context.Context, _ *Lease) error {
+				forced := time.Now()
+				f.force("k", true)
+				<-ctx.Done()
+				after := time.Since(forced)
+				if early {
+					require.Zero(t, after)
+					return nil
+				}
+				require.Len(t, f.sent("renew"), 1)
+				require.Equal(t, f.sent("renew")[0].at, time.Now())
+				require.LessOrEqual(t, after, ttlTen/3)
+				return nil
+			})
+			require.ErrorIs(t, err, ErrLost)
+		})
+	}
+}

@@ -20,6 +20,8 @@ type engine struct {
 	name  string          // Capabilities.Store
 	bg    context.Context // of calls in the background; ends when Close is done or gives up
 	stop  context.CancelCauseFunc
+	open  context.Context // ends when Close begins
+	shut  context.CancelFunc
 
 	mu      sync.Mutex
 	clock   clock
@@ -29,15 +31,20 @@ type engine struct {
 	timer   *time.Timer
 	timerAt time.Duration // when it fires by the monotonic clock; never if it is not set
 	calls   map[*call]struct{}
-	closing closing
+	waits   map[string]*call // those that wait under leases, by key: see waitUnder.also
+
+	looking   bool // for deadlocks
+	lookAfter time.Duration
+	closing   closing
 }
 
 // init makes e ready. There is no timer before the first call.
 func (e *engine) init(store Locker) {
 	e.store, e.name = store, store.Capabilities().Store
 	e.bg, e.stop = context.WithCancelCause(context.Background())
+	e.open, e.shut = context.WithCancel(context.Background())
 	e.clock.read = systemClock
-	e.calls = make(map[*call]struct{})
+	e.calls, e.waits = make(map[*call]struct{}), make(map[string]*call)
 	e.timerAt = never
 }
 
@@ -60,6 +67,15 @@ type chore struct {
 	cancel func()
 	tell   *Lease
 }
+
+// caller is who waits for a call: his ctx, which is for Observers only, and its error from
+// before the section, in which that must not be asked.
+type caller struct {
+	ctx   context.Context
+	ended error
+}
+
+func callerOf(ctx context.Context) caller { return caller{ctx, ctx.Err()} }
 
 func (s *section) enter(e *engine) {
 	*s = section{e: e}
@@ -121,7 +137,7 @@ func (c *chore) observe() {
 func (s *section) arm() {
 	e := s.e
 	if e.closing.phase == stopped || len(e.heap)+len(e.calls) == 0 {
-		return // nor is there anything to look at the clock for
+		return // nothing needs the clock
 	}
 	at := s.now + lookEvery
 	if len(e.heap) > 0 {
@@ -186,7 +202,7 @@ func (s *section) dispatch() {
 func (s *section) attempt(l *Lease) time.Duration {
 	left, ttl := l.until-s.now, l.ttl()
 	switch {
-	case l.op != nil:
+	case l.op != nil, s.keeps(l):
 		return 0
 	case l.state == held:
 		return min(left, ttl/6, max(left/3, ttl/30))
@@ -205,7 +221,7 @@ func (e *engine) work(ctx context.Context, l *Lease, o *op, g Grant) {
 	var s section
 	s.enter(e)
 	e.limiter.end(&o.slot)
-	s.answered(context.Background(), l, o, g, err)
+	s.answered(caller{ctx: context.Background()}, l, o, g, err)
 	s.leave()
 }
 
@@ -225,7 +241,18 @@ func (e *engine) send(ctx context.Context, o *op, g Grant) (Grant, error) {
 func (e *engine) held() []*Lease {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(e.heap), func(l *Lease) bool { return l.state != held || l.ended != nil })
+	return slices.DeleteFunc(slices.Clone(e.heap), func(l *Lease) bool { return !l.live() })
+}
+
+// sleep pauses for d, or until ctx ends or Close begins.
+func (e *engine) sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	case <-e.open.Done():
+	}
 }
 
 // leaseHeap is ordered by at.

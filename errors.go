@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -31,7 +32,9 @@ var (
 	ErrReleased = errors.New("lock: released")
 	// ErrClosed says that the Client or the store is closed.
 	ErrClosed = errors.New("lock: closed")
-	// ErrDeadlock says that the call would wait for itself, since its ctx holds the key.
+	// ErrDeadlock says that the call would wait for itself: its ctx holds the key, a DoAll would
+	// take one out of order, or those who hold it wait for what the call has. In the last case
+	// the error is a *DeadlockError.
 	ErrDeadlock = errors.New("lock: deadlock")
 	// ErrInvalid says that an argument or an option breaks a rule. Nothing was sent, unless
 	// only the TTL that the store granted broke it: then the grant is undone.
@@ -44,11 +47,11 @@ var (
 )
 
 // Error says which operation failed on which key. Every error that a [Client] or a [Lease]
-// returns for a key is one, except that Do and TryDo return their function's error as it
-// is.
+// returns for a key is one, except that Do, TryDo, DoAll and Lead return their function's error
+// as it is.
 type Error struct {
-	Op  string // do, trydo, lock, trylock, renew, release, inspect, list or force
-	Key string // of List the prefix
+	Op  string // do, trydo, doall, lock, trylock, lead, renew, release, inspect, watch, list or force
+	Key string // of List the prefix; of DoAll the one that was in the way, or was lost
 	Err error
 }
 
@@ -60,10 +63,9 @@ func (e *Error) Error() string {
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Refused reports whether err, as Do, TryDo, Lock or TryLock has returned it for key, says
-// that this very call did not get key because somebody else holds it. It tells a refusal
-// from an error of Do's function, which may be ErrHeld as well if the function asked for
-// another key:
+// Refused reports whether err, as Do, TryDo, DoAll, Lock or TryLock has returned it, says that
+// this very call did not get key because somebody else holds it. It tells a refusal from an
+// error of Do's function, which may be ErrHeld as well if the function asked for another key:
 //
 //	err := lock.TryDo(ctx, "report", build)
 //	if lock.Refused(err, "report") {
@@ -132,18 +134,19 @@ func (h Holder) describe() string {
 	if h.ExpiresIn >= 0 {
 		facts = append(facts, "expires in "+h.ExpiresIn.Round(time.Millisecond).String())
 	}
-	names := make([]string, 0, len(h.Metadata))
-	for k := range h.Metadata {
-		names = append(names, k)
-	}
-	slices.Sort(names)
-	for _, k := range names {
-		facts = append(facts, fmt.Sprintf("%s=%q", k, h.Metadata[k]))
-	}
+	facts = append(facts, metadataFacts(h.Metadata)...)
 	if len(facts) > 0 {
 		b.WriteString(" (" + strings.Join(facts, ", ") + ")")
 	}
 	return b.String()
+}
+
+// metadataFacts are name="value", in the order of the names.
+func metadataFacts(m map[string]string) (facts []string) {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		facts = append(facts, fmt.Sprintf("%s=%q", k, m[k]))
+	}
+	return facts
 }
 
 // LostReason says how a grant was lost.
@@ -216,8 +219,11 @@ func (e *StaleError) Is(target error) bool { return target == ErrStale }
 
 // storeError is an error of the store as the Client returns it: ErrUnavailable, unless it
 // says something about the lock, or that ctx has ended.
-func storeError(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+func storeError(ctx context.Context, err error) error { return callerOf(ctx).storeError(err) }
+
+// storeError is the function of that name, also for a section.
+func (c caller) storeError(err error) error {
+	if err == nil || c.ended != nil && errors.Is(err, c.ended) {
 		return err
 	}
 	for _, known := range []error{ErrHeld, ErrLost, ErrUnavailable, ErrClosed, ErrInvalid, ErrUnsupported} {
@@ -226,6 +232,16 @@ func storeError(ctx context.Context, err error) error {
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// final reports whether no other try can help.
+func final(err error) bool {
+	for _, known := range []error{ErrInvalid, ErrUnsupported, ErrDeadlock, ErrClosed} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
 }
 
 // bare is err's message without the prefix that the message around it has already.

@@ -41,6 +41,14 @@ func assertNoError(t *testing.T, err error) {
 	}
 }
 
+// assertIs is require.ErrorIs for goroutines beside the test's.
+func assertIs(t *testing.T, err, target error) {
+	t.Helper()
+	if !errors.Is(err, target) {
+		t.Errorf("%v, want %v", err, target)
+	}
+}
+
 // A release whose ctx ends goes on in the background, also when Close has begun.
 func TestReleaseGoesOnWhileClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -124,6 +132,29 @@ func TestCloseNamesWhatItLeft(t *testing.T) {
 		require.ErrorContains(t, err, `1 lock is left to its TTL: "k": store unavailable: connection reset`)
 		synctest.Wait()
 		require.Equal(t, []string{"granted", "released"}, seen.kinds(), "events come in pairs")
+	})
+}
+
+// What the store has said of one lease is not hidden by another, which it has not answered.
+func TestCloseTellsTheStoresError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := New(f, WithTTL(ttlTen))
+		mustLock(t, c, "frozen")
+		mustLock(t, c, "failed")
+		f.onRelease(func(ctx context.Context, g Grant, _ releaseFunc) error {
+			if g.Key == "failed" && len(f.sent("release")) <= 2 {
+				return errIO
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := c.Close(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, errIO)
+		require.ErrorContains(t, err, `2 locks are left to their TTL: "frozen", "failed": store unavailable: connection reset`)
 	})
 }
 
@@ -242,18 +273,61 @@ func TestContextThatAsksItsLease(t *testing.T) {
 	f := newFake()
 	c := client(t, f, WithObserver(new(recorder)))
 	l := mustLock(t, c, "k")
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	ends(t, func() {
 		ctx := &nosyContext{context.Background(), func() { _ = l.Err(); _ = l.Deadline() }}
 		assertNoError(t, l.Renew(ctx))
 		assertNoError(t, c.Do(ctx, "l", func(ctx context.Context, l *Lease) error { return l.Renew(ctx) }))
-		_, err := c.Lock(ctx, "k", WithWait(time.Millisecond))
-		if !errors.Is(err, ErrHeld) {
-			t.Error(err)
-		}
+		assertIs(t, errOf(c.Lock(ctx, "k", WithWait(time.Millisecond))), ErrHeld)
 		assertNoError(t, l.Release(ctx))
 		assertNoError(t, c.Close(ctx))
+	})
+}
+
+// Nor does it run there when a call fails, and it matters whether his ctx has ended.
+func TestContextThatAsksItsLeaseInTrouble(t *testing.T) {
+	for name, call := range map[string]func(c *Client, f *fake, l *Lease, ctx *nosyContext) (got, want error){
+		"renew": func(_ *Client, _ *fake, l *Lease, ctx *nosyContext) (_, _ error) {
+			return l.Renew(ctx), ErrUnavailable
+		},
+		"release": func(_ *Client, _ *fake, l *Lease, ctx *nosyContext) (_, _ error) {
+			return l.Release(ctx), ErrUnavailable
+		},
+		"do": func(c *Client, _ *fake, _ *Lease, ctx *nosyContext) (_, _ error) {
+			return c.Do(ctx, "l", func(context.Context, *Lease) error { return errWork }), errWork
+		},
+		"a grant that comes when ctx has ended": func(c *Client, f *fake, _ *Lease, ctx *nosyContext) (_, _ error) {
+			var end context.CancelCauseFunc
+			ctx.Context, end = context.WithCancelCause(ctx.Context)
+			f.onAcquire(func(ctx context.Context, r Request, acquire acquireFunc) (Grant, error) {
+				defer end(errWork)
+				return acquire(ctx, r)
+			})
+			return errOf(c.Lock(ctx, "l")), errWork
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake()
+			c := New(f, WithObserver(new(recorder)))
+			l := mustLock(t, c, "k")
+			f.onRenew(failRenew)
+			f.onRelease(failRelease)
+			ends(t, func() {
+				got, want := call(c, f, l, &nosyContext{context.Background(), func() { _ = l.Err() }})
+				assertIs(t, got, want)
+				f.onRelease(plainRelease)
+				assertNoError(t, c.Close(context.Background()))
+			})
+		})
+	}
+}
+
+// ends fails t if f waits for itself.
+func ends(t *testing.T, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
 	}()
 	select {
 	case <-done:

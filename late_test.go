@@ -28,3 +28,54 @@ func TestAnswerAtTheDeadline(t *testing.T) {
 		}
 	})
 }
+
+// TestLostBeforeItIsHeld: the store tells a loss, and only then does Acquire return. The grant
+// that it returns may be one that it made anew when it sent the request again: nobody gets it,
+// so it is released, and a call that waits does not wait for itself.
+func TestLostBeforeItIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		anew := func(ctx context.Context, req Request, acquire acquireFunc) (Grant, error) {
+			if g, err := acquire(ctx, req); err != nil {
+				return g, err
+			}
+			f.force("k", true)
+			return acquire(ctx, req)
+		}
+		f.onAcquire(anew)
+		c := client(t, f)
+		_, err := c.TryLock(t.Context(), "k")
+		lostAs(t, ReasonForced, err)
+		synctest.Wait()
+		require.False(t, f.held("k"))
+
+		first := true
+		f.onAcquire(func(ctx context.Context, req Request, acquire acquireFunc) (Grant, error) {
+			if first {
+				first = false
+				return anew(ctx, req, acquire)
+			}
+			return acquire(ctx, req)
+		})
+		begun := time.Now()
+		_, err = c.Lock(t.Context(), "k")
+		require.NoError(t, err)
+		require.Less(t, time.Since(begun), ttlTen/2)
+	})
+}
+
+// TestRenewedAfterTheLoss: a loss is told while a renewal is on its way, which succeeds all
+// the same. What it has prolonged nobody holds any more.
+func TestRenewedAfterTheLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.onRenew(func(_ context.Context, g Grant, renew renewFunc) (Grant, error) {
+			f.sent("acquire")[0].req.Lost(ReasonTaken)
+			return renew(context.Background(), g)
+		})
+		l := mustLock(t, client(t, f), "k")
+		lostAs(t, ReasonTaken, l.Renew(t.Context()))
+		synctest.Wait()
+		require.False(t, f.held("k"))
+	})
+}

@@ -48,6 +48,8 @@ type Lease struct {
 	index int           // in the heap; -1 outside
 	op    *op           // the call in flight
 
+	keepUntil time.Duration // it is not released before: the minimum hold
+
 	retries int   // calls that failed since the last success
 	failure error // of the last of them
 
@@ -157,20 +159,21 @@ func (l *Lease) renew(ctx context.Context) error {
 	s.leave()
 
 	g, err := l.e.send(sent, o, g)
+	c := callerOf(ctx)
 	s.enter(l.e)
-	s.answered(ctx, l, o, g, err)
+	s.answered(c, l, o, g, err)
 	if l.ended != nil {
 		err = l.ended
 	}
 	s.leave()
-	return storeError(ctx, err)
+	return c.storeError(err)
 }
 
 // Release ends the lease. Its contexts end first, with ErrReleased, before the store is
 // asked; a renewal in flight is canceled and waited for.
 //
-// It returns nil if the lock is released, and a *LostError if it had been lost before: then
-// too if only the release has shown it. Otherwise, after ErrUnavailable or ctx's error, the
+// It returns nil if the lock is released, and a *LostError if it had been lost before, even if
+// only the release has shown that. Otherwise, after ErrUnavailable or ctx's error, the
 // lock may be held for a TTL at most, and the Client goes on releasing it in the background
 // until then. Release may be called again, and returns promptly if ctx ends or has ended.
 func (l *Lease) Release(ctx context.Context) error {
@@ -188,7 +191,11 @@ func (l *Lease) release(ctx context.Context) error {
 	var s section
 	s.enter(l.e)
 	s.letGo(l)
+	kept := s.keeps(l) && l.lost == nil
 	s.leave()
+	if kept {
+		return nil
+	}
 	if ended != nil {
 		return l.outcomeOr(ctx, fmt.Errorf("%w: the release goes on in the background", ended))
 	}
@@ -231,6 +238,10 @@ func (l *Lease) finish(p parting) error {
 			s.leave()
 			return l.outcomeOr(p.caller, nil)
 		}
+		if s.keeps(l) {
+			s.leave()
+			return nil
+		}
 		if l.op == nil {
 			break
 		}
@@ -252,8 +263,9 @@ func (l *Lease) finish(p parting) error {
 		p.ctx = ctx
 	}
 	g, err := l.e.send(p.ctx, o, g)
+	c := callerOf(p.caller)
 	s.enter(l.e)
-	s.answered(p.caller, l, o, g, err)
+	s.answered(c, l, o, g, err)
 	s.leave()
 	if err == nil {
 		return nil

@@ -85,6 +85,11 @@ import (
 //     a dead one must not block the line for longer than that.
 //   - Nobody passes a waiting writer. Where FIFO is declared, a shared try must be
 //     refused while an exclusive waiter is in line.
+//   - A head start is a place in line. Where Priority is declared, waiters must be served
+//     in the order of their arrival minus Request.HeadStart, by the store's clock, and
+//     equal ones in the order of arrival. So nobody is overtaken by one who came later
+//     than the largest head start. A request that is sent again must keep its place; one
+//     whose place was lost arrives anew, with its head start.
 //   - Wake-ups are hints. A release must wake the next waiter promptly if Push is
 //     declared, and a lost wake-up must cost no more than a bounded recheck. After any
 //     wait the claim must be verified, and Start taken before the verification was
@@ -152,8 +157,14 @@ type Request struct {
 	Shared bool
 	// Wait asks to stand in line until ctx ends, instead of ErrHeld.
 	Wait bool
+	// HeadStart asks for the place in line of a request that came this much earlier, at
+	// most MaxTTL. Without Wait it must be 0: a try stands in no line.
+	HeadStart time.Duration
 	// Metadata says who and why; Inspect shows it. At most MaxMetadataLen bytes.
 	Metadata map[string]string
+	// Under are the owners of what the caller holds while it waits, at most MaxRecord. Where
+	// Inspect and List show the line, Waiter.Under shows them. They decide nothing.
+	Under []string
 	// Waiting, if not nil, is called once when the wait begins, with what is known of
 	// holders and line. It must not cost the store an extra round trip.
 	Waiting func(Record)
@@ -203,6 +214,7 @@ type Waiter struct {
 	Shared   bool
 	Waited   time.Duration
 	Metadata map[string]string
+	Under    []string // as in its Request: what it holds meanwhile
 }
 
 // Survival is a set of faults that a promise outlives.
@@ -243,6 +255,7 @@ type Capabilities struct {
 	Store         string        // its name, for people
 	Shared        bool          // Request.Shared is served
 	FIFO          bool          // waiters are served in the order of arrival
+	Priority      bool          // Request.HeadStart is served
 	Push          bool          // a waiter is woken, it does not poll
 	EarlyLoss     bool          // Request.Lost is called
 	MinTTL        time.Duration // less is ErrInvalid before any I/O
@@ -264,6 +277,24 @@ type Admin interface {
 	// returns ErrLost when owner does not hold key. The holder may still be working:
 	// only fenced resources are safe.
 	ForceRelease(ctx context.Context, key, owner string) error
+}
+
+// Watcher tells when a key has changed. It is optional: [Client.Watch] uses it, and [As] finds
+// it. Without one, Watch looks by itself now and then.
+type Watcher interface {
+	// Watch calls changed once it can tell of every change of key from then on, and again
+	// after each: when anybody gets key, loses it or lets it go, joins the line or leaves
+	// it. Renewals are no changes. It may leave out an expiry if Inspect gives Holder.ExpiresIn,
+	// from which the caller knows of it. One call may stand for several changes, or for none.
+	// The caller learns what has changed from an Inspect that it sends after the call.
+	//
+	// It must make no request while nothing changes, and call changed under no mutex, by
+	// one goroutine at a time, and not after it has returned. changed does not block.
+	//
+	// It returns only with an error: ctx's, ErrInvalid, ErrClosed, ErrUnsupported where this
+	// Locker does not push, and else the store's, as soon as it knows that changes may have
+	// been missed, as by a connection that broke. Then the caller looks, and watches anew.
+	Watch(ctx context.Context, key string, changed func()) error
 }
 
 // As finds a T, such as an [Admin], in l or in what l wraps. It tries l itself, then what l's

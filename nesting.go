@@ -8,7 +8,8 @@ import (
 )
 
 // fnContext is the ctx of Do's function. It ends with the caller's and with the lease. It
-// carries the lease, by which a nested Do on the same key is recognized.
+// carries the lease, by which a nested Do on the same key is recognized. That of DoAll is a
+// chain of them, one for each lease.
 type fnContext struct {
 	context.Context
 	lease *Lease
@@ -48,7 +49,7 @@ func (l *Lease) nested(op operation, cfg *config) (*Lease, error) {
 	switch {
 	case errors.Is(err, ErrReleased):
 		return nil, nil
-	case !op.runs() || !cfg.reentrant:
+	case !op.nests() || !cfg.reentrant:
 		if err != nil {
 			return nil, nil // it holds nothing to wait for any more
 		}
@@ -56,7 +57,7 @@ func (l *Lease) nested(op operation, cfg *config) (*Lease, error) {
 	case err != nil:
 		return nil, err
 	case l.grant.Shared && !cfg.shared:
-		return nil, fmt.Errorf("%w: ctx holds the key in shared mode, which an exclusive one would wait for", ErrDeadlock)
+		return nil, fmt.Errorf("%w: ctx holds the key in shared mode, and an exclusive lock would wait for it", ErrDeadlock)
 	}
 	return l, cfg.nests(l.cfg)
 }
@@ -72,6 +73,8 @@ func (c *config) nests(outer *config) error {
 		return another("TTL", c.ttl, outer.ttl)
 	case g.has(givenDrift) && c.drift != outer.driftOf(outer.ttl):
 		return another("drift", c.drift, outer.driftOf(outer.ttl))
+	case g.has(givenMinHold) && c.minHold != outer.minHold:
+		return another("WithMinHold", c.minHold, outer.minHold)
 	case g.has(givenRenewal) && c.renewal != outer.renewal:
 		return another("WithRenewal", c.renewal, outer.renewal)
 	case g.has(givenMetadata) && !maps.Equal(c.metadata, outer.metadata):

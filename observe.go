@@ -29,12 +29,15 @@ type EventKind uint8
 //   - EventContended is followed by exactly one EventGranted or EventFailed of the
 //     same Owner. An EventGranted or EventFailed may also come without it.
 //   - EventGranted is followed by exactly one EventLost, EventReleased or
-//     EventReleasedLost of the same Owner.
+//     EventReleasedLost of the same Owner. With [WithMinHold] that comes when the key is
+//     released, not when Do returns; from Close, which leaves the key to its TTL, it is an
+//     EventReleased with ErrClosed.
 //
 // A Do, TryDo, Lock or TryLock whose arguments are valid ends with an EventGranted or an
 // EventFailed. A grant that arrives too late is granted and lost; the call then asks again
-// with another Owner, or ends with an EventFailed without an Owner. A nested call that
-// runs under an outer lease ([WithReentrant]) has no events.
+// with another Owner, or ends with an EventFailed without an Owner. A DoAll has the
+// events of one such call for each key that it asks for. A nested call that runs under an outer lease
+// ([WithReentrant]) has no events.
 const (
 	EventContended    EventKind = iota + 1 // the key is held, and the call waits
 	EventGranted                           // the lease begins
@@ -42,7 +45,7 @@ const (
 	EventRenewed                           // the lease's TTL was restarted
 	EventRenewFailed                       // one renewal failed, and will be retried; Err says why
 	EventLost                              // the lease was lost; Err is a *LostError
-	EventReleased                          // the lease was released; Err is the store's if it has not confirmed
+	EventReleased                          // the lease was released, after its minimum hold; Err is the store's if it has not confirmed
 	EventReleasedLost                      // the store had lost the lease before its release; Err is a *LostError
 )
 
@@ -70,7 +73,7 @@ type Event struct {
 
 	Queue      int           // EventContended: how many waiters are ahead
 	SameClient bool          // EventContended, EventFailed: a lease of this Client holds the key
-	Waited     time.Duration // EventContended, EventGranted, EventFailed: since the call began
+	Waited     time.Duration // EventContended, EventGranted, EventFailed: since the call began to ask for Key
 	Held       time.Duration // EventLost, EventReleased, EventReleasedLost: since the grant began
 	Slack      time.Duration // EventRenewed, EventRenewFailed: until the deadline before the renewal
 	Err        error

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// Defaults of the options.
-const (
-	DefaultTTL = 15 * time.Second
+// DefaultTTL is the TTL of a lock for which [WithTTL] sets no other.
+const DefaultTTL = 15 * time.Second
 
+const (
 	shortestPause = 50 * time.Millisecond
 	longestPause  = time.Second
 )
@@ -29,8 +29,11 @@ type config struct {
 	ttl        time.Duration
 	drift      time.Duration // negative: the default, a function of the TTL
 	wait       time.Duration // unlimited, or how long
+	minHold    time.Duration
+	headStart  time.Duration
 	backoffMin time.Duration
 	backoffMax time.Duration
+	detect     time.Duration // how often to look for deadlocks; 0: never
 	metadata   map[string]string
 	observers  []Observer
 	shared     bool
@@ -42,7 +45,7 @@ type config struct {
 }
 
 // given is a set of options.
-type given uint8
+type given uint16
 
 const (
 	givenTTL given = 1 << iota
@@ -53,6 +56,8 @@ const (
 	givenDrift
 	givenObserver
 	givenBackoff
+	givenHeadStart
+	givenMinHold
 )
 
 func (g given) has(o given) bool { return g&o != 0 }
@@ -73,8 +78,8 @@ func WithTTL(d time.Duration) Option {
 
 // WithWait bounds how long Do and Lock wait for the key. Then they return a *HeldError if the
 // store has shown the key held, else ErrUnavailable. 0 tries once; a d above MaxTTL is no
-// bound. TryDo and TryLock ignore it when it was given to New; given to them it is
-// ErrInvalid. Default: until ctx ends.
+// bound. For DoAll it is one bound for all keys. TryDo, TryLock and Lead ignore it when it was
+// given to New; given to them it is ErrInvalid. Default: until ctx ends.
 func WithWait(d time.Duration) Option {
 	return func(c *config) {
 		c.wait, c.given = d, c.given|givenWait
@@ -87,9 +92,24 @@ func WithWait(d time.Duration) Option {
 	}
 }
 
+// WithHeadStart has Do and Lock stand in line as if they had come d earlier. So urgent calls
+// pass others, and starve nobody: a waiter is overtaken only by those who came at most the
+// largest head start after it. Calls with equal ones are served in the order in which they
+// came. The store's clock decides. d must be from 0 to MaxTTL. On a store without
+// Capabilities.Priority it is ErrUnsupported. TryDo, TryLock and WithWait(0), which stand in no
+// line, ignore it when it was given to New; given to such a call it is ErrInvalid. Default: 0.
+func WithHeadStart(d time.Duration) Option {
+	return func(c *config) {
+		c.headStart, c.given = d, c.given|givenHeadStart
+		if d < 0 || d > MaxTTL {
+			c.fail("head start %v: must be from 0 to %v", d, MaxTTL)
+		}
+	}
+}
+
 // WithShared asks for a lock beside other shared ones, never beside an exclusive one. On a
-// store without shared mode it is ErrUnsupported. Given to New it is ErrInvalid. Default:
-// exclusive.
+// store without shared mode it is ErrUnsupported. Given to New or to Lead it is ErrInvalid.
+// Default: exclusive.
 func WithShared() Option {
 	return func(c *config) { c.shared = true }
 }
@@ -105,8 +125,9 @@ func WithMetadata(m map[string]string) Option {
 // WithReentrant says what Do and TryDo make of a key that their ctx holds already. With true
 // they run the function under the outer lease: with its TTL, its metadata and its events. An
 // option of the inner call that asks for anything else is ErrInvalid. With false they return
-// ErrDeadlock. Lock and TryLock return a lease that must be released, so for them true is
-// ErrInvalid. Default: false.
+// ErrDeadlock. Lock and TryLock return a lease that must be released, a term of Lead is one of
+// its own, and DoAll takes its keys in one order, so for them true is ErrInvalid. Default:
+// false.
 func WithReentrant(on bool) Option {
 	return func(c *config) { c.reentrant, c.given = on, c.given|givenReentrant }
 }
@@ -117,15 +138,58 @@ func WithRenewal(on bool) Option {
 	return func(c *config) { c.renewal, c.given = on, c.given|givenRenewal }
 }
 
-// WithDrift sets how much sooner than in the store the lease ends locally. Two things must fit
-// in: what the clocks of holder and store may differ by after a TTL, and the time to stop
-// working. d must be less than the TTL, also than a shorter one that the store grants.
+// WithDrift sets how much sooner than in the store the lease ends locally. It must cover the time
+// to stop working, and how far the clocks of holder and store may drift apart within a TTL. d
+// must be less than the TTL, and less than a shorter TTL that the store grants.
 // Default: TTL/100 + 2 ms, at most half the TTL.
 func WithDrift(d time.Duration) Option {
 	return func(c *config) {
 		c.drift, c.given = d, c.given|givenDrift
 		if d < 0 {
 			c.fail("drift %v: must not be negative", d)
+		}
+	}
+}
+
+// WithDeadlockDetection ends deadlocks that go through several Clients. A call that holds
+// leases, since its ctx comes from the fn of a Do, looks for one whenever it has waited for d:
+// see [FindDeadlocks]. If it is the youngest in the cycle, it stops waiting and returns a
+// *DeadlockError; the others get their keys once its fn has returned. The youngest is the one
+// whose newest lease has the highest token: the tokens are what all of them see alike, however
+// their clocks differ, so only one gives up even if all look at the same time. Give the option
+// to all Clients of the store, since each ends only its own calls.
+//
+// Looking means one List of the whole store, or two if there is a cycle: make d longer than waits
+// usually are. One look serves all calls of the Client that have waited for so long. A look that
+// fails is repeated after d. Others cannot see a call that stands behind the first MaxRecord in
+// line, so it gives up itself, though it may not be the youngest. A cycle through two such calls
+// of different Clients is not found.
+//
+// d must be at least 1 ms, or 0 for no detection. On a store without FIFO or without an [Admin]
+// it is ErrUnsupported: such a store shows nobody who waits. Default: 0.
+func WithDeadlockDetection(d time.Duration) Option {
+	return func(c *config) {
+		c.detect = d
+		if d != 0 && d < time.Millisecond {
+			c.fail("deadlock detection after %v: must be at least 1ms, or 0 for none", d)
+		}
+	}
+}
+
+// WithMinHold keeps the key taken for d after the grant, even if the work is done sooner: Do and
+// Lease.Release return at once, and the Client releases the key when d is over. It is for
+// scheduled jobs that take less time than the clocks of the replicas differ by. Without it, a
+// replica whose clock is behind would run such a job again. [Client.Close] does not wait for d: it
+// leaves the key to its TTL, as a crash does. So d must be at most the TTL less the drift
+// ([WithDrift]); if the store grants a shorter TTL, that one counts.
+//
+// For its holder such a lease has ended: its Err is ErrReleased, [Client.Held] does not show it,
+// and only an [Observer] learns of its loss. A call that gets no lease keeps nothing. Default: 0.
+func WithMinHold(d time.Duration) Option {
+	return func(c *config) {
+		c.minHold, c.given = d, c.given|givenMinHold
+		if d < 0 {
+			c.fail("minimum hold %v: must not be negative", d)
 		}
 	}
 }
@@ -162,21 +226,17 @@ func (c *config) fail(format string, args ...any) {
 	}
 }
 
-// with is c changed by opts, and checked; c itself if there are none.
-func (c *config) with(opts []Option, caps Capabilities) (*config, error) {
-	if len(opts) == 0 {
-		return c, nil
-	}
-	d := *c
-	d.given = 0
+// with is c changed by opts.
+func (c config) with(opts []Option) config {
+	c.given = 0
 	for i, o := range opts {
 		if o == nil {
-			d.fail("option %d is nil", i)
+			c.fail("option %d is nil", i)
 			break
 		}
-		o(&d)
+		o(&c)
 	}
-	return &d, d.check(caps)
+	return c
 }
 
 // check tests the relations between options, once all have been applied.
@@ -187,13 +247,29 @@ func (c *config) check(caps Capabilities) error {
 	if err := checkTTL(c.ttl, caps); err != nil {
 		return err
 	}
-	if d := c.driftOf(c.ttl); d >= c.ttl {
-		return fmt.Errorf("%w: drift %v with TTL %v: drift must be less than the TTL", ErrInvalid, d, c.ttl)
+	if err := c.suits(c.ttl, ""); err != nil {
+		return err
 	}
 	if c.shared && !caps.Shared {
 		return unsupported("shared mode", caps)
 	}
+	if c.headStart > 0 && !caps.Priority {
+		return unsupported("head starts", caps)
+	}
 	return checkMetadata(c.metadata)
+}
+
+// suits returns an error if a TTL is too short for c; of says where it comes from.
+func (c *config) suits(ttl time.Duration, of string) error {
+	drift := c.driftOf(ttl)
+	switch {
+	case drift >= ttl:
+		return fmt.Errorf("%w: drift %v with TTL %v%s: drift must be less than the TTL", ErrInvalid, drift, ttl, of)
+	case c.minHold > ttl-drift:
+		return fmt.Errorf("%w: minimum hold %v with TTL %v%s and drift %v: must be at most the TTL less the drift",
+			ErrInvalid, c.minHold, ttl, of, drift)
+	}
+	return nil
 }
 
 // fits says whether the call's own options suit op.
@@ -201,10 +277,33 @@ func (c *config) fits(op operation) error {
 	if op.try() && c.given.has(givenWait) {
 		return fmt.Errorf("%w: WithWait(%v) on %s: a try does not wait", ErrInvalid, c.wait, op)
 	}
-	if !op.runs() && c.given.has(givenReentrant) && c.reentrant {
+	if !c.waits(op) && c.given.has(givenHeadStart) && c.headStart > 0 {
+		return fmt.Errorf("%w: WithHeadStart(%v) on %s without waiting: a try does not stand in line", ErrInvalid, c.headStart, op)
+	}
+	if !op.nests() && c.given.has(givenReentrant) && c.reentrant {
 		return fmt.Errorf("%w: WithReentrant(true) on %s: only Do and TryDo can run under an outer lease", ErrInvalid, op)
 	}
+	if op == opLead && c.given.has(givenWait) {
+		return fmt.Errorf("%w: WithWait(%v) on %s: a candidate waits until ctx ends", ErrInvalid, c.wait, op)
+	}
+	if op == opLead && c.shared {
+		return fmt.Errorf("%w: WithShared on %s: there is one leader", ErrInvalid, op)
+	}
 	return nil
+}
+
+// waits reports whether op stands in line, as opposed to trying once. A candidate always does.
+func (c *config) waits(op operation) bool { return !op.try() && (c.wait != 0 || op == opLead) }
+
+// limit bounds op; 0 is no bound. A try may take a TTL: a later grant would be over.
+func (c *config) limit(op operation) time.Duration {
+	switch {
+	case !c.waits(op):
+		return c.ttl
+	case c.wait == unlimited || op == opLead:
+		return 0
+	}
+	return c.wait
 }
 
 // driftOf is the drift for a TTL as granted.
@@ -227,6 +326,7 @@ type operation string
 const (
 	opDo      operation = "do"
 	opTryDo   operation = "trydo"
+	opDoAll   operation = "doall"
 	opLock    operation = "lock"
 	opTryLock operation = "trylock"
 	opRenew   operation = "renew"
@@ -234,10 +334,13 @@ const (
 	opInspect operation = "inspect"
 	opList    operation = "list"
 	opForce   operation = "force"
+	opLead    operation = "lead"
+	opWatch   operation = "watch"
 )
 
-func (o operation) try() bool  { return o == opTryDo || o == opTryLock }
-func (o operation) runs() bool { return o == opDo || o == opTryDo }
+func (o operation) try() bool   { return o == opTryDo || o == opTryLock }
+func (o operation) runs() bool  { return o.nests() || o == opDoAll || o == opLead } // a function
+func (o operation) nests() bool { return o == opDo || o == opTryDo }                // under an outer lease
 
 // fail is the error of o on key.
 func (o operation) fail(key string, err error) error {

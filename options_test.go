@@ -24,6 +24,8 @@ func TestBadOptions(t *testing.T) {
 		"drift the TTL":         {[]Option{WithTTL(second), WithDrift(second)}, []string{"drift 1s", "TTL 1s"}},
 		"TTL above the most":    {[]Option{WithTTL(math.MaxInt64)}, []string{"TTL 2562047h47m16.854775807s", "at most 8784h0m0s"}},
 		"wait negative":         {[]Option{WithWait(-second)}, []string{"wait -1s"}},
+		"head start negative":   {[]Option{WithHeadStart(-second)}, []string{"head start -1s", "from 0 to 8784h0m0s"}},
+		"head start too long":   {[]Option{WithHeadStart(MaxTTL + 1)}, []string{"head start 8784h0m0.000000001s", "to 8784h0m0s"}},
 		"backoff zero":          {[]Option{WithBackoff(0, second)}, []string{"0s to 1s"}},
 		"backoff upside down":   {[]Option{WithBackoff(2*second, second)}, []string{"2s to 1s"}},
 		"observer nil":          {[]Option{WithObserver(nil)}, []string{"observer is nil"}},
@@ -59,12 +61,17 @@ func TestBadOptions(t *testing.T) {
 
 func TestOptionsThatDoNotFit(t *testing.T) {
 	f := newFake()
+	f.caps.Priority = true
 	c := New(f)
 	require.ErrorContains(t, New(f, WithShared()).Err(), "WithShared given to New")
 	require.ErrorIs(t, New(f, WithShared()).Err(), ErrInvalid)
 	for name, err := range map[string]error{
 		"WithWait(1s) on trylock":          errOf(c.TryLock(t.Context(), "k", WithWait(time.Second))),
 		"WithWait(0s) on trydo":            c.TryDo(t.Context(), "k", never2, WithWait(0)),
+		"WithHeadStart(1s) on trydo":       c.TryDo(t.Context(), "k", never2, WithHeadStart(time.Second)),
+		"WithHeadStart(2s) on trylock":     errOf(c.TryLock(t.Context(), "k", WithHeadStart(2*time.Second))),
+		"WithHeadStart(3s) on lock":        errOf(c.Lock(t.Context(), "k", WithHeadStart(3*time.Second), WithWait(0))),
+		"WithHeadStart(4s) on do":          New(f, WithWait(0)).Do(t.Context(), "k", never2, WithHeadStart(4*time.Second)),
 		"WithReentrant(true) on lock":      errOf(c.Lock(t.Context(), "k", WithReentrant(true))),
 		"WithReentrant(true) on trylock":   errOf(c.TryLock(t.Context(), "k", WithReentrant(true))),
 		"fn is nil":                        c.Do(t.Context(), "k", nil),
@@ -140,13 +147,43 @@ func TestGrantedTTLIsCapped(t *testing.T) {
 	})
 }
 
-func TestSharedOnAStoreWithout(t *testing.T) {
+func TestOnAStoreWithout(t *testing.T) {
 	f := newFake()
-	f.caps.Shared = false
-	_, err := New(f).Lock(t.Context(), "k", WithShared())
-	require.ErrorIs(t, err, ErrUnsupported)
-	require.ErrorContains(t, err, "store fake")
+	f.caps.Shared, f.caps.Priority = false, false
+	for says, o := range map[string]Option{"shared mode": WithShared(), "head starts": WithHeadStart(time.Second)} {
+		_, err := New(f).Lock(t.Context(), "k", o)
+		require.ErrorIs(t, err, ErrUnsupported)
+		require.ErrorContains(t, err, "store fake does not have "+says)
+	}
+	require.ErrorIs(t, New(f, WithHeadStart(1)).Err(), ErrUnsupported)
+	require.NoError(t, New(f, WithHeadStart(0)).Err())
 	require.Empty(t, f.log)
+}
+
+// New's head start is for those who wait, an inner call's for a wait that it does not need.
+func TestHeadStart(t *testing.T) {
+	f := newFake()
+	f.caps.Priority = true
+	c := client(t, f, WithHeadStart(time.Minute), WithReentrant(true))
+	sent := func(op string) time.Duration { return f.sent(op)[len(f.sent(op))-1].req.HeadStart }
+	l, err := c.TryLock(t.Context(), "k")
+	require.NoError(t, err)
+	require.Zero(t, sent("acquire"))
+	require.NoError(t, l.Release(t.Context()))
+	require.NoError(t, c.TryDo(t.Context(), "k", func(context.Context, *Lease) error { return nil }))
+	require.Zero(t, sent("acquire"))
+	require.NoError(t, c.Do(t.Context(), "k", func(ctx context.Context, _ *Lease) error {
+		require.Equal(t, time.Minute, sent("acquire"))
+		return c.Do(ctx, "k", func(context.Context, *Lease) error { return nil }, WithHeadStart(time.Hour))
+	}))
+	l, err = c.Lock(t.Context(), "k", WithHeadStart(MaxTTL))
+	require.NoError(t, err)
+	require.Equal(t, MaxTTL, sent("acquire"))
+	require.NoError(t, l.Release(t.Context()))
+	l, err = c.Lock(t.Context(), "k", WithWait(0))
+	require.NoError(t, err)
+	require.Zero(t, sent("acquire"))
+	require.NoError(t, l.Release(t.Context()))
 }
 
 func TestDefaultsAndOverrides(t *testing.T) {

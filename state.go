@@ -20,13 +20,18 @@ import (
 //	held    its time is over                       gone    lost: expired
 //	held    …but a renewal may have prolonged it   ending  lost: unreachable
 //	held    Release, or the end of Do or Close     ending
+//	held    …or Close within the minimum hold      gone    released: closed
+//	ending  Close, its minimum hold is not over    gone    released: closed
 //	ending  the store has released it              gone    released
 //	ending  the store does not know it             gone    released lost
 //	ending  a release fails                        ending  released, with the first error
 //	ending  its TTL is over, or retrying is no use gone
 //
-// A release that is told that there is nothing to release has released it if an earlier one
-// failed: that may have been applied, and its reply lost.
+// Within its minimum hold nothing is sent for a lease that is ending. Close does not wait for
+// that to be over: the lease is gone, and the store has it until its TTL is over.
+//
+// If a release fails and the next finds nothing to release, the lock counts as released: the
+// first may have been applied, and its reply lost.
 //
 // A lease has at most one call to the store in flight (Lease.op): whoever carries it out,
 // the engine or the holder, nothing else is sent before its answer is in. Otherwise a
@@ -67,6 +72,9 @@ func (o *op) wait() <-chan struct{} {
 // time is over. While a call is in flight its answer decides what comes next: only the bound
 // of the call, and the deadline of a held lease, do not wait for it.
 func (s *section) to(l *Lease, st state, at time.Duration) {
+	if st == ending {
+		at = max(at, l.keepUntil)
+	}
 	if l.op != nil {
 		at = l.op.until
 	}
@@ -109,11 +117,28 @@ func (s *section) cancel(l *Lease) {
 	}
 }
 
-// release has the engine release l, or undo what its owner may have. It gives up after a
-// TTL, when the grant has ended by itself.
+// release has the engine release l, or undo what its owner may have, when its minimum hold is
+// over. It gives up a TTL later, when the grant has ended by itself.
 func (s *section) release(l *Lease) {
-	l.until, l.retries, l.failure = s.now+l.ttl(), 0, nil
-	s.to(l, ending, s.now)
+	at := max(s.now, l.keepUntil)
+	if at > s.now && s.e.closing.phase != open {
+		s.leaveToTTL(l)
+		return
+	}
+	l.until, l.retries, l.failure = at+l.ttl(), 0, nil
+	s.to(l, ending, at)
+}
+
+// keeps reports whether l, which its holder has let go, is within its minimum hold.
+func (s *section) keeps(l *Lease) bool { return l.state == ending && s.now < l.keepUntil }
+
+// leaveToTTL is what Close makes of a lease within its minimum hold.
+func (s *section) leaveToTTL(l *Lease) {
+	if l.state != gone && l.untold() {
+		l.until = s.now + l.ttl()
+		s.tellEnd(caller{ctx: context.Background()}, l, ErrClosed)
+	}
+	s.to(l, gone, never)
 }
 
 // lose ends l as lost. If the store may still have the grant, it is released.
@@ -151,8 +176,8 @@ func (s *section) timeUp(l *Lease) bool {
 	return false
 }
 
-// answered takes the store's answer to o, the call of l. ctx is that of who waits for it.
-func (s *section) answered(ctx context.Context, l *Lease, o *op, g Grant, err error) {
+// answered takes the store's answer to o, the call of l that c waits for.
+func (s *section) answered(c caller, l *Lease, o *op, g Grant, err error) {
 	l.op = nil
 	if o.free != nil {
 		close(o.free)
@@ -162,11 +187,11 @@ func (s *section) answered(ctx context.Context, l *Lease, o *op, g Grant, err er
 	}
 	switch {
 	case !o.renews:
-		s.released(ctx, l, err)
+		s.released(c, l, err)
 	case l.state == held && err == nil:
-		s.renewed(ctx, l, o, g)
+		s.renewed(c.ctx, l, o, g)
 	case l.state == held:
-		s.renewFailed(ctx, l, o, err)
+		s.renewFailed(c, l, o, err)
 	case l.state == ending && l.lost != nil && errors.Is(err, ErrLost):
 		s.to(l, gone, never) // nothing is left to release
 	case l.state == ending:
@@ -200,7 +225,7 @@ func (s *section) renewed(ctx context.Context, l *Lease, o *op, g Grant) {
 	}
 }
 
-func (s *section) renewFailed(ctx context.Context, l *Lease, o *op, err error) {
+func (s *section) renewFailed(c caller, l *Lease, o *op, err error) {
 	if errors.Is(err, ErrLost) {
 		s.lose(l, lostReason(err), err, false)
 		return
@@ -209,7 +234,7 @@ func (s *section) renewFailed(ctx context.Context, l *Lease, o *op, err error) {
 		s.to(l, held, s.now) // canceled in order to verify at once
 		return
 	}
-	s.tell(ctx, l, Event{Kind: EventRenewFailed, Slack: l.until - s.now, Err: storeError(ctx, err)})
+	s.tell(c.ctx, l, Event{Kind: EventRenewFailed, Slack: l.until - s.now, Err: c.storeError(err)})
 	at := s.retry(l, err)
 	if !l.cfg.renewal {
 		at = never
@@ -227,7 +252,7 @@ func (s *section) retry(l *Lease, err error) time.Duration {
 }
 
 // released takes the answer to a release. Observers are told of the first one.
-func (s *section) released(ctx context.Context, l *Lease, err error) {
+func (s *section) released(c caller, l *Lease, err error) {
 	tell := l.untold()
 	switch {
 	case errors.Is(err, ErrLost) && tell:
@@ -237,34 +262,38 @@ func (s *section) released(ctx context.Context, l *Lease, err error) {
 	case err == nil, errors.Is(err, ErrLost):
 		l.failure = nil
 		s.to(l, gone, never)
-	case errors.Is(err, ErrClosed), errors.Is(err, ErrInvalid), errors.Is(err, ErrUnsupported):
-		l.failure = err // and trying again is no use
+	case final(err):
+		l.failure = err
 		s.e.closing.leave(l)
 		s.to(l, gone, never)
 	default:
 		s.to(l, ending, s.retry(l, err))
 	}
 	if tell {
-		s.tellEnd(ctx, l, err)
+		s.tellEnd(c, l, err)
 	}
 }
+
+// live reports whether l is held and its holder has not been told that it has ended.
+func (l *Lease) live() bool { return l.state == held && l.ended == nil }
 
 // untold reports whether the holder of l, which is ending, is yet to learn how its hold
 // ended. There was no hold to end where there was no grant.
 func (l *Lease) untold() bool { return l.lost == nil && l.failure == nil && l.grant.Token != 0 }
 
 // tellEnd tells how l's hold ended.
-func (s *section) tellEnd(ctx context.Context, l *Lease, err error) {
+func (s *section) tellEnd(c caller, l *Lease, err error) {
 	kind := EventReleased
 	if errors.Is(err, ErrLost) {
 		kind = EventReleasedLost
 	}
 	ended := l.until - l.ttl() // when the release began
-	s.tell(ctx, l, Event{Kind: kind, Held: ended - l.since, Err: storeError(ctx, err)})
+	s.tell(c.ctx, l, Event{Kind: kind, Held: ended - l.since, Err: c.storeError(err)})
 }
 
 // outcomeOr is what Release returns: the loss, else what is known of the release, else err.
 func (l *Lease) outcomeOr(ctx context.Context, err error) error {
+	c := callerOf(ctx)
 	l.e.mu.Lock()
 	defer l.e.mu.Unlock()
 	switch {
@@ -275,7 +304,7 @@ func (l *Lease) outcomeOr(ctx context.Context, err error) error {
 	case err != nil:
 		return err
 	}
-	return storeError(ctx, l.failure)
+	return c.storeError(l.failure)
 }
 
 // jump has all leases verify themselves within TTL/10, and ends those whose time the jump

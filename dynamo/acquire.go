@@ -29,7 +29,6 @@ type acquisition struct {
 	last      lock.Record   // as of the last refusal
 	frees     time.Duration // until the first of its holders is over
 	why       error         // what it is due to, other than a holder
-	usual     time.Duration // how long the holder's turn was waited for, as of the last refusal
 	place     *place        // in line, if it waits
 	begun     bool          // it has been refused, or stood behind another
 	resting   bool          // it has left the lock to others since it looked
@@ -163,10 +162,7 @@ func (a *acquisition) blocked(it *item, m moment) error {
 // refused notes who is in the way, and returns the error that says so, and why if that is
 // not plain.
 func (a *acquisition) refused(it *item, m moment, why error) error {
-	a.last, a.usual, a.frees, a.why = it.record(a.req.Key, m), 0, lock.MaxTTL, why
-	if it.writer != nil {
-		a.usual = time.Duration(it.writer.info.Waited) * time.Microsecond
-	}
+	a.last, a.frees, a.why = it.record(a.req.Key, m), lock.MaxTTL, why
 	for _, h := range it.holders() {
 		if left := m.left(h.expiry); left > 0 {
 			a.frees = min(a.frees, left)
@@ -199,7 +195,7 @@ func (a *acquisition) compose(it *item, m moment) *update {
 	if it != nil {
 		a.token = max(a.token, it.barrier()+1)
 	}
-	u := newUpdate()
+	u := new(update)
 	informed := a.informed(it, m)
 	if informed {
 		u.as(it)
@@ -255,7 +251,7 @@ func (a *acquisition) composeReader(it *item, m moment, u *update, informed bool
 	u.touch()
 	reader[attrToken] = num(a.token)
 	u.set(readerPrefix+a.req.Owner, &types.AttributeValueMemberM{Value: reader})
-	u.adds = append(u.adds, u.name(attrReaders)+" "+u.value(set(a.req.Owner)))
+	u.adds = append(u.adds, u.name(attrReaders)+" "+u.value(&types.AttributeValueMemberSS{Value: []string{a.req.Owner}}))
 	if it != nil && it.writer != nil {
 		u.remove(attrHolder, attrFloor)
 	}
@@ -266,7 +262,7 @@ func (a *acquisition) holder(m moment) map[string]types.AttributeValue {
 	ttl := micros(a.req.TTL)
 	return map[string]types.AttributeValue{
 		attrExpiry: num(m.upper + ttl),
-		attrInfo:   str(info{m.lower, ttl, a.waited(), a.req.Metadata}.String()),
+		attrInfo:   str(info{m.lower, ttl, a.req.Metadata}.String()),
 	}
 }
 
@@ -274,7 +270,7 @@ func (a *acquisition) holder(m moment) map[string]types.AttributeValue {
 // what is there then.
 func (a *acquisition) withdraw(ctx context.Context, it *item, limit time.Duration) (*item, error) {
 	a.doubt = true
-	u := newUpdate()
+	u := new(update)
 	u.as(it)
 	u.removeHolder(it, *it.of(a.req.Owner))
 	_, old, err := a.l.write(ctx, a.req.Key, u, limit)

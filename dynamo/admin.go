@@ -13,14 +13,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
-	"github.com/aws/smithy-go/middleware"
 
 	"github.com/seed-215fdefa/lock"
 )
 
-// Inspect implements [lock.Locker]. It is one consistent read. Where it cannot tell whether
-// a lease is over, in its last second or the one after it, it looks again when it can, so
-// that nobody sees a holder whose end another has seen. It knows no waiters.
+// Inspect implements [lock.Locker]. It is one consistent read. During the last second of a
+// lease, and the second after, it cannot tell whether the lease is over. It then reads again
+// later, so it never shows a holder that somebody else has already seen end. It shows no
+// waiters.
 func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err := lock.CheckKey(key); err != nil {
 		return lock.Record{}, err
@@ -54,8 +54,8 @@ func (l *Locker) look(ctx context.Context, key string) (it *item, m moment, err 
 	return it, m, err
 }
 
-// ForceRelease implements [lock.Admin]. It is a read and a write. The holder learns it at
-// its next renewal.
+// ForceRelease implements [lock.Admin]. It is a read and a write. The holder learns of it at its
+// next renewal.
 func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := l.check(ctx, lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
@@ -75,7 +75,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 			case h == nil || m.over(h.expiry):
 				return &lock.LostError{}
 			}
-			u := newUpdate()
+			u := new(update)
 			u.as(it)
 			u.set(attrForced, str(owner))
 			u.removeHolder(it, *h)
@@ -90,9 +90,9 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	return err
 }
 
-// List implements [lock.Admin]. It scans the table, which costs a read unit for each 4 KiB
-// of all its items: it is for people, not for programs. An item that is no lock is told of
-// after all that are.
+// List implements [lock.Admin]. It scans the table, at one read unit for each 4 KiB of all its
+// items: it is for people, not for programs. If an item is not a lock, List yields an error for
+// it after all locks.
 func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
 		if err := l.ready(ctx); err != nil {
@@ -120,11 +120,12 @@ func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 	}
 }
 
-// Sweep deletes the items of keys that begin with prefix and that nobody has held for
-// idle, which must be at least an hour, and returns how many. Items stay otherwise, one
-// for each key that was ever locked. Tokens rise all the same, since they are of
-// DynamoDB's time. It scans the table like List, and costs a write for each item.
-func (l *Locker) Sweep(ctx context.Context, prefix string, idle time.Duration) (deleted int, err error) {
+// Prune deletes the items of keys that begin with prefix and that were released at least idle
+// ago, at least 1 h. It returns how many it deleted. Without it, an item remains for each key
+// that was ever locked. Prune keeps the item of a key whose last holder died, until somebody
+// acquires and releases the key again. Tokens still rise afterwards, by DynamoDB's time. Prune
+// scans the table like List, and costs a write for each item that it deletes.
+func (l *Locker) Prune(ctx context.Context, prefix string, idle time.Duration) (deleted int, err error) {
 	if idle < time.Hour {
 		return 0, fmt.Errorf("%w: idle time %v: must be at least 1h", lock.ErrInvalid, idle)
 	}
@@ -158,21 +159,13 @@ func (l *Locker) Sweep(ctx context.Context, prefix string, idle time.Duration) (
 func (l *Locker) remove(ctx context.Context, key, condition string, values map[string]types.AttributeValue,
 ) (gone bool, err error) {
 	err = l.repeat(ctx, func(ctx context.Context, _ int) error {
-		_, err := l.attempt(ctx, maxAttempt, func(ctx context.Context) (middleware.Metadata, error) {
-			out, err := l.api.DeleteItem(ctx, &dynamodb.DeleteItemInput{
-				TableName: &l.table, Key: l.primary(key), ConditionExpression: &condition,
-				ExpressionAttributeValues: values,
-			}, once)
-			if err != nil {
-				return middleware.Metadata{}, err
-			}
-			return out.ResultMetadata, nil
+		_, _, err := send(ctx, l, maxAttempt, l.api.DeleteItem, &dynamodb.DeleteItemInput{
+			TableName: &l.table, Key: l.primary(key), ConditionExpression: &condition, ExpressionAttributeValues: values,
 		})
-		_, used := refused(err)
-		if used {
-			err = nil
+		gone = err == nil
+		if _, used := refused(err); used {
+			return nil
 		}
-		gone = err == nil && !used
 		return err
 	})
 	return gone, err
@@ -227,13 +220,7 @@ func validPart(s string) string {
 
 // scanPage reads one page, and makes in that of the next.
 func (l *Locker) scanPage(ctx context.Context, in *dynamodb.ScanInput, prefix string, p *page) error {
-	var out *dynamodb.ScanOutput
-	_, err := l.attempt(ctx, maxAttempt, func(ctx context.Context) (_ middleware.Metadata, err error) {
-		if out, err = l.api.Scan(ctx, in, once); err != nil {
-			return middleware.Metadata{}, err
-		}
-		return out.ResultMetadata, nil
-	})
+	out, _, err := send(ctx, l, maxAttempt, l.api.Scan, in)
 	if err != nil {
 		return err
 	}

@@ -2,15 +2,13 @@ package dynamo
 
 import (
 	"context"
-	"reflect"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 )
 
-// API is what a [Locker] calls of a *dynamodb.Client, so that a wrapper of one fits too. A
-// wrapper must pass on the options that it is given, the errors, and the metadata of the
-// results, in which DynamoDB's own time is. An Accelerator (DAX) has no such time and does
-// not fit.
+// API is what a [Locker] calls of a *dynamodb.Client. A wrapper of one must pass on options,
+// errors and the metadata of results, which have DynamoDB's own time. DAX has no such time and
+// does not fit.
 type API interface {
 	PutItem(context.Context, *dynamodb.PutItemInput, ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error)
 	UpdateItem(context.Context, *dynamodb.UpdateItemInput, ...func(*dynamodb.Options)) (*dynamodb.UpdateItemOutput, error)
@@ -40,12 +38,3 @@ var (
 	_ TableAPI = (*dynamodb.Client)(nil)
 	_ FenceAPI = (*dynamodb.Client)(nil)
 )
-
-// missing tells whether a client is nil, or a nil pointer in an interface.
-func missing(client any) bool {
-	if client == nil {
-		return true
-	}
-	v := reflect.ValueOf(client)
-	return v.Kind() == reflect.Pointer && v.IsNil()
-}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"reflect"
 	"strings"
 	"time"
 
@@ -42,44 +44,43 @@ type attempt struct {
 	date time.Time // zero: there was no reply
 }
 
-// attempt sends f once, for no longer than limit, and learns the time from the reply.
-func (l *Locker) attempt(ctx context.Context, limit time.Duration,
-	f func(context.Context) (middleware.Metadata, error),
-) (attempt, error) {
+// send calls a method of the client once, for no longer than limit, and learns the time from the
+// reply.
+func send[In, Out any](ctx context.Context, l *Locker, limit time.Duration,
+	method func(context.Context, *In, ...func(*dynamodb.Options)) (*Out, error), in *In,
+) (*Out, attempt, error) {
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	sent := time.Now()
-	meta, err := f(bounded)
-	a := attempt{came: time.Now()}
-	a.date = dateOf(meta, err)
+	out, err := method(bounded, in, once)
+	a := attempt{came: time.Now(), date: dateOf(out, err)}
 	if !a.date.IsZero() {
 		l.clock.learn(sent, a.came, a.date)
 	}
 	switch {
 	case err == nil && a.date.IsZero():
-		return a, errNoTime
+		return nil, a, errNoTime
 	case err != nil && ctx.Err() == nil && bounded.Err() != nil:
 		err = fmt.Errorf("lock: dynamo: no answer in %v: %w", limit, errUnanswered)
 	}
-	return a, err
+	return out, a, err
 }
 
 var errUnanswered = errors.New("the request was given up")
 
-// dateOf is when DynamoDB wrote a reply, by its own clock; zero if there was none.
-func dateOf(meta middleware.Metadata, err error) time.Time {
+// dateOf is when DynamoDB wrote a reply, by its own clock; zero if there was none. All results
+// have the field ResultMetadata, and no method for it.
+func dateOf[Out any](out *Out, err error) (date time.Time) {
 	var failed *smithyhttp.ResponseError
-	if errors.As(err, &failed) {
-		if failed.Response == nil || failed.Response.Response == nil {
-			return time.Time{}
+	switch {
+	case errors.As(err, &failed):
+		if failed.Response != nil && failed.Response.Response != nil {
+			date, _ = smithyhttp.ParseTime(failed.Response.Header.Get("Date"))
 		}
-		date, _ := smithyhttp.ParseTime(failed.Response.Header.Get("Date"))
-		return date
+	case err == nil && out != nil:
+		meta, _ := reflect.ValueOf(out).Elem().FieldByName("ResultMetadata").Interface().(middleware.Metadata)
+		date, _ = awsmiddleware.GetServerTime(meta)
 	}
-	if err != nil {
-		return time.Time{}
-	}
-	date, _ := awsmiddleware.GetServerTime(meta)
 	return date
 }
 
@@ -144,10 +145,16 @@ func classify(err error) storekit.Class {
 		return storekit.Busy
 	case errors.As(err, &dns), errors.As(err, &dial) && dial.Op == "dial", unsigned(err):
 		return storekit.Unsent
-	case errors.As(err, &api) && api.ErrorCode() == "InternalServerError", retryables.IsErrorRetryable(err) == aws.TrueTernary:
+	case errors.As(err, &api) && api.ErrorCode() == "InternalServerError", torn(err), retryables.IsErrorRetryable(err) == aws.TrueTernary:
 		return storekit.Unknown
 	}
 	return storekit.Final
+}
+
+// torn tells of a reply that broke off. The SDK takes its status for an answer.
+func torn(err error) bool {
+	var network *net.OpError
+	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // contended tells of a transaction that was canceled, and undone, since other writes had its
@@ -201,7 +208,7 @@ func (l *Locker) explain(err error) error {
 		return fmt.Errorf("%w: table %q refuses what a Locker writes: %w", ErrUnfit, l.table, err)
 	case errors.As(err, &api) && denied(err):
 		return fmt.Errorf("lock: dynamo: a right is missing on table %q; locks need dynamodb:PutItem, UpdateItem and GetItem, "+
-			"List needs Scan, and Sweep DeleteItem too: %w", l.table, err)
+			"List needs Scan, and Prune DeleteItem too: %w", l.table, err)
 	case unsigned(err), errors.As(err, &api) && strings.HasPrefix(api.ErrorCode(), "MissingAuthenticationToken"):
 		return fmt.Errorf("lock: dynamo: the client has no AWS credentials: set them in the environment, the shared "+
 			"configuration or a role, or give the client's Options.Credentials a provider: %w", err)

@@ -108,17 +108,3 @@ func TestMomentOff(t *testing.T) {
 	require.False(t, m.over(m.lower-hostSkew.Microseconds()+1))
 	require.True(t, m.over(m.lower-hostSkew.Microseconds()))
 }
-
-// TestSettledIsBounded: the oldest are forgotten.
-func TestSettledIsBounded(t *testing.T) {
-	var s settled
-	name := func(i int) string { return string(rune('a' + i)) }
-	for i := range maxSettled + 10 {
-		s.add(name(i))
-	}
-	require.LessOrEqual(t, len(s.owners), maxSettled)
-	require.Len(t, s.order, maxSettled)
-	require.False(t, s.take(name(0)))
-	require.True(t, s.take(name(maxSettled+9)))
-	require.False(t, s.take(name(maxSettled+9)))
-}

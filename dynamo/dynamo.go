@@ -6,93 +6,99 @@
 //
 // # What it survives
 //
-// A lock is one item, and each decision is one conditional write of it, which DynamoDB
-// makes atomic, and durable in several availability zones before it is acknowledged. So
-// grants survive whatever DynamoDB itself survives, and so do tokens. A token is
-// max(previous + 1, DynamoDB's time in µs): it rises even after the item was deleted or
-// replaced by an older one, as by a table restored from a backup, if that takes longer
-// than DynamoDB's time is known to, which is about a second.
+// A lock is one item, and each decision is one conditional write of that item. DynamoDB makes
+// the write atomic, and durable in several availability zones before it acknowledges it. So
+// grants and tokens survive whatever DynamoDB itself survives. A token is max(previous + 1,
+// DynamoDB's time in µs). It rises even after the item was deleted, or replaced by an older one
+// as by a restored backup, if that takes longer than a second, the precision of DynamoDB's time.
 //
-// Leases end by DynamoDB's clock, as far as the Date header of its replies tells it: to the
-// second. Each Locker keeps an upper and a lower bound of that clock, by its machine's
-// monotonic clock between replies. A holder stamps its lease with the upper one, and others
-// compare the stamp with their lower one. So nobody takes over too early, whatever the wall
-// clocks of the machines say; and a lock whose holder died may stay held for up to 2.5 s
-// after its TTL, which is what Capabilities.ExpirySlack declares, and why a TTL of less than
-// some seconds gains nothing. A reply which shows that a holder's bound was too low, as
-// after a sleep of its machine, has the grant taken back and made anew. Who waits for a lock
-// also takes it over when it has not been renewed for all of its lease by the monotonic
-// clock of the one who waits, should it have been stamped by a clock gone wrong.
+// Leases end by DynamoDB's clock. A Locker learns it from the Date header of replies, to the
+// second. Between replies it keeps an upper and a lower bound of that clock by its machine's
+// monotonic clock. A holder stamps its lease with its upper bound; others compare the stamp with
+// their lower bound. So nobody takes over too early, whatever the machines' wall clocks say. In
+// exchange, a lock whose holder died may stay held for up to 2.5 s after its TTL
+// (Capabilities.ExpirySlack), so a TTL of less than a few seconds gains little.
+//
+// If a reply shows that the holder's bound was too low, as after its machine slept, the Locker
+// takes the grant back and acquires again. A wrong clock may also stamp a lease too far ahead.
+// So a waiter takes over a lock that has not been renewed for a whole lease by the waiter's own
+// monotonic clock.
 //
 // # What breaks it
 //
-// Hosts of DynamoDB whose clocks differ by more than 100 ms, or jump; a proxy on the way that
-// keeps the Date of replies. A global table with eventual consistency, used in more than one
-// region: each region would grant on its own. DynamoDB's TTL on an attribute of the locks, or
-// a program that writes their items: give locks a table of their own. DAX, which does not pass
-// DynamoDB's time on. The first call of a Locker looks at the table's key and TTL, unless it
-// lacks the right to, and refuses what is unfit with [ErrUnfit].
+//   - Hosts of DynamoDB whose clocks jump or differ by more than 100 ms.
+//   - A proxy on the way that keeps the Date of old replies.
+//   - A global table with eventual consistency in more than one region: each region grants on
+//     its own.
+//   - DynamoDB's TTL on an attribute of the locks, or another program that writes their items.
+//     Give locks a table of their own.
+//   - DAX, which does not pass DynamoDB's time on.
 //
-// A holder that was paused may write after it has lost its lock: guard what it writes, by
-// [Fence] if that is in DynamoDB.
+// The first call of a Locker checks the table's key and TTL, if it has the right to, and returns
+// [ErrUnfit] if they are wrong.
+//
+// A paused holder may write after it has lost its lock. Guard its writes: with [Fence] if they
+// go to DynamoDB.
 //
 // # Waiting
 //
-// DynamoDB cannot wake anybody, so waiters poll. Those of one Locker stand in line, and only
-// the first of a key looks at the table, for all of them; a release by the same Locker wakes
-// it at once. It reads, at half a read unit, after pauses that grow from 0.1 s to between
-// 0.1 s and 1 s (see [WithPoll]) and end with the holder's lease: about one read unit a
-// second, and no write unit as long as one holds the lock. A writer who finds readers makes
-// new ones hold back until those there have left, at one write unit for two and a half
-// seconds.
+// DynamoDB cannot wake anybody, so waiters poll. The waiters of one Locker stand in line; only
+// the first for a key polls, and a release by the same Locker wakes it at once. A poll costs
+// half a read unit. Pauses grow from 0.1 s to between 0.1 s and 1 s (see [WithPoll]) and end
+// with the holder's lease. Together that is about one read unit a second, and no write unit
+// while one holder keeps the lock. A writer who finds readers keeps new readers out until those
+// inside have left, at one write unit each 2.5 s.
 //
-// The lines of several Lockers have no order among them, but take turns. A Locker may hand a
-// lock on among its own waiters, or take it again and again, until another has asked for it
-// or had it in between. Then it keeps it for turns of 0.2 s, and leaves it to the others after
-// each. To ask is a write, of who sees that the lock was handed on past it, and the release
-// that is asked takes two. Who has waited for longer than others looks more often, at up to
-// three read units a second while it sees the lock handed on.
+// Several Lockers have no common line, but take turns. A Locker may hand a lock on among its own
+// waiters, or take it again and again, as long as no other Locker asks for it or gets it. After
+// that it keeps the lock for turns of 0.2 s, and leaves it to the others after each. A waiter
+// that sees the lock handed on past it asks with a write; the release it asks for takes two. A
+// Locker that has waited longer polls more often, at up to three read units a second while it
+// sees the lock handed on.
 //
 // # Cost
 //
-// Uncontended, Acquire, Renew and Release are one write each: one write unit, while an item
-// is no larger than 1 KiB, and its Metadata counts. One more is needed to acquire a lock
-// that another Locker had within about a second, or whose holder died, and to renew within
-// a second of a Locker's beginning. A refused Acquire is one write as well, which brings the
-// holder's record. A Locker that has not heard of DynamoDB for two minutes reads an item
-// first, to know the time.
+// Without contention, Acquire, Renew and Release are one write each: one write unit while the
+// item, with its Metadata, is no larger than 1 KiB. An Acquire takes one more write if another
+// Locker had the lock within about a second, or if its holder died; so does a Renew within a
+// second of the Locker's start. A refused Acquire is one write too, which returns the holder's
+// record. A Locker that has not heard from DynamoDB for two minutes first reads an item, to
+// learn the time.
 //
-// Items stay, one for each key that was ever locked, since they have the last token:
-// [Locker.Sweep] deletes those not used for long. All shared holders of a key are in one
-// item, of which DynamoDB bills each KiB with every write, and which has at most 400 KiB: some
-// 900 holders without Metadata, 90 with 4 KiB each. The next one is refused with [ErrFull], or
-// waits. Holders that died make room for it.
+// Each key that was ever locked keeps an item, which has its last token; [Locker.Prune] deletes
+// the items of keys not used for long. All shared holders of a key are in one item. DynamoDB
+// bills each KiB of it with every write, and allows 400 KiB: some 900 holders without Metadata,
+// 90 with 4 KiB each. One holder more is refused with [ErrFull], or waits. Holders that died
+// make room.
 //
-// A client for many concurrent locks needs an HTTP client that keeps as many connections:
-// the SDK's keeps 10 idle ones to a host, see MaxIdleConnsPerHost.
+// For many concurrent locks, give the client an HTTP client that keeps as many connections. The
+// SDK's keeps 10 idle ones to a host: see MaxIdleConnsPerHost.
+//
+// # What it needs
+//
+// A Locker needs the rights dynamodb:PutItem, UpdateItem and GetItem; DescribeTable and
+// DescribeTimeToLive to check the table; Scan for List; Scan and DeleteItem for Prune.
+//
+// # What an operator may delete
+//
+// The item of any key, which is the whole lock. Its holders learn of it at their next renewal,
+// and tokens still rise. To end one holder, [Locker.ForceRelease] is
+// better, since it records the reason. Never delete single attributes: an item without some of
+// them is no lock any more, and every call for its key returns an error until the item is
+// deleted.
 //
 // # Trouble
 //
-// Throttling, conflicts with transactions, errors of the network and credentials that have
-// expired are asked again for about two seconds, then the error is told. Who stands in line
-// goes on for [lock.Patience] without an answer. A missing right or table is told at once.
-//
-// # Rights, and what may be deleted
-//
-// The rights needed are dynamodb:PutItem, UpdateItem and GetItem; DescribeTable and DescribeTimeToLive
-// for the look at the table; Scan for List and, with DeleteItem, for Sweep.
-//
-// An operator may delete the item of any key, which is the whole lock: its holders learn at
-// their next renewal that they have lost it, and tokens rise as said above. To end one holder,
-// [Locker.ForceRelease] is better, as its reason is told. Single attributes must be left alone:
-// an item without some of them is no lock any more, and each call for its key says so until it
-// is deleted.
+// The Locker retries for about two seconds after throttling, conflicts with transactions,
+// network errors and expired credentials; then it returns the error. A waiter retries for
+// [lock.Patience]. A missing right or table ends a call at once.
 package dynamo
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -115,9 +121,9 @@ type Locker struct {
 	err     error // of an argument; returned by every call
 
 	clock   clock
-	fit     fitness
+	fit     atomic.Bool // the table has been looked at
 	lines   lines
-	settled settled
+	settled storekit.Doubts // the opposite: owners of whom the table certainly has nothing
 	closing context.Context // ends with the Locker
 	shut    context.CancelFunc
 }
@@ -128,8 +134,8 @@ type Option func(*Locker) error
 // maxPrefix leaves room for the longest key: DynamoDB takes 2048 bytes.
 const maxPrefix = 1024
 
-// WithPrefix sets what the keys of all items begin with. Default: nothing. Lockers with
-// the same prefix on the same table share their locks.
+// WithPrefix sets what the keys of all items begin with, at most 1024 bytes of UTF-8. Lockers
+// with the same prefix on the same table share their locks. Default: nothing.
 func WithPrefix(prefix string) Option {
 	return func(l *Locker) error {
 		if len(prefix) > maxPrefix || !utf8.ValidString(prefix) {
@@ -140,8 +146,8 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// WithPoll sets the pauses between two looks of who waits for a key, which grow from shortest
-// to longest and are jittered. Default 100 ms and 1 s. Waiters of one Locker look as one.
+// WithPoll sets the pauses between polls, which grow from shortest to longest, with jitter. The
+// waiters of one Locker for a key poll as one. Default 100 ms to 1 s.
 func WithPoll(shortest, longest time.Duration) Option {
 	return func(l *Locker) error {
 		if shortest <= 0 || shortest > longest {
@@ -152,21 +158,18 @@ func WithPoll(shortest, longest time.Duration) Option {
 	}
 }
 
-// New returns a Locker on a table, such as [CreateTable] makes, doing no I/O. client is a
-// *dynamodb.Client as a rule, and stays the caller's. A nil client, a name that no table
-// can have or a bad option is an error that every call returns.
+// New returns a Locker on a table such as [CreateTable] makes. It does no I/O. client is usually
+// a *dynamodb.Client. Every call returns an error if client is nil, no table can have that name,
+// or an option is bad.
 func New(client API, table string, opts ...Option) *Locker {
-	l := &Locker{
-		api: client, table: table, minPoll: 100 * time.Millisecond, maxPoll: time.Second,
-		fit: newFitness(),
-	}
+	l := &Locker{api: client, table: table, minPoll: 100 * time.Millisecond, maxPoll: time.Second}
 	l.closing, l.shut = context.WithCancel(context.Background())
 	l.err = l.setUp(opts)
 	return l
 }
 
 func (l *Locker) setUp(opts []Option) error {
-	if missing(l.api) {
+	if storekit.IsNil(l.api) {
 		return fmt.Errorf("%w: dynamo: client is nil", lock.ErrInvalid)
 	}
 	if err := checkTable(l.table); err != nil {
@@ -198,7 +201,7 @@ func (l *Locker) Capabilities() lock.Capabilities {
 	}
 }
 
-// Acquire implements [lock.Locker]. Uncontended it is one write.
+// Acquire implements [lock.Locker]. Without contention it is one write.
 func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
 	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
 		return lock.Grant{}, err
@@ -217,14 +220,14 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 			return err
 		})
 	}
-	if err != nil && !a.doubt && len(a.sent) == 0 && !a.announced {
-		l.settled.add(req.Owner)
+	if err != nil && req.Wait && !a.doubt && len(a.sent) == 0 && !a.announced {
+		l.settled.Add(req.Owner)
 	}
 	return g, err
 }
 
-// Renew implements [lock.Locker]. It is one write. A grant that is over by DynamoDB's
-// clock is lost, even if nobody has taken the lock since.
+// Renew implements [lock.Locker]. It is one write. If a grant's time is over by DynamoDB's
+// clock, the grant is lost, even if nobody has taken the lock since.
 func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if err := storekit.CheckRenewal(g); err != nil {
 		return lock.Grant{}, err
@@ -239,14 +242,14 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	return r.g, nil
 }
 
-// Release implements [lock.Locker]. It is one write; without a token a read and a write, or
-// nothing where this Locker knows that the owner has left nothing. The item stays.
+// Release implements [lock.Locker]. It is one write. Without a token it is a read and a write,
+// or nothing if the owner's wait has left nothing in the table. The item stays.
 func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := l.check(ctx, g); err != nil {
 		return err
 	}
 	if g.Token == 0 {
-		if l.settled.take(g.Owner) {
+		if l.settled.Take(g.Owner) {
 			return nil
 		}
 		return l.undo(ctx, g)
@@ -283,12 +286,19 @@ func (l *Locker) ready(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	return l.fit.check(ctx, l)
+	if l.fit.Load() {
+		return nil
+	}
+	if err := l.repeat(ctx, l.describe); err != nil {
+		return err
+	}
+	l.fit.Store(true)
+	return nil
 }
 
-// Close ends this Locker's waits with ErrClosed, as it does all later calls. It leaves the
-// client and the grants alone: those end with their TTL, unless another Locker releases
-// them. It is idempotent and waits for nothing.
+// Close ends this Locker's waits with ErrClosed. All later calls return ErrClosed. It does not
+// close the client. Grants remain until their TTL expires, unless another Locker releases them.
+// Close is idempotent and returns at once.
 func (l *Locker) Close() error {
 	if l != nil && l.shut != nil {
 		l.shut()
@@ -296,6 +306,6 @@ func (l *Locker) Close() error {
 	return nil
 }
 
-// ErrUnfit is what an error wraps that says why a table is not for locks: its key, or
-// DynamoDB's TTL on an attribute of the locks.
+// ErrUnfit says that a table cannot hold locks: its key is wrong, or DynamoDB's TTL is on for an
+// attribute of the locks. It comes wrapped in an error that says which.
 var ErrUnfit = errors.New("lock: dynamo: unfit table")

@@ -3,6 +3,7 @@ package dynamo_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -92,7 +93,8 @@ func TestExpiredGrantIsLostToItsHolder(t *testing.T) {
 	})
 }
 
-// TestWriterAmongReaders: readers that come and go all the time do not keep a writer out.
+// TestWriterAmongReaders: readers that come and go all the time do not keep a writer out. Each of
+// the three leaves only when it has come again, so without the writer there is always one.
 func TestWriterAmongReaders(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
@@ -102,15 +104,20 @@ func TestWriterAmongReaders(t *testing.T) {
 		p := w.open(t)
 		go func() {
 			defer func() { done <- struct{}{} }()
+			var held lock.Grant
 			for ctx.Err() == nil {
 				req := storetest.Shared(storetest.Request("k"))
-				req.Wait = true
+				req.Wait = held.Token == 0
 				g, err := p.Acquire(ctx, req)
-				if err != nil {
-					continue
+				if held.Token != 0 {
+					_ = p.Release(context.WithoutCancel(ctx), held)
 				}
-				time.Sleep(300 * time.Millisecond) // they overlap
-				_ = p.Release(context.WithoutCancel(ctx), g)
+				if held = g; err != nil {
+					held = lock.Grant{}
+				}
+			}
+			if held.Token != 0 {
+				_ = p.Release(context.WithoutCancel(ctx), held)
 			}
 		}()
 	}
@@ -199,8 +206,27 @@ func TestForced(t *testing.T) {
 	})
 }
 
-// TestSweep deletes what nobody has used for long, and tokens rise all the same.
-func TestSweep(t *testing.T) {
+// TestForcedBesideARelease: a release whose first write was lost finds the grant gone, and does not
+// take that for its own work.
+func TestForcedBesideARelease(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, admin := w.open(t), w.open(t)
+		g := storetest.Acquire(t, p, mode(storetest.Request("k")))
+		p.http.first(isWrite, func() error {
+			if err := admin.ForceRelease(storetest.Bounded(t), "k", g.Owner); err != nil {
+				return err
+			}
+			return &netError{io.ErrUnexpectedEOF}
+		})
+		err := p.Release(storetest.Bounded(t), g)
+		require.Equal(t, lock.ReasonForced, storetest.Lost(t, err))
+	})
+}
+
+// TestPrune deletes what nobody has used for long, and tokens rise all the same.
+func TestPrune(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	p := w.open(t)
@@ -212,21 +238,21 @@ func TestSweep(t *testing.T) {
 			storetest.Release(t, p, g)
 		}
 	}
-	n, err := p.Sweep(storetest.Bounded(t), "old", time.Hour)
+	n, err := p.Prune(storetest.Bounded(t), "old", time.Hour)
 	require.NoError(t, err)
 	require.Zero(t, n, "nothing is that old")
 
 	later := w.start(t)
 	later.http.shift(always(2 * time.Hour))
-	n, err = later.Sweep(storetest.Bounded(t), "old", time.Hour)
+	n, err = later.Prune(storetest.Bounded(t), "old", time.Hour)
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
 	require.Len(t, w.items(t), 2)
 	require.Contains(t, w.items(t), "old held")
-	time.Sleep(1500 * time.Millisecond)
-	require.Greater(t, storetest.Acquire(t, p, storetest.Request("old 1")).Token, tokens[0])
+	later.http.shift(always(2 * time.Second)) // a Locker knows DynamoDB's time to a second
+	require.Greater(t, storetest.Acquire(t, later, storetest.Request("old 1")).Token, tokens[0])
 
-	_, err = p.Sweep(storetest.Bounded(t), "", time.Minute)
+	_, err = p.Prune(storetest.Bounded(t), "", time.Minute)
 	require.ErrorIs(t, err, lock.ErrInvalid)
 }
 
@@ -239,16 +265,16 @@ func TestForeignItem(t *testing.T) {
 	it["holder"] = w.primary("somebody")["key"]
 	w.put(t, it)
 	_, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
-	require.ErrorContains(t, err, "no lock")
+	require.ErrorContains(t, err, "not a lock")
 	_, err = p.Inspect(storetest.Bounded(t), "k")
-	require.ErrorContains(t, err, "no lock")
+	require.ErrorContains(t, err, "not a lock")
 	require.Equal(t, it, w.items(t)["k"])
 }
 
 // everyCall has a call of each method of a Locker, for a key that nobody holds.
 func everyCall(l *dynamo.Locker) map[string]func(context.Context) error {
 	return storetest.EveryCall(l, storetest.NoGrant, map[string]func(context.Context) error{
-		"Sweep": func(ctx context.Context) error { _, err := l.Sweep(ctx, "", time.Hour); return err },
+		"Prune": func(ctx context.Context) error { _, err := l.Prune(ctx, "", time.Hour); return err },
 	})
 }
 

@@ -19,22 +19,22 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// Fence guards items of DynamoDB: it refuses a step whose token is older than the newest
-// that was seen for the item, by a condition of the step's own write.
+// Fence guards items of DynamoDB: it refuses a step whose token is older than the newest seen
+// for the item. A condition of the step's own write checks the token.
 //
-// Reads are guarded as well as writes, and a read-modify-write must read through the
-// Fence: else a holder that froze between its read and its write loses its successor's
-// update. [Fence.Get] raises the mark, so once a successor has read, the predecessor's
-// write is refused. A read is therefore a write of the item, and costs as much.
+// A read-modify-write must read through the Fence too. Otherwise a holder that froze between its
+// read and its write overwrites its successor's update. [Fence.Get] raises the mark, so once a
+// successor has read, the predecessor's write is refused. A read is therefore a write of the
+// item, and costs as much.
 //
-// The mark is an attribute of the item, a number, named "fence" unless [WithMark] says
-// otherwise. The program must neither write nor delete it, so an item that a Fence guards
-// is never deleted: put one with nothing but its key instead. DynamoDB's TTL must not
-// delete it either. Tokens of shared leases do not order their holders.
+// The mark is a number in an attribute of the item: "fence", unless [WithMark] names another.
+// The program must neither write nor delete it. So never delete an item that a Fence guards: put
+// one with nothing but its key instead. Keep DynamoDB's TTL from deleting it, too. Tokens of
+// shared leases do not order their holders.
 //
-// Requests are sent again only after an error that tells that they had no effect, such as
-// throttling: a late first copy has the same token, so it would pass, over what the holder
-// has written since. After another error the step may have been done, or may yet be.
+// A Fence retries only after errors that mean that nothing was written, such as throttling. A
+// late first request has the same token, so it would pass and overwrite what the holder has
+// written since. After any other error the step may have been done, or may yet be.
 //
 // A Fence is safe for concurrent use and needs no closing.
 type Fence struct {
@@ -57,11 +57,11 @@ func WithMark(attribute string) FenceOption {
 	}
 }
 
-// NewFence returns a Fence for items in any table, doing no I/O. A nil client or a bad
-// option is an error that every call returns.
+// NewFence returns a Fence for items in any table. It does no I/O. Every call returns an error
+// if client is nil or an option is bad.
 func NewFence(client FenceAPI, opts ...FenceOption) *Fence {
 	f := &Fence{api: client, mark: "fence"}
-	if missing(client) {
+	if storekit.IsNil(client) {
 		f.err = fmt.Errorf("%w: dynamo: client is nil", lock.ErrInvalid)
 	}
 	for _, o := range opts {
@@ -76,9 +76,9 @@ func NewFence(client FenceAPI, opts ...FenceOption) *Fence {
 	return f
 }
 
-// Get reads an item and raises its mark, in one step. It returns a *lock.StaleError when
-// token is stale. An item that does not exist is made, with its key and the mark: a
-// predecessor must not make it after it has been missed. The mark is in what is returned.
+// Get reads an item and raises its mark, in one step. It returns a *lock.StaleError if token is
+// stale. If there is no item, Get makes one with the key and the mark, so that no predecessor
+// can make it later. The returned item has the mark.
 func (f *Fence) Get(ctx context.Context, token lock.Token, table string, key map[string]types.AttributeValue,
 ) (map[string]types.AttributeValue, error) {
 	out, err := f.Update(ctx, token, &dynamodb.UpdateItemInput{
@@ -90,9 +90,8 @@ func (f *Fence) Get(ctx context.Context, token lock.Token, table string, key map
 	return out.Attributes, nil
 }
 
-// Update is UpdateItem, which takes effect unless token is stale: then it returns a
-// *lock.StaleError. If it is in's own condition that failed, the error is DynamoDB's.
-// in is not changed; its update and its condition must be expressions.
+// Update is UpdateItem unless token is stale; then it returns a *lock.StaleError. If in's own
+// condition fails, the error is DynamoDB's. in must use expressions; it is not changed.
 func (f *Fence) Update(ctx context.Context, token lock.Token, in *dynamodb.UpdateItemInput) (*dynamodb.UpdateItemOutput, error) {
 	if err := f.check(token); err != nil {
 		return nil, err
@@ -113,7 +112,7 @@ func (f *Fence) Update(ctx context.Context, token lock.Token, in *dynamodb.Updat
 	return out, err
 }
 
-// Put is PutItem with in's item and the mark, under the same conditions as [Fence.Update].
+// Put is PutItem with in's item and the mark. It checks token as [Fence.Update] does.
 func (f *Fence) Put(ctx context.Context, token lock.Token, in *dynamodb.PutItemInput) (*dynamodb.PutItemOutput, error) {
 	if err := f.check(token); err != nil {
 		return nil, err
@@ -138,10 +137,10 @@ func (f *Fence) Put(ctx context.Context, token lock.Token, in *dynamodb.PutItemI
 	return out, err
 }
 
-// Transact is TransactWriteItems on other items, guarded by the mark of the item that
-// table and key name: all is done, and the mark raised, or nothing, with a *lock.StaleError
-// when token is stale. in must not have that item. Without a ClientRequestToken it gets
-// one, so that DynamoDB takes it once, even if it is sent again.
+// Transact is TransactWriteItems on other items, guarded by the mark of the item that table and
+// key name. It does everything and raises the mark, or, if token is stale, does nothing and
+// returns a *lock.StaleError. in must not contain that item. If in has no ClientRequestToken,
+// Transact adds one, so that DynamoDB executes a repeated request only once.
 func (f *Fence) Transact(ctx context.Context, token lock.Token, table string, key map[string]types.AttributeValue,
 	in *dynamodb.TransactWriteItemsInput,
 ) (*dynamodb.TransactWriteItemsOutput, error) {
@@ -170,8 +169,8 @@ func (f *Fence) Transact(ctx context.Context, token lock.Token, table string, ke
 	return out, err
 }
 
-var errExpressions = fmt.Errorf("%w: dynamo: a fenced step needs an input, with expressions and nothing of the older "+
-	"AttributeUpdates and Expected", lock.ErrInvalid)
+var errExpressions = fmt.Errorf("%w: dynamo: a fenced step needs an input that uses expressions, "+
+	"not the older AttributeUpdates and Expected", lock.ErrInvalid)
 
 func (f *Fence) check(token lock.Token) error {
 	if f.err != nil {

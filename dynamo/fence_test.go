@@ -89,7 +89,7 @@ func TestFenceFrozenHolder(t *testing.T) {
 	require.Equal(t, "90", balance(w.items(t)["item"]))
 }
 
-// TestFencePut replaces the item but for its mark, which is not the caller's map's.
+// TestFencePut: a put replaces everything in the item except its mark, and leaves the caller's map alone.
 func TestFencePut(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
@@ -109,7 +109,7 @@ func TestFencePut(t *testing.T) {
 	staleness(t, err, 5, 6)
 	require.Equal(t, number(6), w.items(t)["item"]["guard"])
 	_, err = f.Put(ctx, 7, &dynamodb.PutItemInput{TableName: &w.table, Item: w.primary("item")})
-	require.NoError(t, err, "emptied, but for the mark")
+	require.NoError(t, err, "empty, except for the key and the mark")
 	require.Len(t, w.items(t)["item"], 2)
 }
 

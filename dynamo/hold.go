@@ -51,7 +51,7 @@ func (r *renewal) try(ctx context.Context, n int) error {
 // compose makes the write: blind, on condition that the grant is live and ends earlier than
 // it will; or for an item in which it ends later, since the clock was known less well then.
 func (r *renewal) compose(it *item, m moment) (u *update, expiry int64) {
-	u = newUpdate()
+	u = new(update)
 	expiry = m.upper + micros(r.g.TTL)
 	path := u.holder(r.g)
 	if it == nil {
@@ -125,7 +125,7 @@ func (r *release) try(ctx context.Context, n int) error {
 // nothing but its token as the barrier: blind if there is no floor, or for an item that has
 // one.
 func (r *release) compose(it *item, m moment) *update {
-	u := newUpdate()
+	u := new(update)
 	u.live(r.g, u.holder(r.g), m)
 	switch {
 	case r.g.Shared:
@@ -214,4 +214,47 @@ func lost(it *item, g lock.Grant) error {
 		e.Reason = storekit.Vanished(g)
 	}
 	return e
+}
+
+// undo ends whatever owner has on the key, if anything, and refuses what it has asked for
+// and may come late: it raises the barrier above every token that a blind write of the
+// owner can have, which changes the item for an informed one.
+func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
+	err := l.repeat(ctx, func(ctx context.Context, _ int) error {
+		it, err := l.read(ctx, g.Key, true, maxAttempt)
+		for err == nil && it != nil {
+			var m moment
+			if m, err = l.now(ctx); err == nil {
+				_, it, err = l.write(ctx, g.Key, composeUndo(it, g.Owner, m), maxAttempt)
+			}
+		}
+		return err
+	})
+	if err == nil {
+		l.lines.released(g.Key)
+	}
+	return err
+}
+
+func composeUndo(it *item, owner string, m moment) *update {
+	u := new(update)
+	u.as(it)
+	barrier := max(lock.Token(m.upper), it.barrier()) + 1
+	h := it.of(owner)
+	switch {
+	case it.writer != nil && h == nil:
+		u.set(attrFloor, num(barrier))
+	case h != nil && !h.shared:
+		u.open(it, barrier)
+		u.remove(attrHolder, attrFloor)
+	default:
+		u.open(it, barrier)
+		if h != nil {
+			u.removeHolder(it, *h)
+		}
+	}
+	if it.intent.owner == owner {
+		u.remove(attrIntent)
+	}
+	return u
 }

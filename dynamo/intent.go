@@ -36,7 +36,7 @@ func (a *acquisition) announce(ctx context.Context) {
 	if !ok || m.upper+heartbeat/2 < a.intended {
 		return
 	}
-	u := newUpdate()
+	u := new(update)
 	u.set(attrIntent, str(intent{m.upper + heartbeat, a.req.Owner}.String()))
 	u.absentOrLess(attrIntent, str(intent{until: m.upper + heartbeat/2}.String()))
 	u.only("attribute_exists(" + attrReaders + ")")

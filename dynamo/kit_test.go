@@ -48,6 +48,7 @@ type world struct {
 	table  string
 	prefix string
 	db     *dynamodb.Client
+	oneWay time.Duration // from a process to the server
 }
 
 var shared struct {
@@ -79,14 +80,14 @@ func create(tb testing.TB, db *dynamodb.Client, table string) {
 func sharedWorld(tb testing.TB) world {
 	tb.Helper()
 	server, table := sharedTable(tb)
-	return world{server, table, testserver.Prefix(), client(tb, server.Addr())}
+	return world{server: server, table: table, prefix: testserver.Prefix(), db: client(tb, server.Addr())}
 }
 
 // ownWorld is a server of the test's own, to break.
 func ownWorld(tb testing.TB) world {
 	tb.Helper()
 	server := testserver.Dynamo(tb)
-	w := world{server, "locks", testserver.Prefix(), client(tb, server.Addr())}
+	w := world{server: server, table: "locks", prefix: testserver.Prefix(), db: client(tb, server.Addr())}
 	create(tb, w.db, w.table)
 	return w
 }
@@ -116,6 +117,7 @@ func (w world) open(tb testing.TB, opts ...dynamo.Option) *process {
 func (w world) start(tb testing.TB, opts ...dynamo.Option) *process {
 	tb.Helper()
 	p := &process{world: w, net: faultproxy.New(tb, w.server.Addr())}
+	p.net.Delay(faultproxy.All(), w.oneWay)
 	rt := newTransport()
 	p.http = &hooks{next: rt}
 	p.db = newClient(p.http, p.net.Addr())

@@ -120,8 +120,8 @@ func TestReleaseOfWhatIsLost(t *testing.T) {
 	})
 }
 
-// TestSweepRace: an item is used between the scan that finds it idle and the delete.
-func TestSweepRace(t *testing.T) {
+// TestPruneRace: an item is used between the scan that finds it idle and the delete.
+func TestPruneRace(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
 		w := sharedWorld(t)
@@ -134,10 +134,36 @@ func TestSweepRace(t *testing.T) {
 			g = storetest.Acquire(t, p, mode(storetest.Request("k")))
 			return nil
 		})
-		n, err := later.Sweep(storetest.Bounded(t), "", time.Hour)
+		n, err := later.Prune(storetest.Bounded(t), "", time.Hour)
 		require.NoError(t, err)
 		require.Zero(t, n)
 		storetest.Holds(t, p, g)
+	})
+}
+
+// TestUndoOfAWait: the ctx of a call that may wait ends while its first write takes effect. Its undo
+// finds the grant.
+func TestUndoOfAWait(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, other := w.open(t), w.open(t)
+		req := mode(storetest.Request("k"))
+		req.Wait = true
+		ctx, cancel := context.WithCancel(t.Context())
+		p.http.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
+			if !isWrite(operation) || ctx.Err() != nil {
+				return resp, nil
+			}
+			cancel()
+			_ = resp.Body.Close()
+			return nil, ctx.Err()
+		})
+		_, err := p.Acquire(ctx, req)
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotEmpty(t, storetest.Inspect(t, other, "k").Holders)
+		storetest.Release(t, p, lock.Grant{Key: "k", Owner: req.Owner})
+		require.Empty(t, storetest.Inspect(t, other, "k").Holders)
 	})
 }
 

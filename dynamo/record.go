@@ -79,8 +79,7 @@ type holder struct {
 // info is what the holder wrote when it was granted the lock.
 type info struct {
 	Granted  int64             `json:"granted"`
-	Lease    int64             `json:"lease"`            // in µs
-	Waited   int64             `json:"waited,omitempty"` // in µs, for its turn, which began with this grant or before
+	Lease    int64             `json:"lease"` // in µs
 	Metadata map[string]string `json:"metadata,omitempty"`
 }
 
@@ -93,7 +92,7 @@ func (i info) String() string {
 }
 
 // errForeign is the error for an item that this package did not write.
-var errForeign = errors.New("lock: dynamo: an item of this table is no lock: give locks a table of their own")
+var errForeign = errors.New("lock: dynamo: an item of this table is not a lock: give locks a table of their own")
 
 // parse reads an item; one that does not exist has no attributes.
 func parse(key string, attrs map[string]types.AttributeValue) (*item, error) {

@@ -20,8 +20,8 @@ const (
 
 func weigh(owner, info string) int64 { return int64(readerBytes + 2*len(owner) + len(info)) }
 
-// ErrFull is what an error wraps that says that a key has so many shared holders, with so
-// much Metadata, that there is no room for another one in its item. It is lock.ErrHeld too.
+// ErrFull says that a key's shared holders and their Metadata leave no room for another one in
+// its item. An error that wraps it is lock.ErrHeld too.
 var ErrFull = errors.New("lock: dynamo: the item of this key is full: " +
 	"no room beside its living shared holders for another one with its metadata, in the 400 KiB that DynamoDB allows; " +
 	"fewer holders or less metadata will help")
@@ -32,7 +32,7 @@ const maxBuried = 50
 
 // weight is that of this acquisition as a reader.
 func (a *acquisition) weight() int64 {
-	return weigh(a.req.Owner, info{maxNum, maxNum, maxNum, a.req.Metadata}.String())
+	return weigh(a.req.Owner, info{maxNum, maxNum, a.req.Metadata}.String())
 }
 
 // load is the weight of all readers.
@@ -70,7 +70,7 @@ func (a *acquisition) makeRoom(ctx context.Context, it *item, m moment, limit ti
 // renewed, and returns the item as it is then.
 func (l *Locker) bury(ctx context.Context, key string, dead []holder, limit time.Duration) (*item, error) {
 	dead = dead[:min(len(dead), maxBuried)]
-	u := newUpdate()
+	u := new(update)
 	u.returns = types.ReturnValueAllNew
 	for _, h := range dead {
 		u.only(u.name(readerPrefix+h.owner) + "." + attrExpiry + " = " + u.value(h.stamp))

@@ -8,12 +8,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
 
 func TestMain(m *testing.M) {
@@ -33,26 +36,33 @@ func TestMain(m *testing.M) {
 func TestSuite(t *testing.T) {
 	testserver.NeedServer(t)
 	sharedTable(t)
-	locktest.Run(t, suite())
+	locktest.Run(t, suite(0))
 }
+
+// TestSuiteFarAway is TestSuite on a network with a round trip of 200 ms.
+func TestSuiteFarAway(t *testing.T) { storetest.FarAway(t, suite) }
 
 // TestClientSuite tries a Client over this store.
 func TestClientSuite(t *testing.T) {
 	testserver.NeedServer(t)
 	sharedTable(t)
-	locktest.RunClient(t, suite())
+	locktest.RunClient(t, suite(0))
 }
 
-func suite() locktest.Harness {
+// suite is the harness of processes which are oneWay from their server.
+func suite(oneWay time.Duration) locktest.Harness {
 	var own sync.Map // of the worlds of cases that restart the server, by name
 	var restarting sync.Mutex
 	return locktest.Harness{
 		New: func(tb testing.TB) func() lock.Locker {
-			w, ok := own.Load(tb.Name())
-			if !ok {
+			var w world
+			if its, ok := own.Load(tb.Name()); ok {
+				w = its.(world)
+			} else {
 				w = sharedWorld(tb)
 			}
-			return func() lock.Locker { return w.(world).open(tb) }
+			w.oneWay = oneWay
+			return func() lock.Locker { return w.open(tb) }
 		},
 		Around: func(t *testing.T, f func(*testing.T)) {
 			t.Parallel()
@@ -63,9 +73,27 @@ func suite() locktest.Harness {
 			}
 			f(t)
 		},
-		TTL:    2 * time.Second, // the server's garbage collector takes its time
-		Faults: faults(),
+		TTL:      2 * time.Second, // the server's garbage collector takes its time
+		LosePart: losePart,
+		Faults:   faults(),
+		Proxy:    way,
 	}
+}
+
+func way(l lock.Locker) *faultproxy.Proxy { return l.(*process).net }
+
+// losePart deletes the item of a lock, the only one that there is of it.
+func losePart(tb testing.TB, l lock.Locker, key string, k int) bool {
+	tb.Helper()
+	w := l.(*process).world
+	if _, there := w.items(tb)[key]; !there || k > 0 {
+		return false
+	}
+	ctx, cancel := background()
+	defer cancel()
+	_, err := w.db.DeleteItem(ctx, &dynamodb.DeleteItemInput{TableName: &w.table, Key: w.primary(key)})
+	require.NoError(tb, err)
+	return true
 }
 
 func TestExplore(t *testing.T) {
@@ -79,6 +107,7 @@ func TestExplore(t *testing.T) {
 		},
 		TTL:    2 * time.Second,
 		Faults: faults(),
+		Proxy:  way,
 	})
 }
 
@@ -86,21 +115,6 @@ func TestExplore(t *testing.T) {
 // node of DynamoDB stands in for another where no client can see or bring it about.
 func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
-		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
-			return l.(*process).net.Cut()
-		},
-		locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
-			return l.(*process).net.Freeze()
-		},
-		locktest.LoseReply: func(tb testing.TB, l lock.Locker) func() {
-			if strings.Contains(tb.Name(), "OneOwnerOneGrant/LateReply/") {
-				// They want a first write that takes effect. It is refused, and the
-				// reply is no grant, if its token is not above the last one: Lockers know
-				// DynamoDB's time to a second.
-				time.Sleep(1500 * time.Millisecond)
-			}
-			return l.(*process).net.HoldReplies()
-		},
 		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
 			l.(*process).world.deleteAll(tb)
 			// Tokens survive it if it takes longer than DynamoDB's time is known to:

@@ -5,33 +5,37 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
-	"github.com/aws/smithy-go/middleware"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// tablePattern has names and ARNs, for a table of another account.
-var tablePattern = regexp.MustCompile(`^([a-zA-Z0-9_.-]{3,255}|arn:[a-zA-Z0-9:/_.-]{1,1000})$`)
+// A table's name, or its ARN for one of another account. The lengths are checked apart: counted
+// repetitions would take milliseconds to compile in every program that imports the package.
+var (
+	tableName = regexp.MustCompile(`^[a-zA-Z0-9_.-]+$`)
+	tableARN  = regexp.MustCompile(`^arn:[a-zA-Z0-9:/_.-]+$`)
+)
 
 func checkTable(table string) error {
-	if !tablePattern.MatchString(table) {
+	named := len(table) >= 3 && len(table) <= 255 && tableName.MatchString(table)
+	if !named && (len(table) > 1004 || !tableARN.MatchString(table)) {
 		return fmt.Errorf("%w: dynamo: table %q: must be a name of 3 to 255 of [a-zA-Z0-9_.-], or an ARN", lock.ErrInvalid, table)
 	}
 	return nil
 }
 
-// CreateTable makes a table for locks, on-demand billed, and returns when it is ready. If
-// it is there already, and fit, that is no error; otherwise the error is [ErrUnfit]. A
-// table made elsewhere needs the partition key "key", a string, and no sort key.
+// CreateTable makes a table for locks, billed on demand, and returns when it is ready. It
+// returns nil if a fit table exists already, and [ErrUnfit] if an unfit one does. If you make
+// the table by other means, give it the partition key "key", a string, and no sort key.
 func CreateTable(ctx context.Context, client TableAPI, table string) error {
-	if missing(client) {
+	if storekit.IsNil(client) {
 		return fmt.Errorf("%w: dynamo: client is nil", lock.ErrInvalid)
 	}
 	if err := checkTable(table); err != nil {
@@ -64,12 +68,8 @@ func awaitTable(ctx context.Context, client TableAPI, table string) error {
 		case err != nil && !errors.As(err, &none): // it is told of late
 			return err
 		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
+		if err := storekit.Sleep(ctx, pause); err != nil {
+			return err
 		}
 	}
 }
@@ -106,64 +106,19 @@ func checkTimeToLive(table string, d *types.TimeToLiveDescription) error {
 	return nil
 }
 
-// fitness is the check of the table, which each Locker makes once. It tells the time, too.
-type fitness struct {
-	done atomic.Bool
-	turn chan struct{} // has room for the one who checks
-}
-
-func newFitness() fitness { return fitness{turn: make(chan struct{}, 1)} }
-
-func (f *fitness) check(ctx context.Context, l *Locker) error {
-	if f.done.Load() {
-		return nil
-	}
-	select {
-	case f.turn <- struct{}{}:
-		defer func() { <-f.turn }()
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-l.closing.Done():
-		return lock.ErrClosed
-	}
-	if f.done.Load() {
-		return nil
-	}
-	if err := l.repeat(ctx, l.describe); err != nil {
-		return err
-	}
-	f.done.Store(true)
-	return nil
-}
-
-// describe looks at the table. What the program has no right to see it does not check.
+// describe looks at the table, and so learns the time. What the program has no right to see it
+// does not check.
 func (l *Locker) describe(ctx context.Context, _ int) error {
-	var table *types.TableDescription
-	_, err := l.attempt(ctx, maxAttempt, func(ctx context.Context) (middleware.Metadata, error) {
-		out, err := l.api.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &l.table}, once)
-		if err != nil {
-			return middleware.Metadata{}, err
-		}
-		table = out.Table
-		return out.ResultMetadata, nil
-	})
+	table, _, err := send(ctx, l, maxAttempt, l.api.DescribeTable, &dynamodb.DescribeTableInput{TableName: &l.table})
 	if err == nil {
-		err = checkSchema(l.table, table)
+		err = checkSchema(l.table, table.Table)
 	}
 	if err != nil && !denied(err) {
 		return err
 	}
-	var ttl *types.TimeToLiveDescription
-	_, err = l.attempt(ctx, maxAttempt, func(ctx context.Context) (middleware.Metadata, error) {
-		out, err := l.api.DescribeTimeToLive(ctx, &dynamodb.DescribeTimeToLiveInput{TableName: &l.table}, once)
-		if err != nil {
-			return middleware.Metadata{}, err
-		}
-		ttl = out.TimeToLiveDescription
-		return out.ResultMetadata, nil
-	})
+	ttl, _, err := send(ctx, l, maxAttempt, l.api.DescribeTimeToLive, &dynamodb.DescribeTimeToLiveInput{TableName: &l.table})
 	if err == nil {
-		err = checkTimeToLive(l.table, ttl)
+		err = checkTimeToLive(l.table, ttl.TimeToLiveDescription)
 	}
 	if denied(err) {
 		return nil

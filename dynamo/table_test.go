@@ -21,7 +21,7 @@ import (
 func newWorld(tb testing.TB) world {
 	tb.Helper()
 	server := testserver.SharedDynamo(tb)
-	return world{server, tableName(), "", client(tb, server.Addr())}
+	return world{server: server, table: tableName(), db: client(tb, server.Addr())}
 }
 
 func (w world) createWith(tb testing.TB, keys ...types.AttributeDefinition) {
@@ -144,27 +144,6 @@ func TestNoRightToDescribe(t *testing.T) {
 	unfit.http.set(deny, nil)
 	_, err := unfit.Acquire(storetest.Bounded(t), storetest.Request("k"))
 	require.ErrorIs(t, err, dynamo.ErrUnfit)
-}
-
-// TestTableIsCheckedOnce, also by many at once.
-func TestTableIsCheckedOnce(t *testing.T) {
-	t.Parallel()
-	p := sharedWorld(t).start(t)
-	done := make(chan error, 20)
-	for range cap(done) {
-		go func() {
-			_, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
-			done <- err
-		}()
-	}
-	for range cap(done) {
-		if err := <-done; err != nil {
-			require.ErrorIs(t, err, lock.ErrHeld)
-		}
-	}
-	n := p.http.sent()
-	require.Equal(t, 1, n["DescribeTable"])
-	require.Equal(t, 1, n["DescribeTimeToLive"])
 }
 
 // TestCreateTableBadInput is refused before anything is sent, and ctx ends it.

@@ -19,32 +19,18 @@ const maxTurnAge = time.Minute
 // turn is this Locker's with a lock for which other Lockers wait as well. It knows of them
 // since the lock was handed on past its own waiters, or since others have asked.
 type turn struct {
-	begun  time.Time     // when the others let it have the lock; zero: they have not
-	waited time.Duration // how long it had waited for that; others go by it, see missed
-	rest   time.Time     // until when the lock is left to them
+	begun time.Time // when the others let it have the lock; zero: they have not
+	rest  time.Time // until when the lock is left to them
 }
 
 // begin notes that this Locker has got the lock. The caller holds mu.
 func (ls *lines) begin(key string, ln *line) {
 	now := time.Now()
 	if ln.passed {
-		ls.note(key, turn{begun: now, waited: now.Sub(ln.since)})
+		ls.note(key, turn{begun: now})
 	} else if now.Sub(ls.turns[key].begun) > keepTurn {
 		delete(ls.turns, key) // nobody else seems to want it any more
 	}
-}
-
-// broken ends a turn that others have cut short by being quicker. Then the line goes on as
-// if it had had none. The caller holds mu.
-func (ls *lines) broken(key string, ln *line) {
-	t := ls.turns[key]
-	if t.begun.IsZero() {
-		return
-	}
-	if time.Since(t.begun) < keepTurn {
-		ln.since = t.begun.Add(-t.waited)
-	}
-	delete(ls.turns, key)
 }
 
 // note forgets what is over. The caller holds mu.
@@ -71,27 +57,6 @@ func (ls *lines) yield(key string, asked bool, d time.Duration) bool {
 	}
 	ls.note(key, turn{rest: now.Add(d)})
 	return true
-}
-
-// waited is how long this Locker has waited for its turn, or had until it began.
-func (ls *lines) waited(key string) time.Duration {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	if t := ls.turns[key]; !t.begun.IsZero() {
-		return t.waited
-	}
-	if ln := ls.of[key]; ln != nil && ln.passed {
-		return time.Since(ln.since)
-	}
-	return 0
-}
-
-// waited is in µs, and for others to see.
-func (a *acquisition) waited() int64 {
-	if !a.req.Wait {
-		return 0
-	}
-	return micros(a.l.lines.waited(a.req.Key))
 }
 
 // resting is for how long yet a lock is left to others. It is not, if that is not positive.
@@ -134,7 +99,7 @@ func (a *acquisition) rest(ctx context.Context) time.Duration {
 		return 0
 	}
 	a.begun = true
-	return min(left, a.pause(0, 0))
+	return min(left, a.pause(0))
 }
 
 // ask makes the next release of an exclusive holder look at the item, so that its Locker
@@ -144,7 +109,7 @@ func (a *acquisition) ask(ctx context.Context) {
 	if len(a.last.Holders) == 0 || a.last.Holders[0].Shared {
 		return
 	}
-	u := newUpdate()
+	u := new(update)
 	u.set(attrFloor, num(lock.Token(0)))
 	u.absent(attrFloor)
 	u.only("attribute_exists(" + attrHolder + ")")

@@ -10,7 +10,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
-	"github.com/aws/smithy-go/middleware"
 
 	"github.com/seed-215fdefa/lock"
 )
@@ -27,15 +26,11 @@ type update struct {
 	after                        map[string]types.AttributeValue // what returns asked for
 }
 
-func newUpdate() *update { return new(update) }
-
 func str(s string) types.AttributeValue { return &types.AttributeValueMemberS{Value: s} }
 
 func num[N ~int64 | ~uint64](n N) types.AttributeValue {
 	return &types.AttributeValueMemberN{Value: strconv.FormatUint(uint64(n), 10)}
 }
-
-func set(s string) types.AttributeValue { return &types.AttributeValueMemberSS{Value: []string{s}} }
 
 // name stands for an attribute in an expression. Owners have characters that are not for
 // names there, and one name is reserved.
@@ -174,70 +169,49 @@ func (u *update) expression() string {
 
 // write sends an update once. If its condition fails, it returns the item that made it
 // fail, or one as of after that, and no error.
-func (l *Locker) write(ctx context.Context, key string, u *update, limit time.Duration) (attempt, *item, error) {
-	a, err := l.attempt(ctx, limit, func(ctx context.Context) (middleware.Metadata, error) {
-		if u.item != nil {
-			return l.put(ctx, key, u)
-		}
-		out, err := l.api.UpdateItem(ctx, &dynamodb.UpdateItemInput{
-			TableName: &l.table, Key: l.primary(key),
-			UpdateExpression: aws.String(u.expression()), ReturnValues: u.returns,
-			ConditionExpression:                 aws.String(strings.Join(u.conditions, " AND ")),
-			ExpressionAttributeNames:            u.names,
-			ExpressionAttributeValues:           u.values,
+func (l *Locker) write(ctx context.Context, key string, u *update, limit time.Duration) (a attempt, old *item, err error) {
+	condition := aws.String(strings.Join(u.conditions, " AND "))
+	if u.item != nil {
+		u.item[attrKey] = str(l.prefix + key)
+		_, a, err = send(ctx, l, limit, l.api.PutItem, &dynamodb.PutItemInput{
+			TableName: &l.table, Item: u.item, ConditionExpression: condition,
+			ExpressionAttributeNames: u.names, ExpressionAttributeValues: u.values,
 			ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
-		}, once)
-		if err != nil {
-			return middleware.Metadata{}, err
+		})
+	} else {
+		var out *dynamodb.UpdateItemOutput
+		out, a, err = send(ctx, l, limit, l.api.UpdateItem, &dynamodb.UpdateItemInput{
+			TableName: &l.table, Key: l.primary(key),
+			UpdateExpression: aws.String(u.expression()), ReturnValues: u.returns, ConditionExpression: condition,
+			ExpressionAttributeNames: u.names, ExpressionAttributeValues: u.values,
+			ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
+		})
+		if err == nil {
+			u.after = out.Attributes
 		}
-		u.after = out.Attributes
-		return out.ResultMetadata, nil
-	})
+	}
 	attrs, ok := refused(err)
 	switch {
 	case !ok:
 		return a, nil, err
 	case len(attrs) == 0: // there is none, or what is in between does not pass it on
-		old, err := l.read(ctx, key, true, limit)
-		return a, old, err
+		old, err = l.read(ctx, key, true, limit)
+	default:
+		old, err = parse(key, attrs)
 	}
-	old, err := parse(key, attrs)
 	return a, old, err
-}
-
-func (l *Locker) put(ctx context.Context, key string, u *update) (middleware.Metadata, error) {
-	u.item[attrKey] = str(l.prefix + key)
-	out, err := l.api.PutItem(ctx, &dynamodb.PutItemInput{
-		TableName: &l.table, Item: u.item,
-		ConditionExpression:                 aws.String(strings.Join(u.conditions, " AND ")),
-		ExpressionAttributeNames:            u.names,
-		ExpressionAttributeValues:           u.values,
-		ReturnValuesOnConditionCheckFailure: types.ReturnValuesOnConditionCheckFailureAllOld,
-	}, once)
-	if err != nil {
-		return middleware.Metadata{}, err
-	}
-	return out.ResultMetadata, nil
 }
 
 // read reads an item. A read that is not consistent costs half as much, and may be of a
 // moment ago.
 func (l *Locker) read(ctx context.Context, key string, consistent bool, limit time.Duration) (*item, error) {
-	var attrs map[string]types.AttributeValue
-	_, err := l.attempt(ctx, limit, func(ctx context.Context) (middleware.Metadata, error) {
-		out, err := l.api.GetItem(ctx, &dynamodb.GetItemInput{
-			TableName: &l.table, Key: l.primary(key), ConsistentRead: &consistent,
-		}, once)
-		if err != nil {
-			return middleware.Metadata{}, err
-		}
-		attrs = out.Item
-		return out.ResultMetadata, nil
+	out, _, err := send(ctx, l, limit, l.api.GetItem, &dynamodb.GetItemInput{
+		TableName: &l.table, Key: l.primary(key), ConsistentRead: &consistent,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return parse(key, attrs)
+	return parse(key, out.Item)
 }
 
 func (l *Locker) primary(key string) map[string]types.AttributeValue {

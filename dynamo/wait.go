@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,30 +60,25 @@ func (ls *lines) leave(key string, p *place, granted bool) {
 		ls.begin(key, ln)
 		ln.last, ln.since, ln.passed = lock.Record{Key: key}, time.Now(), false
 	}
-	for i, q := range ln.places {
-		if q != p {
-			continue
-		}
-		ln.places = append(ln.places[:i], ln.places[i+1:]...)
-		if len(ln.places) == 0 {
-			delete(ls.of, key)
-			return
-		}
-		if i == 0 {
-			ln.places[0].box.Wake()
-		}
+	i := slices.Index(ln.places, p)
+	ln.places = slices.Delete(ln.places, i, i+1)
+	switch {
+	case len(ln.places) == 0:
+		delete(ls.of, key)
+	case i == 0:
+		ln.places[0].box.Wake()
 	}
 }
 
 // saw notes what the first has seen. It tells whether the lock was handed on past this line
-// since the look before, and how long the line has waited for its turn.
+// since the look before, which ends its turn, and how long it has waited for the next.
 func (ls *lines) saw(key string, rec lock.Record) (passed bool, waited time.Duration) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	ln := ls.of[key]
 	passed = ln.last.Token != 0 && ln.last.Token != rec.Token
 	if passed {
-		ls.broken(key, ln)
+		delete(ls.turns, key)
 	}
 	ln.last, ln.passed = rec, ln.passed || passed
 	return passed, time.Since(ln.since)
@@ -155,40 +151,34 @@ func (a *acquisition) claim(ctx context.Context, _ bool) (lock.Grant, *storekit.
 	if hint {
 		a.grown = 0
 	}
-	pause := a.pause(a.missed(ctx))
+	a.missed(ctx)
+	pause := a.pause(a.grown)
 	a.grown++
 	return lock.Grant{}, &storekit.Refusal{Record: a.last, Recheck: pause}, nil
 }
 
-// missed notes who holds the lock, and asks for what this waiter may ask for. It returns how
-// much the next pause is to have grown; and how long it is at least if others, who have
-// waited for longer, come first.
-func (a *acquisition) missed(ctx context.Context) (grown int, ahead time.Duration) {
+// missed notes who holds the lock, and asks for what this waiter may ask for. If the lock was
+// handed on past it, the pauses are the shorter the longer it has waited.
+func (a *acquisition) missed(ctx context.Context) {
 	passed, waited := a.l.lines.saw(a.req.Key, a.last)
 	a.announce(ctx)
-	switch {
-	case !passed:
-		return a.grown, 0
-	case a.usual > 0: // who holds it knows that others wait
-		a.grown = 0
-		return 0, min(a.usual*3/4-waited, a.l.maxPoll)
-	case waited > keepTurn:
+	if !passed {
+		return
+	}
+	if waited > keepTurn {
 		a.ask(ctx)
 	}
 	a.grown = max(0, 2-int(2*waited/a.l.maxPoll))
-	return a.grown, 0
 }
 
-// pause grows from minPoll to maxPoll, with jitter, and is no less than least; but it ends
-// when a holder's lease does.
-func (a *acquisition) pause(n int, least time.Duration) time.Duration {
+// pause grows with n from minPoll to maxPoll, with jitter; but it ends when a holder's lease
+// does.
+func (a *acquisition) pause(n int) time.Duration {
 	l := a.l
-	jitter := min(l.minPoll<<min(n, 16), l.maxPoll-l.minPoll)
 	pause := l.minPoll
-	if jitter > 0 {
-		pause += rand.N(jitter)
+	if l.maxPoll > l.minPoll {
+		pause += storekit.Backoff{Min: l.minPoll, Max: l.maxPoll - l.minPoll}.Pause(n)
 	}
-	pause = max(pause, least)
 	if end := a.frees + time.Millisecond; len(a.last.Holders) > 0 && end < pause {
 		pause = end + rand.N(l.minPoll)
 	}

@@ -14,8 +14,8 @@ import (
 )
 
 // acquisition is one Acquire. Its requests may be sent as often as it takes, and take effect
-// late and in any order: none touches a key of that name which is there already, but for those
-// that have seen its revision, and a tombstone of the owner refuses all that would create one.
+// late and in any order. None touches a key of that name that exists already, except those that
+// have seen its revision, and a tombstone of the owner refuses all that would create one.
 type acquisition struct {
 	l         *Locker
 	req       lock.Request
@@ -53,6 +53,8 @@ func (a *acquisition) value(granted bool) string {
 	v := value{Owner: a.req.Owner, Metadata: a.req.Metadata, Arrived: a.arrived}
 	if granted {
 		v.Granted = time.Now().UnixMilli()
+	} else {
+		v.Under = a.req.Under
 	}
 	return v.String()
 }
@@ -116,14 +118,14 @@ func (a *acquisition) enter(ctx context.Context) (g lock.Grant, ok bool, ops []*
 // an etcd lease to wait under, which an uncontended acquire does not pay for.
 func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, ops []*pb.ResponseOp, err error) {
 	start := time.Now()
-	if a.full, err = a.l.leaseFor(ctx, a.req.TTL); err != nil {
+	if err = a.fullLease(ctx); err != nil {
 		return g, false, nil, err
 	}
 	if a.req.Wait {
-		a.lease = a.l.usable(a.heartbeat)
-	}
-	if a.lease == nil && a.crowded() {
-		if a.lease, err = a.l.leaseFor(ctx, a.heartbeat); err != nil {
+		if a.lease = a.l.usable(a.heartbeat); a.lease == nil && a.crowded() {
+			a.lease, err = a.l.leaseFor(ctx, a.heartbeat)
+		}
+		if err != nil {
 			return g, false, nil, err
 		}
 	}
@@ -153,16 +155,26 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, ops []*p
 	return g, false, ops, err
 }
 
+// fullLease sets the lease for the grant. While there is none to be had the last stays: a waiter
+// looks at it all the same.
+func (a *acquisition) fullLease(ctx context.Context) error {
+	le, err := a.l.leaseFor(ctx, a.req.TTL)
+	if err == nil {
+		a.full = le
+	}
+	return err
+}
+
 // crowded reports whether others of this Locker wait for the lock, so that it will have to wait.
 func (a *acquisition) crowded() bool {
 	a.l.mu.Lock()
 	defer a.l.mu.Unlock()
 	x := a.l.lines[a.h.base]
-	return a.req.Wait && x != nil && x.waiters > 1
+	return x != nil && x.waiters > 1
 }
 
 // entering is the transaction that decides. The tail is there while somebody waits, and spares
-// the server a look at the whole line.
+// the server from reading the whole line.
 func (a *acquisition) entering() []clientv3.Op {
 	h, last := a.h, tail(a.h.base)
 	absent := func(name string) clientv3.Cmp { return clientv3.Compare(clientv3.CreateRevision(name), "=", 0) }
@@ -233,7 +245,7 @@ func (a *acquisition) linedUp(ops []*pb.ResponseOp, rev int64) error {
 }
 
 // grant is the grant whose last put was at revision mod, by a request sent at sent, and a look
-// that began at start. It is told no longer than its etcd lease is known to live. If that is not
+// that began at start. Its TTL is no longer than its etcd lease is known to live. If that is not
 // long, it waits for the keepalive that was sent beside the request.
 func (a *acquisition) grant(ctx context.Context, start, sent time.Time, mod int64, beat *call) (g lock.Grant, ok bool, err error) {
 	le := a.full
@@ -266,7 +278,7 @@ func (a *acquisition) grant(ctx context.Context, start, sent time.Time, mod int6
 // is lost.
 func (a *acquisition) claim(ctx context.Context) (g lock.Grant, ok bool, err error) {
 	start := time.Now()
-	if a.full, err = a.l.leaseFor(ctx, a.req.TTL); err != nil {
+	if err = a.fullLease(ctx); err != nil {
 		return g, false, err
 	}
 	sent := time.Now()

@@ -11,9 +11,9 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// Inspect implements [lock.Locker]. A holder's ExpiresIn is that of its etcd lease, which
-// others may keep alive as well: while its process lives, it is an upper bound. Times since
-// something happened are by the clients' wall clocks.
+// Inspect implements [lock.Locker]. A holder's ExpiresIn is that of its etcd lease, which other
+// grants may keep alive: while the holder's process lives, it is an upper bound. Held and Waited
+// compare this machine's wall clock with that of the holder or waiter.
 func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err := l.ready(ctx, lock.CheckKey(key)); err != nil {
 		return lock.Record{}, err
@@ -50,7 +50,7 @@ func (l *Locker) timeToLive(ctx context.Context, id int64) time.Duration {
 	return time.Duration(resp.TTL) * time.Second
 }
 
-// ForceRelease implements [lock.Admin]. The holder's process is told at once.
+// ForceRelease implements [lock.Admin]. It tells the holder's process at once.
 func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := l.ready(ctx, lock.CheckGrant(lock.Grant{Key: key, Owner: owner})); err != nil {
 		return err
@@ -92,8 +92,8 @@ func (l *Locker) read(ctx context.Context, op clientv3.Op) (*pb.RangeResponse, e
 // listPage is how many entries List reads at once.
 const listPage = 1000
 
-// List implements [lock.Admin]. It reads page by page, so a lock whose entries are on two
-// pages may be seen at two moments.
+// List implements [lock.Admin]. It reads page by page, so if a lock's entries are on two pages,
+// its Record may mix two moments.
 func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
 		if err := l.ready(ctx, nil); err != nil {

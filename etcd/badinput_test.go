@@ -57,15 +57,14 @@ func TestBadSetUp(t *testing.T) {
 // TestBadRequest: nothing is sent, and the error names the value.
 func TestBadRequest(t *testing.T) {
 	t.Parallel()
-	l := etcd.New(nowhere(t), etcd.WithMaxTTL(2*time.Minute))
+	l := etcd.New(nowhere(t))
 	defer func() { require.NoError(t, l.Close()) }()
 	ctx := context.Background()
 	for want, change := range map[string]func(*lock.Request){
 		"key is empty": func(r *lock.Request) { r.Key = "" },
 		`"a:b"`:        func(r *lock.Request) { r.Owner = "a:b" },
 		"TTL 999ms":    func(r *lock.Request) { r.TTL = 999 * time.Millisecond },
-		"above the longest, 2m0s: see etcd.WithMaxTTL": func(r *lock.Request) { r.TTL = 2*time.Minute + 1 },
-		"4097 bytes": func(r *lock.Request) { r.Metadata = map[string]string{"m": strings.Repeat("v", 4096)} },
+		"4097 bytes":   func(r *lock.Request) { r.Metadata = map[string]string{"m": strings.Repeat("v", 4096)} },
 	} {
 		req := storetest.Request("k")
 		change(&req)
@@ -189,9 +188,14 @@ func TestAuth(t *testing.T) {
 	c := lock.New(l, lock.WithTTL(3*time.Second))
 	_, err = c.Lock(ctx, "idle")
 	require.NoError(t, err)
-	time.Sleep(6 * time.Second) // of many renewals
+	time.Sleep(9 * time.Second) // of ten renewals
 	require.NoError(t, c.Close(ctx))
-	require.LessOrEqual(t, authentications(t, server.Addr())-before, 3, "a password is checked for more than a stream of each kind")
+	require.LessOrEqual(t, authentications(t, server.Addr())-before, 5, "a password is checked for more than a stream of each kind, and what a busy machine repeats")
+
+	nobody := etcd.New(cli, etcd.WithPrefix(prefix))
+	defer func() { require.NoError(t, nobody.Close()) }()
+	_, err = nobody.Acquire(ctx, storetest.Request("k"))
+	require.ErrorContains(t, err, "set Username and Password")
 
 	stranger := as("mallory", "m")
 	for _, wait := range []bool{false, true} {
@@ -199,6 +203,7 @@ func TestAuth(t *testing.T) {
 		req.Wait = wait
 		_, err := stranger.Acquire(ctx, req)
 		require.ErrorContains(t, err, "permission denied")
+		require.ErrorContains(t, err, prefix)
 		require.NotErrorIs(t, err, lock.ErrHeld)
 	}
 }
@@ -218,4 +223,36 @@ func authentications(t *testing.T, addr string) (n int) {
 		}
 	}
 	return n
+}
+
+func TestClientClosedFirst(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	storetest.ClientClosedFirst(t, l, other, func() { require.NoError(t, l.cli.Close()) })
+}
+
+// TestLongestTTL: what is above that of WithMaxTTL is cut to it, in a grant, after a wait, and in a
+// renewal by a Locker that has another.
+func TestLongestTTL(t *testing.T) {
+	t.Parallel()
+	server, prefix := testserver.SharedEtcd(t), testserver.Prefix()
+	l, brief := open(t, server, prefix), open(t, server, prefix, etcd.WithMaxTTL(20*time.Second))
+	both := func(mode func(lock.Request) lock.Request) {
+		req := mode(storetest.Lasting(storetest.Request("k"), lock.MaxTTL))
+		g := storetest.Acquire(t, brief, req)
+		require.LessOrEqual(t, g.TTL, 20*time.Second)
+		w := storetest.Waits(t, brief, storetest.Lasting(storetest.Request("k"), time.Hour))
+		require.LessOrEqual(t, storetest.Renew(t, brief, g).TTL, 20*time.Second)
+		storetest.Release(t, brief, g)
+		g = w.Granted(t)
+		require.LessOrEqual(t, g.TTL, 20*time.Second)
+		storetest.Release(t, brief, g)
+		g = storetest.Acquire(t, l, mode(storetest.Request("k")))
+		require.Greater(t, g.TTL, 20*time.Second)
+		g = storetest.Renew(t, brief, g)
+		require.LessOrEqual(t, g.TTL, 20*time.Second)
+		storetest.Release(t, brief, g)
+	}
+	both(func(r lock.Request) lock.Request { return r })
+	both(storetest.Shared)
 }

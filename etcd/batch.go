@@ -2,6 +2,8 @@ package etcd
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 const (
@@ -28,12 +31,13 @@ const (
 // find it free, or have the same revision, which is the token.
 type lane struct {
 	l     *Locker
-	stuck time.Duration // batchStuck, but in tests
+	stuck time.Duration // batchStuck, except in tests
 
 	mu      sync.Mutex // guards the rest, and the fields of parts and batches
 	queue   []*part
-	flying  int // batches under way that are not stuck
-	unheard int // batches under way
+	flying  int       // batches under way that are not stuck
+	unheard int       // batches under way
+	heard   time.Time // when the server last answered one
 }
 
 // part is one caller's request: one transaction, or some reads.
@@ -92,7 +96,7 @@ func (n *lane) send(ctx context.Context, p part) (outcome, error) {
 	case <-q.done:
 		return q.out, q.err
 	case <-ctx.Done():
-		return n.leave(q, ctx.Err())
+		return n.leave(q, n.l.because(ctx.Err()))
 	case <-n.l.ctx.Done():
 		return n.leave(q, n.l.over())
 	}
@@ -109,6 +113,9 @@ func (n *lane) leave(p *part, err error) (outcome, error) {
 	}
 	p.left = true
 	if p.batch == nil {
+		if storekit.Elapsed(n.heard) < lock.Patience {
+			err = fmt.Errorf("%w: %w", storekit.ErrQueued, err)
+		}
 		return outcome{}, err
 	}
 	if p.batch.left++; p.batch.left == len(p.batch.parts) {
@@ -173,7 +180,7 @@ func (n *lane) fly(parts []*part) {
 }
 
 // land gives the lane to those that have gathered. A batch that is stuck does so, but is not
-// answered: a server that is but slow must not be sent ever more.
+// answered: a server that is merely slow must not be sent more and more.
 func (n *lane) land(flying, unheard int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -191,8 +198,14 @@ func (n *lane) run(b *batch) {
 	resp, copies, err := insist(b.ctx, every, func(ctx context.Context) (*clientv3.TxnResponse, error) {
 		return n.l.cli.Txn(ctx).Then(ops...).Commit()
 	})
+	if errors.Is(err, errUnanswered) {
+		err = n.l.because(err)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if err == nil || definite(err) {
+		n.heard = time.Now()
+	}
 	apart := len(b.parts) > 1 && definite(err) && !isBusy(err) // of which another part may be the cause
 	for _, p := range b.parts {
 		if apart {
@@ -212,7 +225,7 @@ func (n *lane) run(b *batch) {
 
 // insist has f send a request, and a copy of it every time that it has not been answered for a
 // while: the client asks its members in turn, so a copy does not meet one that is frozen. None is
-// given up before another is answered, so a cluster that is but slow loses nothing, and after
+// given up before another is answered, so a cluster that is merely slow loses nothing, and after
 // three they become rarer. At once, but not often, it sends a copy when a connection breaks. It
 // returns how many were sent.
 func insist[T any](ctx context.Context, every time.Duration, f func(context.Context) (T, error)) (v T, copies int, err error) {

@@ -16,7 +16,7 @@ import (
 	"github.com/seed-215fdefa/lock/internal/testserver"
 )
 
-// TestRefused: who begins to wait while etcd is down is told so, and not when ctx ends.
+// TestRefused: a caller that begins to wait while etcd is down gets that error, before ctx ends.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	l := etcd.New(nowhere(t))
@@ -26,6 +26,32 @@ func TestRefused(t *testing.T) {
 	_, err := l.Acquire(storetest.Bounded(t), req)
 	require.ErrorContains(t, err, "connection refused")
 	require.NotErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// TestWaitWithoutServer: etcd is killed, or frozen, while somebody waits. The wait ends by itself, and
+// says what is wrong.
+func TestWaitWithoutServer(t *testing.T) {
+	t.Parallel()
+	for says, stop := range map[string]func(*testserver.Server){
+		"connection refused": (*testserver.Server).Kill,
+		"no answer":          (*testserver.Server).Pause,
+	} {
+		t.Run(says, func(t *testing.T) {
+			t.Parallel()
+			server, prefix := testserver.Etcd(t), testserver.Prefix()
+			l := openOn(t, prefix, []string{server.Addr()})
+			storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), time.Minute))
+			w := storetest.Waits(t, l, storetest.Request("k"))
+			stop(server)
+			select {
+			case <-w.Done:
+			case <-time.After(lock.Patience + 2*storetest.Patience):
+				require.FailNow(t, "it waits on")
+			}
+			require.ErrorIs(t, w.Err, lock.ErrUnavailable)
+			require.ErrorContains(t, w.Err, says)
+		})
+	}
 }
 
 // TestNotMadeByNew: a zero Locker and a nil one say so.
@@ -66,6 +92,9 @@ func TestFullServer(t *testing.T) {
 	l, cli := openOn(t, testserver.Prefix(), []string{server.Addr()}), plain(t, server.Addr())
 	g := storetest.Acquire(t, l, storetest.Request("k"))
 	w := storetest.Waits(t, l, storetest.Request("k"))
+	hit := l.kv.once(fate{late: true}, entersLine(l, "doubt")) // a copy of that may yet come
+	doubt := storetest.Acquire(t, l, storetest.Request("doubt"))
+	reached(t, hit)
 	big := string(make([]byte, 1<<20))
 	for err := error(nil); err == nil; {
 		_, err = cli.Put(storetest.Bounded(t), "big", big)
@@ -74,6 +103,7 @@ func TestFullServer(t *testing.T) {
 	w.End(t)
 	storetest.Release(t, l, lock.Grant{Key: "k", Owner: w.Owner})
 	storetest.Release(t, l, g)
+	storetest.Release(t, l, doubt)
 	resp, err := cli.Get(storetest.Bounded(t), l.prefix, clientv3.WithPrefix())
 	require.NoError(t, err)
 	require.Empty(t, resp.Kvs)

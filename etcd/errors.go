@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 
 	"github.com/seed-215fdefa/lock"
@@ -21,14 +23,14 @@ const requestTimeout = 5 * time.Second
 const breaks = 2
 
 var (
-	// errClientClosed is told before the client is asked, which would try for seconds.
-	errClientClosed = errors.New("lock: etcd: the client is closed")
-	// errUndone is told to an acquisition that was undone while it was under way.
+	// errClientClosed is returned without asking the client, which would try for seconds.
+	errClientClosed = storekit.ClientClosed("etcd", nil)
+	// errUndone ends an acquisition that was undone while it was under way.
 	errUndone = errors.New("the acquisition has been undone")
 	// errUnanswered ends a request of the Locker's own. It is no context's error: no deadline
 	// of the caller's has passed.
 	errUnanswered = errors.New("the server has not answered in time")
-	// errNotNew is told by what New has not made.
+	// errNotNew is returned by every method of a Locker that New has not made.
 	errNotNew = fmt.Errorf("%w: etcd: the Locker was not made by New", lock.ErrInvalid)
 )
 
@@ -50,6 +52,22 @@ func (l *Locker) fail(ctx context.Context, err error) error {
 		return l.over()
 	}
 	return fmt.Errorf("lock: etcd: %w%s", err, l.advice(err))
+}
+
+// because adds to err, that of a request for which time is over, why no member can be reached. The
+// client does not tell: its requests wait for a connection. One that does not wait fails at once.
+func (l *Locker) because(err error) error {
+	conn := l.cli.ActiveConnection()
+	if conn.GetState() != connectivity.TransientFailure {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, requestTimeout/50)
+	defer cancel()
+	_, cause := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte(l.prefix)})
+	if status.Code(cause) != codes.Unavailable {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }
 
 // advice is what to do about an error of which users will not know.
@@ -104,7 +122,7 @@ func isGone(err error) bool { return errors.Is(err, rpctypes.ErrLeaseNotFound) }
 // isBusy reports that the server has too much to do.
 func isBusy(err error) bool { return errors.Is(err, rpctypes.ErrTooManyRequests) }
 
-// isFull reports that the server takes no more writes, but for deletions.
+// isFull reports that the server takes no more writes, except deletions.
 func isFull(err error) bool { return errors.Is(err, rpctypes.ErrNoSpace) }
 
 func codeOf(err error) codes.Code {

@@ -9,82 +9,87 @@
 //
 // # What it survives
 //
-// A grant is a key under an etcd lease. It is decided by one transaction, which a majority
-// of the members has on disk before it is answered: the oldest key of a lock holds it, and
-// its create revision is the token. So a live grant stays exclusive, and tokens rise, over
-// the loss of any minority of members, the leader included, and over a restart of all.
+// A grant is a key under an etcd lease. One transaction decides it: the oldest key of a lock
+// holds the lock, and that key's create revision is the token. A majority of the members has the
+// transaction on disk before it is answered. So a live grant stays exclusive, and tokens rise,
+// when any minority of members is lost, the leader included, and when all restart.
 //
 // # What breaks it
 //
-// A cluster without a majority answers nothing: leases end at their local deadline. Keys
-// that are deleted by hand, or go with a lease that is revoked by hand, are grants lost; the
-// holder is told at once. Restoring a backup moves revisions back, and with them the tokens:
-// restore with etcdutl's --bump-revision and --mark-compacted, by more than was written
-// since. Each change of leader starts the TTL of every etcd lease anew, so a dead holder may
-// block for up to a TTL longer; Capabilities.ExpirySlack allows for one such change, see
-// [WithMaxTTL].
+// A cluster without a majority answers nothing: leases end at their local deadline. If somebody
+// deletes a key by hand, or revokes its lease, that grant is lost, and its holder is told at
+// once. A restored backup moves revisions back, and with them the tokens: restore with etcdutl's
+// --bump-revision and --mark-compacted, by more than was written since. Each change of leader
+// restarts the TTL of every etcd lease, so a dead holder may block for up to one TTL longer.
+// Capabilities.ExpirySlack allows for one such change; see [WithMaxTTL].
 //
-// A write of the client library may rarely be sent twice (when a proxy in between cancels
-// it): an acquisition is then still one grant, a release may be told as ErrLost.
+// In rare cases the client library sends a write twice (when a proxy in between cancels it). An
+// acquisition is then still one grant; a release may return ErrLost.
 //
 // # Waiting
 //
-// Waiters stand in line in order of arrival. The last in line has its name in a key of its own,
-// the tail, so lining up costs the same however long the line is. After every wait a linearizable
-// transaction verifies that the own key is there and first. A Locker has one watch, of the
-// deletions from the first to the last lock that it waits for or has held for some time: Lockers
-// with unrelated locks that change hands often had better have prefixes of their own. A wake-up
-// that is lost costs a recheck: every third of the heartbeat of min(TTL, 5 s), and every tenth
-// from then on until the watch tells something again. When a grant is released whose successor
-// waits in the same process, one transaction does both. Once in line, a wait goes on through
-// errors of the cluster for lock.Patience.
+// Waiters stand in line in order of arrival. A key of its own, the tail, has the name of the
+// last in line, so lining up costs the same however long the line is. After every wait, a
+// linearizable transaction verifies that the waiter's own key is there and first.
 //
-// What a failed acquisition left, or a grant whose release has failed, is pruned by its Locker,
-// at most once a second. If a late request may yet create its key, a tombstone refuses that for
-// two minutes. Deletions are all that needs, so a server that has run out of space does it too.
+// A Locker has one watch. It covers the deletions from the first to the last key of the locks
+// that the Locker waits for or has held for some time. So if unrelated locks change hands often,
+// give their Lockers different prefixes. A lost wake-up costs a recheck. Waiters recheck every
+// third of the heartbeat, min(TTL, 5 s), and every tenth after a lost wake-up until the watch
+// delivers again. If the next waiter is in the releasing process, one transaction releases the
+// key and grants it. Once in line, a wait goes on through errors of the cluster for
+// lock.Patience.
+//
+// The Locker prunes what a failed acquisition or release left behind, at most once a second. If
+// a late request may still create its key, a tombstone refuses that request for two minutes.
+// Pruning needs only deletions, which a server accepts even when it has run out of space.
+//
+// # Cost
+//
+// An uncontended acquire is one transaction, and so is a release. Concurrent callers share
+// transactions. A Locker has one etcd lease for each distinct TTL in whole seconds; the first
+// grant with a TTL costs one more request. A renewal is one linearizable read of the grant's key
+// and a keepalive, which all grants of that TTL share. All keepalives use one stream.
+//
+// Renewals, acquisitions and waiters keep an etcd lease alive; nothing else does. If a grant is
+// not renewed, its own Locker deletes it at its end, even if others under the same etcd lease
+// are renewed. An idle lock costs half a kilobyte and no goroutine.
+//
+// # What it needs
+//
+// With authentication, the etcd role needs read and write permission for all keys that begin
+// with the prefix.
 //
 // # What an operator may delete
 //
 // Any key under the prefix, at any time: a holder is told, a waiter lines up again. The marks of
-// a [Fence], under "fence/", only when no holder of an older token can still be running.
+// a Fence, under "fence/", only when no holder of an older token can still be running.
 //
 // # A member that stops
 //
-// A member that is frozen, or cut off without a word, keeps its connections open, and what is
-// sent to it is not answered. The Locker sends a copy of all that it needs for an acquire, a wait
-// or a release after a quarter of the TTL, 1.25 s at most, while ctx lives and for 30 s: the client
-// asks its members in turn, so another gets it. A renewal, which is not to be late, sends one
-// after a sixteenth of the TTL, 0.3 s at most. The first answer counts. One request in so many as
-// there are members takes that much longer, until the client gives the connection up. That it does
-// only if its Config says so:
+// A member that is frozen or silently cut off keeps its connections open and answers nothing. So
+// the Locker repeats a request that goes unanswered. The client asks its members in turn, so
+// another member gets the copy; the first answer counts. For an acquire, a wait or a release, a
+// copy follows after each quarter of the TTL, at most 1.25 s. A renewal must not be late, so its
+// copies follow after each sixteenth of the TTL, at most 0.3 s. The Locker repeats while ctx
+// lives, for at most 30 s. If one of three members is frozen, one request in three is that much
+// slower until the client gives the connection up. The client does so only if its Config says
+// so:
 //
 //	DialKeepAliveTime:    10 * time.Second, // after which a silent connection is tried
 //	DialKeepAliveTimeout: 3 * time.Second,  // after which it is given up
 //
-// Set both. gRPC makes 10 s of a shorter DialKeepAliveTime. Until the connection is given up
-// watches on that member keep silent too: a forced release is told at the next renewal only, and
-// a wake-up costs a recheck.
-//
-// # Cost
-//
-// An uncontended acquire is one transaction and a release another. Those of concurrent callers
-// travel together, as parts of one. A Locker has one etcd
-// lease for each distinct TTL in whole seconds; a TTL for which none is alive costs one
-// request more. A renewal is a keepalive, shared by all grants of that TTL, and one
-// linearizable read of the own key. Leases are kept alive by renewals, acquisitions and
-// waiters, and never on their own: a grant that is not renewed is deleted at its end by its
-// own Locker, even if others under the same etcd lease are renewed.
-// An idle lock costs no goroutine and half a kilobyte. Keepalives go by one stream.
+// Set both. gRPC raises a shorter DialKeepAliveTime to 10 s. Until the client gives the
+// connection up, watches on that member keep silent too: a holder learns of a forced release at
+// its next renewal, a wake-up costs a recheck, and Client.Watch sees a change only when a
+// holder's TTL is over.
 //
 // # Moving
 //
-// etcd's tokens are revisions, far below those of other stores, and a fence that has seen one of
-// theirs refuses all of etcd's. Stop all holders, and give every Locker [WithTokenBase] with the
-// newest token that the old store has granted, or that the fences' marks show. To move a mark into
-// a [Fence], call its Do with that token and no operations.
-//
-// With etcd's authentication a role needs read and write permission for all keys that begin
-// with the prefix.
+// etcd's tokens are revisions, far below the tokens of other stores. A fence that has seen a
+// token of another store refuses all of etcd's. So stop all holders, and give every Locker
+// [WithTokenBase] with the newest token that the old store has granted or that the fences' marks
+// show. To move a mark into a Fence, call [Fence.Do] with that token and no operations.
 package etcd
 
 import (
@@ -101,8 +106,9 @@ import (
 )
 
 var (
-	_ lock.Locker = (*Locker)(nil)
-	_ lock.Admin  = (*Locker)(nil)
+	_ lock.Locker  = (*Locker)(nil)
+	_ lock.Admin   = (*Locker)(nil)
+	_ lock.Watcher = (*Locker)(nil)
 )
 
 // Locker keeps locks in etcd. It is safe for concurrent use. Close it before its client.
@@ -130,6 +136,9 @@ type Locker struct {
 	ticker   *time.Timer
 	ticking  bool
 
+	pruneFailures int       // in a row: while there are some, one is tried for all
+	pruneAgain    time.Time // not before
+
 	ctx    context.Context // ends with Close, or with the client
 	cancel context.CancelFunc
 	life   sync.Mutex // guards closed, and wg.Add against wg.Wait; taken after mu
@@ -140,21 +149,21 @@ type Locker struct {
 // Option sets up a [Locker].
 type Option func(*Locker) error
 
-// WithPrefix sets what the names of all keys begin with. Default "lock/". Lockers with the
-// same prefix on the same cluster share their locks. An empty prefix is refused.
+// WithPrefix sets what the names of all keys begin with. Lockers with the same prefix on the
+// same cluster share their locks. An empty prefix is ErrInvalid. Default "lock/".
 func WithPrefix(prefix string) Option {
 	return func(l *Locker) error {
 		if prefix == "" {
-			return fmt.Errorf("%w: etcd: prefix is empty: the whole keyspace is not for locks", lock.ErrInvalid)
+			return fmt.Errorf("%w: etcd: prefix is empty: locks must not use the whole keyspace", lock.ErrInvalid)
 		}
 		l.prefix = prefix
 		return nil
 	}
 }
 
-// WithMaxTTL sets the longest TTL that is accepted; a longer one is ErrInvalid. At least
-// 1 s, default 1 min. It bounds how long a change of leader may keep a dead holder's grant,
-// and is part of Capabilities.ExpirySlack for that reason.
+// WithMaxTTL sets the longest TTL that is granted, at least 1 s; a longer TTL is cut to it. It
+// is part of Capabilities.ExpirySlack, since a change of leader may keep a dead holder's grant
+// for as long. Default 1 min.
 func WithMaxTTL(d time.Duration) Option {
 	return func(l *Locker) error {
 		if d < minTTL {
@@ -165,8 +174,9 @@ func WithMaxTTL(d time.Duration) Option {
 	}
 }
 
-// WithTokenBase adds base to all tokens. Default 0: a token is a revision of etcd. All Lockers with
-// the same prefix must have the same base. See "Moving" above.
+// WithTokenBase adds base, at most half of lock.MaxToken, to all tokens. All Lockers with the
+// same prefix must have the same base. See "Moving" above. Default 0: a token is a revision of
+// etcd.
 func WithTokenBase(base lock.Token) Option {
 	return func(l *Locker) error {
 		if base > lock.MaxToken/2 {
@@ -177,9 +187,9 @@ func WithTokenBase(base lock.Token) Option {
 	}
 }
 
-// New returns a Locker on cli, doing no I/O. A nil client or a bad option is an error that
-// every call returns. cli stays the caller's to close. Give it DialKeepAliveTime and
-// DialKeepAliveTimeout, 10 s and a few: see "A member that stops" above.
+// New returns a Locker on cli. It does no I/O. Every call returns an error if cli is nil or an
+// option is bad. cli stays the caller's to close. Give it a DialKeepAliveTime of 10 s and a
+// DialKeepAliveTimeout of a few seconds: see "A member that stops" above.
 func New(cli *clientv3.Client, opts ...Option) *Locker {
 	l := &Locker{cli: cli, prefix: "lock/", maxTTL: time.Minute}
 	l.writes.stuck, l.reads.stuck = batchStuck, batchStuck
@@ -240,15 +250,13 @@ func (l *Locker) Capabilities() lock.Capabilities {
 }
 
 // Acquire implements [lock.Locker]. TTLs round up to seconds, and to the shortest that the
-// server grants; a grant may be told up to a quarter of its TTL shorter, since the etcd
-// lease is shared.
+// server grants; a TTL above that of [WithMaxTTL] is cut to it. A grant may be up to a quarter
+// of its TTL shorter, since the etcd lease is shared.
 func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
 	if err := l.ready(ctx, lock.CheckRequest(req, l.Capabilities())); err != nil {
 		return lock.Grant{}, err
 	}
-	if err := l.checkTTL(req.TTL); err != nil {
-		return lock.Grant{}, err
-	}
+	req.TTL = min(req.TTL, l.maxTTL)
 	a := l.acquisition(req)
 	g, err := lock.Grant{}, error(nil)
 	if req.Wait {
@@ -264,13 +272,6 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 		return lock.Grant{}, l.fail(ctx, err)
 	}
 	return g, nil
-}
-
-func (l *Locker) checkTTL(ttl time.Duration) error {
-	if ttl > l.maxTTL {
-		return fmt.Errorf("%w: TTL %v: above the longest, %v: see etcd.WithMaxTTL", lock.ErrInvalid, ttl, l.maxTTL)
-	}
-	return nil
 }
 
 // ready is what every call does first. invalid is what is wrong with its arguments.
@@ -316,9 +317,9 @@ func (l *Locker) spawn(f func()) bool {
 	return true
 }
 
-// Close ends this Locker's waits with ErrClosed, its watches and its timers. It leaves the
-// client and the grants alone: those end with their etcd lease, unless another Locker
-// releases or renews them. It is idempotent and waits for no server.
+// Close ends this Locker's waits with ErrClosed, its watches and its timers. It does not close
+// the client. Grants remain until their etcd lease expires, unless another Locker releases or
+// renews them. Close is idempotent and waits for no server.
 func (l *Locker) Close() error {
 	if l == nil || l.ctx == nil {
 		return errNotNew

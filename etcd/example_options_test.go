@@ -2,7 +2,6 @@ package etcd_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -20,10 +19,14 @@ func ExampleWithMaxTTL() {
 	client := lock.New(locker, lock.WithTTL(10*time.Second))
 	defer client.Close(context.Background())
 
-	_, err := client.TryLock(context.Background(), "report", lock.WithTTL(time.Minute))
-	fmt.Println(errors.Is(err, lock.ErrInvalid))
+	l, err := client.TryLock(context.Background(), "report", lock.WithTTL(time.Minute))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(time.Until(l.Deadline()) > 10*time.Second)
 	fmt.Println(locker.Capabilities().ExpirySlack)
 	// Output:
-	// true
+	// false
 	// 13.5s
 }

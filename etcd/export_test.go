@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 	"time"
+	"unsafe"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -59,6 +60,23 @@ func (g granter) LeaseGrant(ctx context.Context, req *pb.LeaseGrantRequest, opts
 	return g.LeaseClient.LeaseGrant(ctx, req, opts...)
 }
 
+// CutKeepAlives has no keepalive sent: err is what comes of opening their stream. It is to be called
+// before anything else.
+func (l *Locker) CutKeepAlives(err error) {
+	own := l.leaser
+	l.leaser = func() pb.LeaseClient { return cutOff{own(), err} }
+}
+
+type cutOff struct {
+	pb.LeaseClient
+	err error
+}
+
+// LeaseKeepAlive opens no stream.
+func (c cutOff) LeaseKeepAlive(context.Context, ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
+	return nil, c.err
+}
+
 // Late returns what sends a copy of the request of an Acquire that is under way, or has failed
 // and is not undone, and reports whether it has taken the lock.
 func (l *Locker) Late(tb testing.TB, req lock.Request) func() bool {
@@ -81,6 +99,47 @@ func (l *Locker) Late(tb testing.TB, req lock.Request) func() bool {
 		}
 		return resp.Responses[0].GetResponseTxn().Succeeded
 	}
+}
+
+// Suspend makes it so that the machine was suspended for d just now: the wall clock has gone on,
+// and the monotonic one has stood still.
+func (l *Locker) Suspend(d time.Duration) {
+	before := func(t *time.Time) {
+		*t = t.Add(-d)
+		(*struct {
+			wall uint64
+			mono int64
+		})(unsafe.Pointer(t)).mono += int64(d)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, le := range l.leases {
+		before(&le.confirmed)
+	}
+	for _, h := range l.byOwner {
+		if h.g.Token != 0 {
+			before(&h.g.Start)
+		}
+	}
+}
+
+// LivesFor is how long the etcd lease for a TTL is known to live; 0 if it is not used any more.
+func (l *Locker) LivesFor(ttl time.Duration) time.Duration {
+	le := l.usable(ttl)
+	if le == nil {
+		return 0
+	}
+	now := time.Now()
+	_, left := l.term(le, now, now)
+	return left
+}
+
+// Unsent is the error of a part that waits to be sent when patience with it ends, if the server last
+// answered ago.
+func Unsent(ago time.Duration) error {
+	n := &lane{heard: time.Now().Add(-ago)}
+	_, err := n.leave(&part{done: make(chan struct{})}, context.DeadlineExceeded)
+	return err
 }
 
 // Gathered is how many transactions wait to be sent together.

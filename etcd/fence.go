@@ -10,31 +10,31 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// Fence guards keys in etcd: it refuses a step whose token is older than the newest that was
-// seen for the resource, in the same transaction as the step.
+// Fence guards keys in etcd: it refuses a step whose token is older than the newest seen for the
+// resource. One transaction checks the token and runs the step.
 //
-// Reads are guarded as well as writes, and a read-modify-write must read through the Fence:
-// else a holder that froze between its read and its write loses its successor's update.
-// Reading raises the mark, so once a successor has read, the predecessor's write is refused.
+// A read-modify-write must read through the Fence too. Otherwise a holder that froze between its
+// read and its write overwrites its successor's update. Reading raises the mark, so once a
+// successor has read, the predecessor's write is refused.
 //
-// A resource is whatever one lock protects, named as the caller likes: one key, or many that
-// change together. Its mark is a key whose name has the newest token, under a prefix of its
-// own, and stays as long as nobody deletes it: a stale holder may wake at any time. Tokens of
-// shared leases do not order their holders.
+// A resource is whatever one lock protects: one key, or many that change together. Its name is
+// the caller's choice. Its mark is a key under a prefix of its own, whose name has the newest
+// token. The mark never expires, because a stale holder may wake at any time. Tokens of shared
+// leases do not order their holders.
 //
-// A step that is given up when ctx ends may have been done or not. Inside Do, whose ctx ends
-// with the lease, a step that must be told apart may be sent with context.WithoutCancel and a
-// timeout: the token decides about it, not ctx.
+// If ctx ends during a step, the step may or may not have happened. Inside Do, ctx ends with the
+// lease. If you must know the outcome, run the step with context.WithoutCancel and a timeout:
+// the token protects the resource, not ctx.
 //
-// A Fence is safe for concurrent use and needs no closing. For transactions of the caller's
-// own there are [Fence.Fresh] and [Fence.Raise].
+// A Fence is safe for concurrent use and needs no closing. To fence transactions of your own,
+// use [Fence.Fresh] and [Fence.Raise].
 type Fence struct {
 	kv     clientv3.KV
 	prefix string
 }
 
-// NewFence returns a Fence for keys behind kv, which may be a *clientv3.Client, doing no I/O.
-// The names of marks begin with "fence/". A nil kv is an error that every call returns.
+// NewFence returns a Fence for keys in kv, such as a *clientv3.Client. It does no I/O. The names
+// of marks begin with "fence/". If kv is nil, every call returns an error.
 func NewFence(kv clientv3.KV) *Fence {
 	if c, ok := kv.(*clientv3.Client); ok && c == nil {
 		kv = nil
@@ -55,9 +55,9 @@ func (f *Fence) newer(resource string, token lock.Token) (from, end string) {
 	return f.mark(resource, token) + "\x00", rangeEnd(f.marks(resource))
 }
 
-// Fresh is a comparison for a transaction of the caller's own: it holds unless a token newer
-// than token has been seen for resource. It must stand beside [Fence.Raise]. It never holds
-// for a token out of range.
+// Fresh returns a comparison for a transaction of your own. It holds unless a token newer than
+// token has been seen for resource. Use it together with [Fence.Raise]. It never holds for a
+// token out of range.
 //
 //	resp, err := cli.Txn(ctx).
 //		If(fence.Fresh("order:123", token), …).
@@ -71,8 +71,8 @@ func (f *Fence) Fresh(resource string, token lock.Token) clientv3.Cmp {
 	return clientv3.Compare(clientv3.CreateRevision(from), "=", 0).WithRange(end)
 }
 
-// Raise is the operations that raise the mark of resource to token: for Then beside Fresh,
-// reads included.
+// Raise returns the operations that raise the mark of resource to token. Put them into Then of
+// every transaction that has [Fence.Fresh], even of one that only reads.
 func (f *Fence) Raise(resource string, token lock.Token) []clientv3.Op {
 	mark := f.mark(resource, token)
 	return []clientv3.Op{
@@ -81,9 +81,9 @@ func (f *Fence) Raise(resource string, token lock.Token) []clientv3.Op {
 	}
 }
 
-// Do does ops in one transaction that raises the mark of resource. The Responses of what it
-// returns are those of ops. It returns a *lock.StaleError, and does nothing, when token is stale. ops are as
-// in Then of a transaction; with clientv3.OpTxn they may have conditions of their own.
+// Do runs ops and raises the mark of resource, in one transaction. It returns the Responses of
+// ops. If token is stale, Do returns a *lock.StaleError and runs nothing. ops are what a
+// transaction's Then takes; with clientv3.OpTxn they may have conditions of their own.
 func (f *Fence) Do(ctx context.Context, resource string, token lock.Token, ops ...clientv3.Op) (*clientv3.TxnResponse, error) {
 	if f.kv == nil {
 		return nil, fmt.Errorf("%w: etcd: fence: client is nil", lock.ErrInvalid)
@@ -117,8 +117,8 @@ func (f *Fence) Do(ctx context.Context, resource string, token lock.Token, ops .
 	return resp, nil
 }
 
-// Get reads the value of key, which is the resource as well. It returns "" and false when
-// there is none, and a *lock.StaleError when token is stale.
+// Get reads the value of key; the resource is key itself. It returns "" and false if there is no
+// value, and a *lock.StaleError if token is stale.
 func (f *Fence) Get(ctx context.Context, key string, token lock.Token) (value string, found bool, err error) {
 	resp, err := f.Do(ctx, key, token, clientv3.OpGet(key))
 	if err != nil {
@@ -131,8 +131,8 @@ func (f *Fence) Get(ctx context.Context, key string, token lock.Token) (value st
 	return string(kvs[0].Value), true, nil
 }
 
-// Put writes the value of key, which is the resource as well. It returns a *lock.StaleError,
-// and writes nothing, when token is stale.
+// Put writes the value of key; the resource is key itself. If token is stale, Put returns a
+// *lock.StaleError and writes nothing.
 func (f *Fence) Put(ctx context.Context, key string, token lock.Token, value string) error {
 	_, err := f.Do(ctx, key, token, clientv3.OpPut(key, value))
 	return err

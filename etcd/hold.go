@@ -38,7 +38,6 @@ type hold struct {
 	over    bool            // it is to be pruned
 	pruning bool
 	due     time.Time // when
-	tries   int
 }
 
 // add is what an acquisition begins with.
@@ -80,8 +79,8 @@ func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease, doubt bool
 	h.pending, h.waiter, h.lined, h.doubt = false, nil, false, h.doubt || doubt
 }
 
-// anew has a enter once more, whose key is gone. It may have been granted the lock by a handover
-// of which it has not heard, and which is lost.
+// anew prepares a, whose key is gone, to enter once more. It may have been granted the lock by a
+// handover of which it has not heard, and which is lost.
 func (l *Locker) anew(a *acquisition) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,8 +125,8 @@ func (l *Locker) forget(h *hold, rev int64) {
 }
 
 // lose ends h and returns what tells it.
-func (l *Locker) lose(h *hold) func() {
-	lost, why := h.lost, h.reason()
+func (h *hold) lose(why lock.LostReason) (tell func()) {
+	lost := h.lost
 	h.lost, h.over, h.due = nil, true, time.Now()
 	h.ended = &lock.LostError{Reason: why, Token: h.g.Token}
 	if lost == nil {
@@ -153,7 +152,7 @@ func (l *Locker) leaseGone(le *lease) {
 	l.mu.Lock()
 	for _, h := range l.byOwner {
 		if h.lease == le && h.g.Token != 0 && !h.over {
-			calls = append(calls, l.lose(h))
+			calls = append(calls, h.lose(h.reason()))
 		}
 	}
 	l.mu.Unlock()
@@ -182,10 +181,16 @@ func (l *Locker) tick() {
 	var calls []func()
 	l.mu.Lock()
 	now := time.Now()
+	most := pruneAtOnce
+	if l.pruneFailures > 0 {
+		if most = 1; now.Before(l.pruneAgain) {
+			most = 0
+		}
+	}
 	for _, h := range l.byOwner {
 		switch {
 		case h.over:
-			if !h.pruning && !h.due.After(now) && len(prune) < pruneAtOnce {
+			if !h.pruning && !h.due.After(now) && len(prune) < most {
 				h.pruning = true
 				prune = append(prune, h)
 			}
@@ -193,11 +198,7 @@ func (l *Locker) tick() {
 			l.watch.wanted = now
 		case h.g.Token == 0:
 		case h.renewals == 0 && elapsed(h.g.Start, now) >= h.g.TTL:
-			if lost := h.lost; lost != nil {
-				calls = append(calls, func() { lost(lock.ReasonExpired) })
-			}
-			h.lost, h.over, h.due = nil, true, now
-			h.ended = &lock.LostError{Reason: lock.ReasonExpired, Token: h.g.Token}
+			calls = append(calls, h.lose(lock.ReasonExpired))
 		case h.lost != nil:
 			if l.watch.wanted = now; !h.watched {
 				if h.watched = true; l.cover(h.base, h.mod+1) {
@@ -229,15 +230,15 @@ func (l *Locker) verify(h *hold) {
 		l.mu.Lock()
 		tell := func() {}
 		if !h.over {
-			tell = l.lose(h)
+			tell = h.lose(h.reason())
 		}
 		l.mu.Unlock()
 		tell()
 	}
 }
 
-// Renew implements [lock.Locker]. A grant that another Locker acquired comes under an etcd
-// lease of this one.
+// Renew implements [lock.Locker]. If another Locker acquired the grant, Renew moves it to an
+// etcd lease of this one.
 func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if err := l.ready(ctx, storekit.CheckRenewal(g)); err != nil {
 		return lock.Grant{}, err
@@ -338,10 +339,7 @@ func (l *Locker) confirm(ctx context.Context, h *hold, g lock.Grant) (lock.Grant
 // looks at the mod revision. So does this put, which may take effect late: it must not take
 // the key from a newer lease to an older one.
 func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, error) {
-	if err := l.checkTTL(g.TTL); err != nil {
-		return g, err
-	}
-	le, err := l.leaseFor(ctx, g.TTL)
+	le, err := l.leaseFor(ctx, min(g.TTL, l.maxTTL))
 	if err != nil {
 		return g, err
 	}

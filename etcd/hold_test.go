@@ -178,6 +178,38 @@ func TestLeaseGone(t *testing.T) {
 	storetest.Release(t, l, waiting.Granted(t))
 }
 
+// TestLeaseGoneIsTold: that an etcd lease has ended is learned by the renewal of one grant, and
+// told to the holders of all others, though no watch brings it.
+func TestLeaseGoneIsTold(t *testing.T) {
+	t.Parallel()
+	l, _, cli := pair(t)
+	l.deaf.set(true)
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Request("beside")
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	beside := storetest.Acquire(t, l, req)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	require.Equal(t, leaseOf(t, cli, l.prefix, beside.Owner), leaseOf(t, cli, l.prefix, g.Owner))
+	revoke(t, cli, l.prefix, beside.Owner)
+	_, err := l.Renew(storetest.Bounded(t), g)
+	storetest.Lost(t, err)
+	require.Equal(t, lock.ReasonForced, told(t, lost))
+}
+
+// TestRenewalNeedsTheLease: the key is there, and no keepalive is answered. That is no renewal.
+func TestRenewalNeedsTheLease(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	l.CutKeepAlives(errCut)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_, err := l.Renew(ctx, g)
+	require.Error(t, err)
+	require.False(t, isLost(err), "%v", err)
+	storetest.Holds(t, other, g)
+}
+
 // TestRestart: grants and tokens outlive it, and Lockers find their way back.
 func TestRestart(t *testing.T) {
 	t.Parallel()
@@ -204,9 +236,13 @@ func TestRestart(t *testing.T) {
 func TestAnotherRenews(t *testing.T) {
 	t.Parallel()
 	l, other, _ := pair(t)
-	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), 2*time.Second))
+	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), 4*time.Second))
 	for end := time.Now().Add(2 * g.TTL); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		g = storetest.Renew(t, other, g)
+		if renewed, err := other.Renew(storetest.Bounded(t), g); err == nil {
+			g = renewed
+		} else { // on a busy machine the server may not answer in time
+			require.False(t, isLost(err), "%v", err)
+		}
 	}
 	storetest.Holds(t, l, g)
 	storetest.Refused(t, l, storetest.Request("k"))
@@ -279,60 +315,6 @@ func TestGrantIsNoLongerThanItsLease(t *testing.T) {
 	require.LessOrEqual(t, second.Start.Add(second.TTL), first.Start.Add(ttl))
 }
 
-// TestReleaseLooksAtTheToken: and so does Renew, although the owner is the same.
-func TestReleaseLooksAtTheToken(t *testing.T) {
-	t.Parallel()
-	l, other, _ := pair(t)
-	g := storetest.Acquire(t, l, storetest.Request("k"))
-	wrong := g
-	wrong.Token--
-	for _, p := range []*process{l, other} {
-		storetest.Lost(t, p.Release(storetest.Bounded(t), wrong))
-		_, err := p.Renew(storetest.Bounded(t), wrong)
-		storetest.Lost(t, err)
-		storetest.Holds(t, other, g)
-	}
-	storetest.Release(t, l, storetest.Renew(t, l, g))
-}
-
-// TestReleaseOfForced: who releases before the news of a forced release has come is told of it.
-func TestReleaseOfForced(t *testing.T) {
-	t.Parallel()
-	l, other, _ := pair(t)
-	g := storetest.Acquire(t, l, storetest.Request("k"))
-	require.NoError(t, other.ForceRelease(storetest.Bounded(t), g.Key, g.Owner))
-	storetest.Lost(t, l.Release(storetest.Bounded(t), g))
-}
-
-// TestReleaseIsSentAgain: the reply to a release gets lost. The next finds nothing to release,
-// and that is no loss.
-func TestReleaseIsSentAgain(t *testing.T) {
-	t.Parallel()
-	l, other, _ := pair(t)
-	g := storetest.Acquire(t, l, storetest.Request("k"))
-	hit := l.kv.once(fate{mute: true}, deletes)
-	storetest.Release(t, l, g)
-	reached(t, hit)
-	storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
-}
-
-// TestNoLossAfterRelease: a release fails, and the grant ends by itself. Its holder is not told.
-func TestNoLossAfterRelease(t *testing.T) {
-	t.Parallel()
-	l, other, _ := pair(t)
-	lost := make(chan lock.LostReason, 1)
-	req := storetest.Lasting(storetest.Request("k"), 2*time.Second)
-	req.Lost = func(r lock.LostReason) { lost <- r }
-	g := storetest.Acquire(t, l, req)
-	l.kv.set(func(t txn) fate { return fate{late: deletes(t)} })
-	require.ErrorIs(t, l.Release(storetest.Bounded(t), g), errCut)
-	l.kv.set(nil)
-	storetest.Eventually(t, "the grant to end", func() bool {
-		return len(storetest.Inspect(t, other, "k").Holders) == 0
-	})
-	require.Empty(t, lost)
-}
-
 // TestRenewalsOvertake: of two renewals at once the earlier is answered last. The grant lives for
 // as long as the later has promised.
 func TestRenewalsOvertake(t *testing.T) {
@@ -359,21 +341,27 @@ func TestRenewalsOvertake(t *testing.T) {
 }
 
 // TestEndIsFinal: once the end of a grant has been told it can be neither renewed nor
-// released, although its key is there until it is pruned.
+// released, although its key is there until it is pruned: others keep its etcd lease alive.
 func TestEndIsFinal(t *testing.T) {
 	t.Parallel()
-	l, _, _ := pair(t)
+	l, _, cli := pair(t)
 	type answers struct{ renew, release error }
 	told := make(chan answers, 1)
 	var g lock.Grant
 	granted := make(chan struct{})
 	req := storetest.Lasting(storetest.Request("k"), 2*time.Second)
-	req.Lost = func(lock.LostReason) { // the key is pruned after it has returned
+	gate := make(chan struct{})
+	l.kv.every(fate{gate: gate}, deletes) // it is not pruned yet
+	req.Lost = func(lock.LostReason) {
 		<-granted
 		_, err := l.Renew(context.Background(), g)
+		close(gate)
 		told <- answers{err, l.Release(context.Background(), g)}
 	}
 	g = storetest.Acquire(t, l, req)
+	alive, err := cli.KeepAlive(storetest.Bounded(t), leaseOf(t, cli, l.prefix, g.Owner))
+	require.NoError(t, err)
+	require.NotNil(t, storetest.Receive(t, alive))
 	close(granted)
 	a := storetest.Receive(t, told)
 	require.Equal(t, lock.ReasonExpired, storetest.Lost(t, a.renew))

@@ -1,8 +1,11 @@
 package etcd_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,44 +141,127 @@ func TestLateAdoption(t *testing.T) {
 	require.Equal(t, before, keyOf(t, cli, l.prefix, g.Owner))
 }
 
-// TestLateUndo: an undo arrives when the name of its entry is another's.
+// TestLateUndo: an undo, or a release, arrives when the name of its entry is another's.
 func TestLateUndo(t *testing.T) {
 	t.Parallel()
-	l, other, cli := pair(t)
+	undos := []bool{true, false}
+	for len(undos) > 0 {
+		undo := undos[0]
+		l, other, cli := pair(t)
+		g := storetest.Acquire(t, l, storetest.Request("k"))
+		entry := keyOf(t, cli, l.prefix, g.Owner).Key
+		gate := make(chan struct{})
+		slow := l.kv.once(fate{gate: gate}, deletes)
+		ended := make(chan error, 1)
+		if undo {
+			g = lock.Grant{Key: "k", Owner: g.Owner}
+		}
+		go func(g lock.Grant) { ended <- l.Release(storetest.Bounded(t), g) }(g)
+		reached(t, slow)
+		storetest.Release(t, l, g)
+		g = storetest.Acquire(t, l, storetest.Request("k"))
+		met := bytes.Equal(entry, keyOf(t, cli, l.prefix, g.Owner).Key) // not if a busy machine sent an acquire twice
+		close(gate)
+		if err := <-ended; undo || err != nil && !isLost(err) {
+			require.NoError(t, err)
+		}
+		storetest.Holds(t, other, g)
+		if met {
+			undos = undos[1:]
+		}
+	}
+}
+
+// TestLateUndoInDoubt: an undo of what may yet come deletes whatever has the name. A copy of it
+// arrives late, and must meet no other's entry.
+func TestLateUndoInDoubt(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("warm")))
+	req := storetest.Request("k")
+	giveUp(t, l, req, fate{mute: true, silent: true})
+	hit := l.kv.once(fate{late: true}, deletes)
+	storetest.Release(t, l, lock.Grant{Key: "k", Owner: req.Owner})
+	reached(t, hit)
 	g := storetest.Acquire(t, l, storetest.Request("k"))
-	entry := keyOf(t, cli, l.prefix, g.Owner).Key
-	gate := make(chan struct{})
-	slow := l.kv.once(fate{gate: gate}, deletes)
-	undone := make(chan error, 1)
-	undo := lock.Grant{Key: "k", Owner: g.Owner}
-	go func() { undone <- l.Release(storetest.Bounded(t), undo) }()
-	reached(t, slow)
-	storetest.Release(t, l, undo)
-	g = storetest.Acquire(t, l, storetest.Request("k"))
-	require.Equal(t, entry, keyOf(t, cli, l.prefix, g.Owner).Key)
-	close(gate)
-	require.NoError(t, <-undone)
+	l.kv.deliver(t)
 	storetest.Holds(t, other, g)
 }
 
-// TestUndoFails: who gave up, and whose undo did not arrive, is not in the way for as long as
-// others in the process keep their etcd lease alive.
-func TestUndoFails(t *testing.T) {
+// giveUp cancels the Acquire of req when its request has met f.
+func giveUp(t *testing.T, l *process, req lock.Request, f fate) {
+	t.Helper()
+	sent := l.kv.once(f, entersLine(l, req.Key))
+	ctx, cancel := context.WithCancel(storetest.Bounded(t))
+	failed := make(chan error, 1)
+	go func() { _, err := l.Acquire(ctx, req); failed <- err }()
+	reached(t, sent)
+	cancel()
+	require.ErrorIs(t, storetest.Receive(t, failed), context.Canceled)
+}
+
+// entersLine is like a transaction that would make an exclusive entry of key.
+func entersLine(l *process, key string) func(txn) bool {
+	return func(t txn) bool {
+		return slices.ContainsFunc(t.puts, func(name string) bool { return strings.HasPrefix(name, l.prefix+key+"/x") })
+	}
+}
+
+// TestLatePlace: a request to line up is given up, and takes effect after its undo. It is refused.
+func TestLatePlace(t *testing.T) {
 	t.Parallel()
 	l, other, _ := pair(t)
 	g := storetest.Acquire(t, other, storetest.Request("k"))
 	storetest.Acquire(t, other, storetest.Request("beside"))
-	storetest.Waits(t, l, storetest.Request("beside"))
-	w := storetest.Waits(t, l, storetest.Request("k"))
-	w.Cancel()
-	w.End(t)
-	l.kv.set(func(t txn) fate { return fate{late: deletes(t)} })
-	require.ErrorIs(t, l.Release(storetest.Bounded(t), lock.Grant{Key: "k", Owner: w.Owner}), errCut)
-	l.kv.set(nil)
-	storetest.Eventually(t, "the place in line to be left", func() bool {
-		return len(storetest.Inspect(t, other, "k").Waiters) == 0
-	})
+	storetest.Waits(t, l, storetest.Request("beside")) // now there is an etcd lease to wait under
+	req := storetest.Request("k")
+	req.Wait = true
+	giveUp(t, l, req, fate{late: true, silent: true})
+	storetest.Release(t, l, lock.Grant{Key: "k", Owner: req.Owner})
+	l.kv.deliver(t)
+	require.Empty(t, storetest.Inspect(t, other, "k").Waiters, "a ghost")
 	storetest.Holds(t, other, g)
+}
+
+// TestUndoUnderWay: an undo overtakes its Acquire, which has not returned. What that has sent is
+// refused.
+func TestUndoUnderWay(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("warm")))
+	gate := make(chan struct{})
+	sent := l.kv.every(fate{gate: gate}, entersLine(l, "k"))
+	req, failed, ctx := storetest.Request("k"), make(chan error, 1), storetest.Bounded(t)
+	go func() { _, err := l.Acquire(ctx, req); failed <- err }()
+	reached(t, sent)
+	storetest.Release(t, l, lock.Grant{Key: "k", Owner: req.Owner})
+	close(gate)
+	require.Error(t, storetest.Receive(t, failed))
+	require.Empty(t, storetest.Inspect(t, other, "k").Holders, "a ghost")
+}
+
+// TestUndoFails: who gave up, and whose undo did not arrive or was never sent, is not in the way for
+// as long as others in the process keep their etcd lease alive.
+func TestUndoFails(t *testing.T) {
+	t.Parallel()
+	for _, sent := range []bool{true, false} {
+		l, other, _ := pair(t)
+		g := storetest.Acquire(t, other, storetest.Request("k"))
+		storetest.Acquire(t, other, storetest.Request("beside"))
+		storetest.Waits(t, l, storetest.Request("beside"))
+		w := storetest.Waits(t, l, storetest.Request("k"))
+		w.Cancel()
+		w.End(t)
+		if sent {
+			l.kv.set(func(t txn) fate { return fate{late: deletes(t)} })
+			require.ErrorIs(t, l.Release(storetest.Bounded(t), lock.Grant{Key: "k", Owner: w.Owner}), errCut)
+			l.kv.set(nil)
+		}
+		storetest.Eventually(t, "the place in line to be left", func() bool {
+			return len(storetest.Inspect(t, other, "k").Waiters) == 0
+		})
+		storetest.Holds(t, other, g)
+	}
 }
 
 // TestStaleHandover: a handover was for an entry that is gone by the time that its waiter hears

@@ -3,11 +3,14 @@ package etcd_test
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
@@ -194,25 +197,65 @@ func TestCompactionWhileWaiting(t *testing.T) {
 	}
 }
 
-// TestExpiredWaiter: the etcd lease of one who waits ends. It must not be granted the lock by
-// what it knew, nor wait for ever: it lines up again.
+// TestExpiredWaiter: the etcd lease of one who waits ends, which a watch brings or not. It must not
+// be granted the lock by what it knew, nor wait for ever: it lines up again.
 func TestExpiredWaiter(t *testing.T) {
 	t.Parallel()
-	l, other, cli := pair(t)
+	for _, deaf := range []bool{false, true} {
+		l, other, cli := pair(t)
+		l.deaf.set(deaf)
+		g := storetest.Acquire(t, other, storetest.Request("k"))
+		w := storetest.Waits(t, l, storetest.Request("k"))
+		behind := storetest.Waits(t, other, storetest.Request("k"))
+		revoke(t, cli, l.prefix, w.Owner)
+		storetest.Eventually(t, "it to line up again", func() bool {
+			ws := storetest.Inspect(t, other, "k").Waiters
+			return len(ws) == 2 && ws[1].Owner == w.Owner
+		})
+		storetest.Release(t, other, g)
+		first := behind.Granted(t)
+		storetest.Release(t, other, first)
+		second := w.Granted(t)
+		require.Greater(t, second.Token, first.Token)
+		storetest.Holds(t, other, second)
+	}
+}
+
+// TestNoLeaseForTheGrant: a waiter is woken, and the etcd lease that its grant needs is refused. It
+// waits on, and is granted the lock when there are leases again.
+func TestNoLeaseForTheGrant(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
 	g := storetest.Acquire(t, other, storetest.Request("k"))
 	w := storetest.Waits(t, l, storetest.Request("k"))
-	behind := storetest.Waits(t, other, storetest.Request("k"))
-	revoke(t, cli, l.prefix, w.Owner)
-	storetest.Eventually(t, "it to line up again", func() bool {
-		ws := storetest.Inspect(t, other, "k").Waiters
-		return len(ws) == 2 && ws[1].Owner == w.Owner
+	l.grantBy(nowhere(t))
+	l.ForgetLeases()
+	storetest.Release(t, other, g)
+	select {
+	case <-w.Done:
+		require.FailNow(t, "it does not wait", "%v, %v", w.Grant, w.Err)
+	case <-time.After(500 * time.Millisecond): // of many looks
+	}
+	l.grantBy(nil)
+	storetest.Release(t, l, w.Granted(t))
+}
+
+// TestWaitWithoutKeepAlives: none is answered, and transactions are. Who waits lines up again when
+// its etcd lease has ended, and is granted the lock.
+func TestWaitWithoutKeepAlives(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	l.CutKeepAlives(errCut)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Lasting(storetest.Request("k"), 2*time.Second))
+	place := revisionOf(t, cli, l.prefix, w.Owner)
+	storetest.Eventually(t, "another place in line", func() bool {
+		resp, err := cli.Get(storetest.Bounded(t), l.prefix, clientv3.WithPrefix(), clientv3.WithMinCreateRev(place+1))
+		require.NoError(t, err)
+		return slices.ContainsFunc(resp.Kvs, func(kv *mvccpb.KeyValue) bool { return strings.Contains(string(kv.Value), w.Owner) })
 	})
 	storetest.Release(t, other, g)
-	first := behind.Granted(t)
-	storetest.Release(t, other, first)
-	second := w.Granted(t)
-	require.Greater(t, second.Token, first.Token)
-	storetest.Holds(t, other, second)
+	storetest.Release(t, l, w.Granted(t))
 }
 
 // TestTwoWaitersInOneProcess: unlike two mutexes of one session, they take turns.
@@ -235,16 +278,18 @@ func TestTwoWaitersInOneProcess(t *testing.T) {
 }
 
 // TestHandoverIsFull: what a handover grants lives for the whole TTL, though its waiter stood
-// under a lease of 5 s, and so does what a watch brought.
+// under a lease of 5 s and that of its grant was last confirmed a while ago, and so does what a
+// watch brought.
 func TestHandoverIsFull(t *testing.T) {
 	t.Parallel()
 	l, other, cli := pair(t)
 	for _, holder := range []*process{l, other} {
 		g := storetest.Acquire(t, holder, storetest.Request("k"))
 		w := storetest.Waits(t, l, storetest.Request("k"))
+		l.Suspend(20 * time.Second)
 		storetest.Release(t, holder, g)
 		g = w.Granted(t)
-		require.Greater(t, g.TTL, 40*time.Second)
+		require.Greater(t, g.TTL, 45*time.Second)
 		resp, err := cli.TimeToLive(storetest.Bounded(t), leaseOf(t, cli, l.prefix, g.Owner))
 		require.NoError(t, err)
 		require.Greater(t, resp.TTL, int64(40))
@@ -287,6 +332,45 @@ func TestPlaceIsKept(t *testing.T) {
 	require.Equal(t, before, revisionOf(t, cli, l.prefix, w.Owner))
 	storetest.Release(t, other, g)
 	storetest.Release(t, l, w.Granted(t))
+}
+
+// TestNameOfAnotherInOneProcess: when the reply to a line-up arrives, the one in front has gone, the
+// watch has told that already, and its name is in use again by one whose own request is still on
+// its way. That one stands behind: nobody may take it for the one in front.
+func TestNameOfAnotherInOneProcess(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	var ends []lock.Grant
+	var waits []*storetest.Waiting
+	for _, key := range []string{"a", "z"} { // so that the watch sees all between them
+		ends = append(ends, storetest.Acquire(t, other, storetest.Request(key)))
+		waits = append(waits, storetest.Waits(t, l, storetest.Request(key)))
+	}
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	name := string(keyOf(t, cli, l.prefix, g.Owner).Key)
+
+	back, gate := make(chan struct{}), make(chan struct{})
+	sent := l.kv.once(fate{back: back}, puts)
+	first := storetest.Begin(t, l, storetest.Request("k"))
+	reached(t, sent)
+	storetest.Eventually(t, "the first in line", func() bool { return len(storetest.Inspect(t, other, "k").Waiters) == 1 })
+	storetest.Release(t, l, g)
+	storetest.Release(t, other, ends[1])
+	last := waits[1].Granted(t) // the watch is past the end of g
+	sent = l.kv.once(fate{gate: gate}, puts)
+	second := storetest.Begin(t, l, storetest.Request("k"))
+	reached(t, sent)
+	close(back)
+	time.Sleep(100 * time.Millisecond) // for the first to learn where it stands
+	close(gate)
+
+	storetest.Release(t, l, first.Granted(t))
+	next := second.Granted(t)
+	require.Equal(t, name, string(keyOf(t, cli, l.prefix, next.Owner).Key))
+	storetest.Release(t, l, next)
+	storetest.Release(t, l, last)
+	storetest.Release(t, other, ends[0])
+	storetest.Release(t, l, waits[0].Granted(t))
 }
 
 // TestNameOfAnother: the wake-up gets lost, and the name of the entry in front is in use again

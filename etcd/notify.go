@@ -30,7 +30,7 @@ type watch struct {
 	streams   int                // how many streams were thought to be silent
 }
 
-// recheck is how long a waiter goes without a look.
+// recheck is how long a waiter goes without looking at its place.
 func (l *Locker) recheck(ttl time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -89,7 +89,7 @@ func (l *Locker) deleted(name string, rev int64) (calls []func()) {
 		case h.waiter != nil:
 			h.waiter.box.Wake()
 		case h.g.Token != 0 && !h.over:
-			calls = append(calls, l.lose(h))
+			calls = append(calls, h.lose(h.reason()))
 		}
 	}
 	for _, a := range l.behind[name] {

@@ -20,6 +20,7 @@ import (
 type value struct {
 	Owner    string            `json:"owner"`
 	Metadata map[string]string `json:"metadata,omitempty"`
+	Under    []string          `json:"under,omitempty"`   // of a waiter
 	Arrived  int64             `json:"arrived,omitempty"` // Unix ms
 	Granted  int64             `json:"granted,omitempty"` // Unix ms; 0: not known
 }
@@ -97,7 +98,7 @@ func (l *Locker) recordOf(key string, entries []entry, total int) lock.Record {
 	}
 	for _, e := range entries[n:] {
 		rec.Waiters = append(rec.Waiters, lock.Waiter{
-			Owner: e.owner, Shared: e.shared, Metadata: e.value.Metadata,
+			Owner: e.owner, Shared: e.shared, Metadata: e.value.Metadata, Under: e.value.Under,
 			Waited: max(since(e.value.Arrived, now), 0),
 		})
 	}

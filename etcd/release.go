@@ -23,8 +23,8 @@ const (
 // pruneRetries are the pauses while that fails.
 var pruneRetries = storekit.Backoff{Min: 200 * time.Millisecond, Max: time.Second}
 
-// Release implements [lock.Locker]. What it could not end is pruned as soon as the server
-// answers.
+// Release implements [lock.Locker]. If it fails, the Locker prunes the grant as soon as the
+// server answers.
 func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := l.ready(ctx, lock.CheckGrant(g)); err != nil {
 		return err
@@ -220,14 +220,24 @@ func (l *Locker) undo(ctx context.Context, h *hold) error {
 }
 
 // prune deletes what nobody uses any more: a grant that has ended, a place whose waiter has given
-// up, what a late request has brought about.
+// up, what a late request has brought about. As long as that fails one is tried for all, so that an
+// outage does not become a flood.
 func (l *Locker) prune(h *hold) {
 	ctx, cancel := context.WithTimeout(l.ctx, requestTimeout)
 	defer cancel()
 	err := l.drop(ctx, h)
 	if err != nil && !classify(err).Passing() { // a right has been taken away, say
 		l.forget(h, 0)
+		err = nil
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		l.pruneFailures = 0
+		return
+	}
+	l.pruneAgain = time.Now().Add(pruneRetries.Pause(l.pruneFailures))
+	l.pruneFailures++
 }
 
 // drop deletes h's key. It is tried again later if that fails.
@@ -244,8 +254,9 @@ func (l *Locker) drop(ctx context.Context, h *hold) error {
 	} // and in doubt on none: the name is not used again
 	out, later, err := l.bury(ctx, x, conditions...)
 	l.mu.Lock()
-	h.pruning, h.due = false, time.Now().Add(pruneRetries.Pause(h.tries))
-	h.tries++
+	if h.pruning = false; later {
+		h.due = time.Now().Add(pruneRetries.Max)
+	}
 	l.mu.Unlock()
 	if err != nil || later {
 		return err

@@ -16,6 +16,7 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
 
 func TestMain(m *testing.M) {
@@ -38,21 +39,25 @@ func inParallel() {
 	}
 }
 
-// TestSuite runs on one server, but for the cases that restart theirs or need a cluster.
+// TestSuite runs on one server, except for the cases that restart theirs or need a cluster.
 func TestSuite(t *testing.T) {
 	testserver.NeedServer(t)
-	locktest.Run(t, suite())
+	locktest.Run(t, suite(0))
 }
+
+// TestSuiteFarAway is TestSuite on a network with a round trip of 200 ms.
+func TestSuiteFarAway(t *testing.T) { storetest.FarAway(t, suite) }
 
 // TestClientSuite tries a Client over this store.
 func TestClientSuite(t *testing.T) {
 	testserver.NeedServer(t)
-	locktest.RunClient(t, suite())
+	locktest.RunClient(t, suite(0))
 }
 
-func suite() locktest.Harness {
+// suite is the harness of processes which are oneWay from their server.
+func suite(oneWay time.Duration) locktest.Harness {
 	return locktest.Harness{
-		New: keyspace,
+		New: func(tb testing.TB) func() lock.Locker { return keyspace(tb, oneWay) },
 		TTL: suiteTTL,
 		Around: func(t *testing.T, f func(*testing.T)) {
 			t.Parallel()
@@ -60,10 +65,13 @@ func suite() locktest.Harness {
 		},
 		LosePart: losePart,
 		Faults:   faults(),
+		Proxy:    way,
 	}
 }
 
-func keyspace(tb testing.TB) func() lock.Locker {
+func way(l lock.Locker) *faultproxy.Proxy { return l.(*process).proxy }
+
+func keyspace(tb testing.TB, oneWay time.Duration) func() lock.Locker {
 	prefix := testserver.Prefix()
 	is := func(part string) bool { return strings.Contains(tb.Name(), part) }
 	if is("Failover") {
@@ -78,7 +86,11 @@ func keyspace(tb testing.TB) func() lock.Locker {
 	if is("Restart") {
 		server = testserver.Etcd(tb)
 	}
-	return func() lock.Locker { return open(tb, server, prefix, etcd.Stable, longest) }
+	return func() lock.Locker {
+		p := open(tb, server, prefix, etcd.Stable, longest)
+		p.proxy.Delay(faultproxy.All(), oneWay)
+		return p
+	}
 }
 
 // longest accepts what the contract allows: what a change of leader may add to it is left out.
@@ -98,17 +110,12 @@ func TestExplore(t *testing.T) {
 		},
 		TTL:    suiteTTL,
 		Faults: faults(),
+		Proxy:  way,
 	})
 }
 
 func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
-		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
-			return l.(*process).proxy.Cut()
-		},
-		locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
-			return l.(*process).proxy.Freeze()
-		},
 		// A case is about the reply to what takes or keeps the lock. There is a connection, and
 		// an etcd lease that must be asked for first is granted all the same: else nothing more
 		// would be sent.

@@ -67,7 +67,7 @@ func (bs *beliefs) end(b *belief) {
 	delete(bs.live, b)
 }
 
-// lost is a loss that is told: by nothing but expiry here.
+// lost notes a loss that was reported. Here only expiry may cause one.
 func (bs *beliefs) lost(b *belief, why lock.LostReason) {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	lock "github.com/seed-215fdefa/lock"
 )
@@ -31,11 +32,12 @@ func adminOf(l lock.Locker) lock.Admin {
 	return a
 }
 
-// list returns the records of all keys with prefix, by key.
-func (e *env) list(l lock.Locker, prefix string) map[string]lock.Record {
+// list returns the records of all keys with prefix, by key. They are n, which a store may have
+// to look at one by one.
+func (e *env) list(l lock.Locker, prefix string, n int) map[string]lock.Record {
 	e.Helper()
 	recs := make(map[string]lock.Record)
-	err := e.call("List", func(ctx context.Context) error {
+	err := e.callFor(e.patience()+time.Duration(n)*e.pace, "List", func(ctx context.Context) error {
 		for rec, err := range adminOf(l).List(ctx, prefix) {
 			if err != nil {
 				return err
@@ -56,7 +58,7 @@ func (e *env) list(l lock.Locker, prefix string) map[string]lock.Record {
 // listed checks that List yields the records of these keys and no others.
 func (e *env) listed(l lock.Locker, prefix string, keys ...string) map[string]lock.Record {
 	e.Helper()
-	recs := e.list(l, prefix)
+	recs := e.list(l, prefix, len(keys))
 	var seen []string
 	for key := range recs {
 		seen = append(seen, key)
@@ -92,10 +94,11 @@ func listAll(e *env) {
 	if e.caps.FIFO && !inLine(recs[keys[0]], w.h.req.Owner) {
 		e.fail("the line of "+keys[0], "%+v", recs[keys[0]])
 	}
-	for _, h := range hs {
+	e.mustRelease(hs[0])
+	e.mustRelease(w.granted())
+	for _, h := range hs[1:] {
 		e.mustRelease(h)
 	}
-	e.mustRelease(w.granted())
 	e.listed(a, "")
 }
 
@@ -140,7 +143,7 @@ func listStopped(e *env) {
 	if n != 2 {
 		e.fail("List to yield five records, of which two are taken", "%d", n)
 	}
-	if n := len(e.list(a, "")); n != 5 {
+	if n := len(e.list(a, "", 5)); n != 5 {
 		e.fail("the next List to yield five records", "%d", n)
 	}
 }

@@ -16,14 +16,14 @@ import (
 // RunBenchmarks measures the store behind h, with 1, 16 and 128 callers:
 //
 //   - Uncontended: each caller acquires and releases a key of its own.
-//   - Contended: all callers, from up to four processes, wait for one key, and release
-//     it as soon as they have it. Beside the time from one grant to the next it reports
-//     how many of them there are in a second (hand-overs/s), how often the least served
-//     caller had the key for each time that the most served one had it (fairness, 1 at
-//     best), and the 99th percentile of the wait as a multiple of its mean.
+//   - Contended: all callers, from up to four processes, wait for one key, and release it as
+//     soon as they have it. The time is that from one grant to the next. Three more metrics are
+//     reported: grants per second (hand-overs/s); the least served caller's grants divided by
+//     the most served one's (fairness, 1 at best); and the 99th percentile of the wait as a
+//     multiple of its mean.
 //   - Renewals: each caller renews a grant of its own.
 //
-// Harness.Around and Harness.Faults are not used.
+// It uses neither Harness.Around nor Harness.Faults.
 func RunBenchmarks(b *testing.B, h Harness) {
 	b.Helper()
 	if err := h.check(); err != nil {

@@ -3,6 +3,7 @@ package locktest
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +21,7 @@ type broken struct {
 func in(paths ...string) []string { return paths }
 
 func brokenStores() []broken {
-	return append(subtlyBroken(), []broken{
+	return append(slices.Concat(subtlyBroken(), brokenWatchers()), []broken{
 		{what: "no exclusion", caught: in("Exclusion/AmongProcesses/exclusive"), flaws: flaws{noExclusion: true}},
 		{what: "grants to a process what it holds already", caught: in("Exclusion/WithinOneProcess/exclusive"), flaws: flaws{reentrant: true}},
 		{what: "readers beside a writer", caught: in("Exclusion/SharedBesideExclusive"), flaws: flaws{sharedBesideExclusive: true}},
@@ -247,6 +248,7 @@ func brokenStores() []broken {
 		{what: "keys not validated", caught: in("BadInput/Key/exclusive"), flaws: flaws{lax: "key"}},
 		{what: "owners not validated", caught: in("BadInput/Owner/exclusive"), flaws: flaws{lax: "owner"}},
 		{what: "TTLs not validated", caught: in("BadInput/TTL/exclusive"), flaws: flaws{lax: "TTL"}},
+		{what: "Under not validated", caught: in("BadInput/Under/exclusive"), flaws: flaws{lax: "under"}},
 		{what: "metadata not validated", caught: in("BadInput/Metadata/exclusive"), flaws: flaws{lax: "metadata"}},
 		{what: "validation by the server", caught: in("BadInput/BeforeAnyIO/exclusive"), wrap: alter(func(a *altered, c *refClient) {
 			a.acquire = func(ctx context.Context, req lock.Request) (lock.Grant, error) {

@@ -22,11 +22,17 @@ func capabilities() group {
 	return group{"Capabilities", []row{
 		{"Constant", constant, plain, nil, capabilitiesAreConstant},
 		{"Shared", declared, shared, nil, readersTogether},
-		{"SharedIsRefused", refused, plain, needs(lacks("Shared", hasShared)), sharedIsRefused},
+		{"SharedIsRefused", refused, plain, needs(lacks("Shared", hasShared)), func(e *env) {
+			e.isRefused("a shared request", func(req *lock.Request) { req.Shared = true })
+		}},
+		{"PriorityIsRefused", refused, both, needs(lacks("Priority", hasPriority)), func(e *env) {
+			e.isRefused("a head start", func(req *lock.Request) { req.HeadStart = time.Second })
+		}},
 		{"FIFO", fifo, both, needs(declares("FIFO", hasFIFO)), servedInOrder},
 		{"FIFOInACrowd", fifo, plain, needs(declares("FIFO", hasFIFO)), func(e *env) { e.compete(e.crowd, nobody).inOrder() }},
 		{"FIFOOfReadersAndWriters", fifo, shared, needs(declares("FIFO", hasFIFO)), readersBehindWriter},
 		{"EarlyLoss", early, both, needs(declares("EarlyLoss", hasEarlyLoss), isAdmin), earlyLoss},
+		{"EarlyLossOfARenewedGrant", early, both, needs(declares("EarlyLoss", hasEarlyLoss), isAdmin), earlyLossOfRenewed},
 		{"NoLossAfterRelease", early, both, nil, noLossAfterRelease},
 		{"MinTTL", minTTL, both, nil, minTTLWorks},
 	}}
@@ -46,17 +52,19 @@ func capabilitiesAreConstant(e *env) {
 	}
 }
 
-func sharedIsRefused(e *env) {
+// isRefused asks for what is not declared.
+func (e *env) isRefused(what string, ask func(*lock.Request)) {
 	a, b, key := e.open(), e.open(), e.key()
 	for _, wait := range []bool{false, true} {
 		req := e.request(key)
-		req.Shared, req.Wait = true, wait
+		req.Wait = wait
+		ask(&req)
 		err := e.call("Acquire", func(ctx context.Context) error {
 			_, err := a.Acquire(ctx, req)
 			return err
 		})
 		if !errors.Is(err, lock.ErrUnsupported) {
-			e.fail("ErrUnsupported for a shared request", "error %v", err)
+			e.fail("ErrUnsupported for "+what, "error %v", err)
 		}
 		e.vacant(b, key)
 	}
@@ -171,6 +179,42 @@ func earlyLoss(e *env) {
 	if seen := n.seen(); len(seen) > 1 {
 		e.fail("Request.Lost to be called at most once", "%v", seen)
 	}
+}
+
+// earlyLossOfRenewed forces a grant that lives by its renewals, when a crowd of others has come:
+// what a store keeps of a holder, so that it can tell it, must not end with the first TTL.
+func earlyLossOfRenewed(e *env) {
+	a, b := e.open(), e.open()
+	e.attempts(func() (valid bool) {
+		req, n := notified(e.brief(e.key()))
+		h := e.mustAcquire(a, req)
+		first := h.end()
+		h.g.TTL = e.long()
+		h, err := e.tryRenew(h)
+		if err != nil {
+			return false
+		}
+		if h.g.TTL < e.long() {
+			e.start(func() { e.keep(h) })
+		}
+		time.Sleep(time.Until(first.Add(e.tick())))
+		var others []*waiter
+		for range 80 {
+			other, _ := notified(e.request(e.key()))
+			others = append(others, e.ask(e.ctx, a, other))
+		}
+		for _, w := range others {
+			w.granted()
+		}
+		if _, err := e.tryRenew(h); err != nil {
+			return false
+		}
+		e.force(b, h)
+		e.eventually("Request.Lost to be called after ForceRelease, though the first TTL is over", e.patience(), func() (bool, string) {
+			return len(n.seen()) > 0, "it was not"
+		})
+		return true
+	})
 }
 
 // noLossAfterRelease gives the store every occasion to call Lost: the grant's end would

@@ -46,8 +46,8 @@ func groups() []group {
 		deadHolders(), deadWaiters(), wakeups(), cancels(), expiry(), keys(),
 		capabilities(), admin(), badInput(), records(),
 		heartbeats(), abandoned(), promptWakeups(), inspectInTime(), waitingWriter(),
-		durations(), reasons(), partialLoss(),
-	}, besideReaders(), handovers(), steps(), outlasting())...)
+		durations(), reasons(), partialLoss(), watcher(), headStarts(),
+	}, besideReaders(), handovers(), steps(), outlasting(), crowds())...)
 }
 
 // merged joins the groups that have one name: a sentence may have its cases in several

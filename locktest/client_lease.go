@@ -16,7 +16,7 @@ func leases() group {
 		renew    = "Renew restarts the lease's TTL, and so verifies that the store still knows the lease."
 		ended    = "It returns ErrReleased, ErrClosed or a *LostError if the lease has ended or ends meanwhile."
 		ends     = "Its contexts end first, with ErrReleased, before the store is asked; a renewal in flight is canceled and waited for."
-		release  = "It returns nil if the lock is released, and a *LostError if it had been lost before: then too if only the release has shown it."
+		release  = "It returns nil if the lock is released, and a *LostError if it had been lost before, even if only the release has shown that."
 		canceled = "Otherwise, after ErrUnavailable or ctx's error, the lock may be held for a TTL at most, and the Client goes on releasing it in the background until then. Release may be called again, and returns promptly if ctx ends or has ended."
 	)
 	return group{"Lease", []row{
@@ -168,8 +168,8 @@ func releaseInBackground(e *env) {
 	ended, cancel := context.WithCancel(e.ctx)
 	cancel()
 	err := e.call("Lease.Release", func(context.Context) error { return l.Release(ended) })
-	if !errors.Is(err, context.Canceled) {
-		e.fail("context.Canceled from a Release whose ctx has ended", "%v", err)
+	if err != nil && !errors.Is(err, context.Canceled) { // nil: the store was faster
+		e.fail("context.Canceled or nil from a Release whose ctx has ended", "%v", err)
 	}
 	e.freed(b, key)
 }

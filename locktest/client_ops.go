@@ -18,8 +18,11 @@ type actor struct {
 }
 
 // actor returns one that has seen nothing yet.
-func (e *env) actor() actor {
-	a := actor{l: e.open(), seen: new(events)}
+func (e *env) actor() actor { return e.actorOn(e.open()) }
+
+// actorOn is actor on a Locker of the case's own.
+func (e *env) actorOn(l lock.Locker) actor {
+	a := actor{l: l, seen: new(events)}
 	if e.h.newClient != nil {
 		a.client = e.h.newClient(e, a.l, a.seen)
 	} else {
@@ -65,11 +68,13 @@ type work struct {
 // do begins a Do, and returns when its function runs.
 func (e *env) do(ctx context.Context, c client, key string, opts []lock.Option) *work {
 	e.Helper()
-	w := &work{e: e, inside: make(chan struct{}), out: make(chan error, 1), done: make(chan struct{})}
-	e.start(func() {
-		defer close(w.done)
-		w.err = c.Do(ctx, key, w.run, opts...)
-	})
+	return e.doing(func(w *work) error { return c.Do(ctx, key, w.run, opts...) })
+}
+
+// doing begins a Do whose function is w.run, and returns when that runs.
+func (e *env) doing(do func(w *work) error) *work {
+	e.Helper()
+	w := e.begins(do)
 	select {
 	case <-w.inside:
 	case <-w.done:
@@ -77,6 +82,20 @@ func (e *env) do(ctx context.Context, c client, key string, opts []lock.Option) 
 	case <-time.After(e.patience()):
 		e.fail("Do to run its function", "it has not, in %v", e.patience())
 	}
+	return w
+}
+
+// begin begins a Do, and does not wait for its function.
+func (e *env) begin(ctx context.Context, c client, key string, opts []lock.Option) *work {
+	return e.begins(func(w *work) error { return c.Do(ctx, key, w.run, opts...) })
+}
+
+func (e *env) begins(do func(w *work) error) *work {
+	w := &work{e: e, inside: make(chan struct{}), out: make(chan error, 1), done: make(chan struct{})}
+	e.start(func() {
+		defer close(w.done)
+		w.err = do(w)
+	})
 	return w
 }
 
@@ -223,7 +242,7 @@ func (s *events) hook(f func(lock.Event)) {
 	s.then = f
 }
 
-// of is what was seen of key, but for renewals.
+// of is what was seen of key, without the renewals.
 func (s *events) of(key string) (of []lock.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

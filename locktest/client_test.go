@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"go/parser"
 	"go/token"
+	"iter"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,7 +26,10 @@ import (
 type fakeClient struct {
 	client
 	do, tryDo     func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error
+	doAll         func(ctx context.Context, keys []string, fn doAllFunc, opts ...lock.Option) error
 	lock, tryLock func(ctx context.Context, key string, opts ...lock.Option) (lease, error)
+	lead          func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error
+	watch         func(ctx context.Context, key string) iter.Seq2[lock.Record, error]
 	close         func(ctx context.Context) error
 }
 
@@ -37,12 +41,24 @@ func (c *fakeClient) TryDo(ctx context.Context, key string, fn doFunc, opts ...l
 	return c.tryDo(ctx, key, fn, opts...)
 }
 
+func (c *fakeClient) DoAll(ctx context.Context, keys []string, fn doAllFunc, opts ...lock.Option) error {
+	return c.doAll(ctx, keys, fn, opts...)
+}
+
 func (c *fakeClient) Lock(ctx context.Context, key string, opts ...lock.Option) (lease, error) {
 	return c.lock(ctx, key, opts...)
 }
 
 func (c *fakeClient) TryLock(ctx context.Context, key string, opts ...lock.Option) (lease, error) {
 	return c.tryLock(ctx, key, opts...)
+}
+
+func (c *fakeClient) Lead(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
+	return c.lead(ctx, key, fn, opts...)
+}
+
+func (c *fakeClient) Watch(ctx context.Context, key string) iter.Seq2[lock.Record, error] {
+	return c.watch(ctx, key)
 }
 
 func (c *fakeClient) Close(ctx context.Context) error { return c.close(ctx) }
@@ -75,6 +91,9 @@ type brokenClient struct {
 	store  func(l lock.Locker) lock.Locker // under the Client
 	seen   func(o lock.Observer) lock.Observer
 	opts   []lock.Option
+
+	permits  func(e *env, c *lock.Client, key string, n int) permits
+	explored bool // Explore must find it too
 }
 
 func (b brokenClient) make(e *env, l lock.Locker, seen lock.Observer) client {
@@ -85,7 +104,7 @@ func (b brokenClient) make(e *env, l lock.Locker, seen lock.Observer) client {
 		seen = b.seen(seen)
 	}
 	c := newClient(e, l, seen, b.opts...)
-	f := &fakeClient{c, c.Do, c.TryDo, c.Lock, c.TryLock, c.Close}
+	f := &fakeClient{c, c.Do, c.TryDo, c.DoAll, c.Lock, c.TryLock, c.Lead, c.Watch, c.Close}
 	if b.lease != nil {
 		f.lock = func(ctx context.Context, key string, opts ...lock.Option) (lease, error) {
 			l, err := c.Lock(ctx, key, opts...)
@@ -142,7 +161,7 @@ func byHand(c client, do func(ctx context.Context, l lease, fn doFunc) error) fu
 
 func brokenClients() []brokenClient {
 	background := context.Background()
-	return []brokenClient{
+	return append(slices.Concat(brokenDoAlls(), brokenMinHolds(), brokenLeads(), brokenWatches(), brokenSemaphores()), []brokenClient{
 		{what: "Do wraps what its function returns", caught: in("Do/Releases/exclusive"), client: func(c *fakeClient) {
 			do := c.do
 			c.do = func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
@@ -229,6 +248,12 @@ func brokenClients() []brokenClient {
 			}
 			c.lock = func(ctx context.Context, key string, opts ...lock.Option) (lease, error) {
 				return take(ctx, key, append(opts, hour)...)
+			}
+		}},
+		{what: "WithHeadStart is ignored", caught: in("Waiting/WithHeadStart"), client: func(c *fakeClient) {
+			do := c.do
+			c.do = func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
+				return do(ctx, key, fn, append(opts, lock.WithHeadStart(0))...)
 			}
 		}},
 		{what: "the end of a wait is DeadlineExceeded alone", caught: in("Waiting/WithWait/shared"), client: func(c *fakeClient) {
@@ -354,6 +379,37 @@ func brokenClients() []brokenClient {
 			c.tryDo = try
 		}},
 
+		{what: "no cycle is found", caught: in("Deadlocks/OneClient/exclusive", "Deadlocks/OneVictimInOneClient/shared", "Deadlocks/TwoClients/exclusive", "Deadlocks/ReaderBehindAWriter"), client: func(c *fakeClient) {
+			do := c.do
+			c.do = func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
+				return do(unnested{ctx}, key, fn, opts...)
+			}
+		}},
+		{what: "whoever waits under a lease for long is in a deadlock", caught: in("Deadlocks/RingInOneClient/exclusive", "Deadlocks/RingOverThree/exclusive", "Deadlocks/Converging/exclusive", "Deadlocks/LostReply/shared"), client: func(c *fakeClient) {
+			type nested struct{}
+			do := c.do
+			c.do = func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
+				if ctx.Value(nested{}) == nil {
+					return do(ctx, key, func(ctx context.Context, l lease) error {
+						return fn(context.WithValue(ctx, nested{}, true), l)
+					}, opts...)
+				}
+				impatient, cancel := context.WithTimeout(unnested{ctx}, time.Second)
+				defer cancel()
+				err := do(impatient, key, fn, opts...)
+				if errors.Is(err, context.DeadlineExceeded) {
+					return &lock.DeadlockError{}
+				}
+				return err
+			}
+		}},
+		{what: "a cycle that is seen once is believed", caught: in("Deadlocks/Dissolves/exclusive", "Deadlocks/Dissolves/shared"), store: func(l lock.Locker) lock.Locker {
+			return &hasty{lister: &lister{Locker: l}}
+		}},
+		{what: "what a waiter holds is not told", caught: in("Deadlocks/Found/exclusive", "Deadlocks/Found/shared"), store: func(l lock.Locker) lock.Locker {
+			return discreet{Locker: l}
+		}},
+
 		{what: "Close does nothing", caught: in("Close/NewCalls", "Close/Waiters/exclusive", "Close/Leases/exclusive"), client: func(c *fakeClient) {
 			c.close = func(context.Context) error { return nil }
 		}},
@@ -416,8 +472,50 @@ func brokenClients() []brokenClient {
 				o.Observe(ctx, e)
 			})
 		}},
+	}...)
+}
+
+// hasty is a store that shows with every second look what the one before has shown.
+type hasty struct {
+	*lister
+	mu   sync.Mutex // guards the rest
+	seen []lock.Record
+}
+
+func (h *hasty) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	seen := h.seen
+	if h.seen = nil; seen == nil {
+		for r, err := range h.lister.List(ctx, prefix) {
+			if err == nil {
+				h.seen = append(h.seen, r)
+			}
+		}
+		seen = h.seen
+	} else {
+		for _, err := range h.lister.List(ctx, prefix) {
+			_ = err // it is only to be counted
+		}
+	}
+	return func(yield func(lock.Record, error) bool) {
+		for _, r := range seen {
+			if !yield(r, nil) {
+				return
+			}
+		}
 	}
 }
+
+// discreet is a store that keeps to itself what its waiters hold.
+type discreet struct{ lock.Locker }
+
+func (d discreet) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	req.Under = nil
+	return d.Locker.Acquire(ctx, req)
+}
+
+func (d discreet) Unwrap() lock.Locker { return d.Locker }
 
 // unnested is a ctx that has forgotten which leases it is under.
 type unnested struct{ context.Context }
@@ -462,7 +560,7 @@ func TestBrokenClientsAreCaught(t *testing.T) {
 			t.Run(b.what, func(t *testing.T) {
 				t.Parallel()
 				h := refHarness(flaws{}, nil)
-				h.newClient = b.make
+				h.newClient, h.newSemaphore = b.make, b.permits
 				failed[i] = map[string]string{}
 				for _, c := range clientCases() {
 					if r := record(t, h, c); len(r.failures) > 0 {
@@ -524,7 +622,9 @@ func TestClientInFakeTime(t *testing.T) {
 func TestClientSentences(t *testing.T) {
 	t.Parallel()
 	var texts []string
-	for _, name := range []string{"client", "lease", "close", "options", "observe", "errors"} {
+	for _, name := range []string{
+		"client", "lease", "close", "options", "observe", "errors", "deadlock", "doall", "lead", "watch", "semaphore/semaphore",
+	} {
 		file, err := parser.ParseFile(token.NewFileSet(), "../"+name+".go", nil, parser.ParseComments)
 		require.NoError(t, err)
 		for _, doc := range file.Comments {

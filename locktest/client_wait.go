@@ -14,6 +14,7 @@ func waits() group {
 		tryDo  = "TryDo is Do without waiting: it returns ErrHeld at once if somebody else holds key."
 		wait   = "WithWait bounds how long Do and Lock wait for the key. Then they return a *HeldError if the store has shown the key held, else ErrUnavailable."
 		once   = "0 tries once; a d above MaxTTL is no bound."
+		head   = "WithHeadStart has Do and Lock stand in line as if they had come d earlier."
 		ended  = "It is ErrHeld as well if the key was seen held."
 		seen   = "ErrHeld says that the store has shown somebody else to hold the key."
 		undone = "If the outcome is unknown, as after a timeout, the Client undoes in the background what the store may have granted."
@@ -24,6 +25,7 @@ func waits() group {
 		{"WithWait", wait, both, nil, waitIsBounded},
 		{"WithoutWait", once, both, nil, noWait},
 		{"EndOfContext", ended, both, nil, waitEnds},
+		{"WithHeadStart", head, plain, needs(declares("Priority", hasPriority)), headStartPasses},
 		{"FreezeIsNotHeld", seen, both, needs(can(Freeze)), frozenIsNotHeld},
 		{"LateGrant", undone, both, needs(can(LoseReply)), lateGrant},
 	}}
@@ -100,6 +102,38 @@ func noWait(e *env) {
 		return a.Do(ctx, key, e.notRun, e.with(e.long(), lock.WithWait(0))...)
 	})
 	e.onlyHeld("Do with WithWait(0)", err)
+}
+
+// headStartPasses: who came later runs first.
+func headStartPasses(e *env) {
+	a, b, l, key := e.actor(), e.actor(), e.open(), e.key()
+	blocker := e.lasting(l, e.rival(key))
+	ran := make(chan string, 2)
+	line := func(who actor, name string, opts ...lock.Option) {
+		e.start(func() {
+			err := who.Do(e.ctx, key, func(context.Context, lease) error {
+				ran <- name
+				return nil
+			}, e.with(e.long(), opts...)...)
+			if err != nil && e.ctx.Err() == nil {
+				e.report("a nil error from Do", "%v", err)
+			}
+		})
+		e.contended(who, key)
+	}
+	line(a, "the first")
+	line(b, "the one with a head start", lock.WithHeadStart(time.Hour))
+	e.mustRelease(blocker)
+	for _, want := range []string{"the one with a head start", "the first"} {
+		select {
+		case name := <-ran:
+			if name != want {
+				e.fail(want+" to run", "%s", name)
+			}
+		case <-time.After(e.patience()):
+			e.fail(want+" to run", "nobody has, in %v", e.patience())
+		}
+	}
 }
 
 // waitEnds cancels a call that is known to wait.

@@ -205,7 +205,13 @@ func (e *env) start(f func()) {
 // if f has not returned as long after that.
 func (e *env) call(what string, f func(ctx context.Context) error) error {
 	e.Helper()
-	ctx, cancel := context.WithTimeout(e.ctx, e.patience())
+	return e.callFor(e.patience(), what, f)
+}
+
+// callFor is call with a ctx that ends after limit.
+func (e *env) callFor(limit time.Duration, what string, f func(ctx context.Context) error) error {
+	e.Helper()
+	ctx, cancel := context.WithTimeout(e.ctx, limit)
 	defer cancel()
 	done := make(chan error, 1)
 	e.calls <- func() { done <- f(ctx) }

@@ -8,27 +8,39 @@ import (
 	"time"
 )
 
-// Explore runs random work against the store for d, and checks what its callers were told
-// against the contract of [lock.Locker]: exclusion by the times in which owners may trust
-// their grants, tokens in the order of the grants, one grant for an owner, TTLs and Starts,
-// losses and their reasons, what Inspect shows, the order in line while there are no
-// faults, and that nothing is left in the end.
+// Explore runs random work against the store for d, and checks the results against the contract
+// of [lock.Locker]:
 //
-// A round is some owners, in two to four processes, who try, wait, cancel, renew, release,
-// undo and die, with mixed TTLs and modes, on one key or two; with operators who inspect
-// and force, and with the faults that the harness has, one at a time, Faults that break
-// what the store does not declare to survive included. Rounds begin until d is over, one
-// at least, each on a keyspace of its own. Round n has the seed seed + n, and its plan
-// comes from that alone. What the store and the machine make of the plan differs, least so
-// in fake time.
+//   - exclusion, by the times in which owners may trust their grants
+//   - tokens, in the order of the grants
+//   - one grant for each owner
+//   - TTLs and Starts
+//   - losses and their reasons
+//   - what Inspect shows
+//   - the order in line, while there are no faults
+//   - that nothing is left in the end
 //
-// The first round that finds something ends Explore and fails t, with the seed and the
-// history, a line for each call. In fake time the plan is cut down first to the steps
-// that are needed, by running it again without the others. Explore(t, h, thatSeed, 0)
-// runs one round.
+// Each round has some owners in two to four processes. They try, wait, cancel, renew, release,
+// undo and die, with mixed TTLs and modes, on one key or two. Operators inspect and force. The
+// faults of the harness happen one at a time, even those that the store does not declare to
+// survive. Rounds begin until d is over, at least one, each on a keyspace of its own. Round n
+// has the seed seed + n, which alone determines its plan. How the store and the machine carry
+// the plan out differs between runs, least in fake time.
 //
-// A sound store is never blamed, as by [Run]; Harness.Skips is of no account.
-// Harness.Around must call f before it returns, so it must not call t.Parallel.
+// In some rounds the processes also have a [lock.Client] and a [semaphore.Semaphore], on the
+// same keys. They call Do, TryDo and DoAll, with two or three keys in any order, and take
+// permits of all weights, some with a head start. Their calls get canceled, forced, or crash.
+// Explore checks what the Clients send like any other request. It also checks that a function
+// runs with all its leases, that its ctx ends when one of them is lost, that no more than n
+// permits are in use, that callers get permits in their turn, that nobody waits for ever, and
+// that nothing is left when a call has returned.
+//
+// The first round that finds something ends Explore and fails t, with the seed and the history,
+// a line for each call. In fake time Explore first shrinks the plan to the steps that are
+// needed, by running it again without the others. Explore(t, h, thatSeed, 0) runs one round.
+//
+// A store that keeps the contract never fails. Explore ignores Harness.Skips. Harness.Around
+// must call f before it returns, so it must not call t.Parallel.
 func Explore(t *testing.T, h Harness, seed uint64, d time.Duration) {
 	t.Helper()
 	if err := h.check(); err != nil {

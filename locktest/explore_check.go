@@ -186,22 +186,30 @@ func (m *model) forced(t *tenure, f *call) {
 	}
 }
 
-// line checks that u, which came when t stood in line, was not served before t.
+// line checks that u was not served before t, which stood in line and was in front of it.
 func (m *model) line(t, u *tenure) {
 	if !m.caps.FIFO || t.waiting == nil || t == u || t.key != u.key || t.shared && u.shared || !u.granted() || !m.orderly(t) {
 		return
 	}
-	came, served := u.acquire.begin, u.acquire.end
-	overtook := t.waiting.begin < came && m.quiet(served)
+	stood, came, served := t.waiting.begin, u.acquire.begin, u.acquire.end
+	overtook := stood-t.head < came-u.head && (stood < came || m.barred(u, stood)) && m.quiet(served)
 	if t.granted() {
 		overtook = overtook && m.first(u, t)
 	} else {
 		overtook = overtook && served < min(t.acquire.limit, t.acquire.end)
 	}
 	if overtook {
-		m.found(ofLine, fmt.Sprintf("%s, in line since %s, to be served before %s, which came at %s", t.name, ms(t.waiting.begin), u.name, ms(came)),
+		m.found(ofLine, fmt.Sprintf("%s, in line since %s, to be served before %s, which came at %s", t.name, ms(stood), u.name, ms(came)),
 			u.name+" was served at "+ms(served), t.waiting, u.acquire)
 	}
+}
+
+// barred reports whether u was certainly granted after at: another's grant, which it cannot be
+// beside, was live then, and its own was not over.
+func (m *model) barred(u *tenure, at time.Duration) bool {
+	return u.acquire.end > at && m.until(u.acquire) > at && slices.ContainsFunc(m.lives, func(v *tenure) bool {
+		return v.excludes(u) && slices.ContainsFunc(m.must(v, nil), func(s span) bool { return s.from < at && at < s.to })
+	})
 }
 
 // orderly reports whether t kept its place, as far as can be told: it was not forced, and
@@ -248,7 +256,7 @@ func (m *model) record(c *call) {
 		t := m.owners[x.Owner]
 		wrong := t == nil || t.key != c.key || seen[x.Owner] || x.Shared != t.shared ||
 			t.acquire.begin > c.end || m.gone(t) < c.begin ||
-			t.granted() && x.Token != t.acquire.grant.Token
+			t.granted() && x.Token != t.acquire.grant.Token && !m.again(t, c)
 		if wrong {
 			m.found(ofInspect, "no such holder: "+m.name(x.Owner), m.describe(c), c)
 			return
@@ -261,15 +269,38 @@ func (m *model) record(c *call) {
 			return
 		}
 	}
+	hidden := 0 // of a crowd
+	if len(rec.Holders) == lock.MaxRecord {
+		hidden = rec.HolderCount - lock.MaxRecord
+	}
 	for _, t := range m.lives {
 		if t.key != c.key || seen[t.owner] {
 			continue
 		}
-		for _, s := range m.must(t, nil) {
-			if s.has(c) {
-				m.found(ofInspect, fmt.Sprintf("%s among the holders, as from %s to %s", t.name, ms(s.from), ms(s.to)), m.describe(c), t.acquire, c)
-				return
-			}
+		spans := m.must(t, nil)
+		i := slices.IndexFunc(spans, func(s span) bool { return s.has(c) })
+		if i < 0 {
+			continue
+		}
+		if hidden--; hidden < 0 {
+			m.found(ofInspect, fmt.Sprintf("%s among the holders, as from %s to %s", t.name, ms(spans[i].from), ms(spans[i].to)), m.describe(c), t.acquire, c)
+			return
 		}
 	}
+}
+
+// again reports whether c may have shown an earlier grant of t than the one that its Acquire
+// returned: it ended before its reply came, and the request was sent again. An owner is spent by
+// its Release or an error, and by nothing that others do.
+func (m *model) again(t *tenure, c *call) bool {
+	a := t.acquire
+	switch {
+	case c.begin > a.end:
+		return false
+	case a.end-a.begin > a.grant.TTL-m.drift(a.grant.TTL): // it may have expired
+		return true
+	}
+	return slices.ContainsFunc(m.endings(t), func(e *call) bool {
+		return e.begin <= a.end && (!e.over || e.end >= c.begin)
+	})
 }

@@ -25,6 +25,7 @@ type history struct {
 	calls  []*call    // in the order in which they began
 	owners map[string]*tenure
 	lives  []*tenure // in the order in which they began
+	jobs   []*job    // in the order in which they began
 	flaws  []violation
 }
 
@@ -57,6 +58,8 @@ type tenure struct {
 	forces  []*call // what others did to it
 	waiting *call   // of Request.Waiting; nil if it was not called
 	losses  []*call // of Request.Lost
+	worker  *worker // whose Client it is of; nil for one without
+	job     int     // the step of the Client's call, if it is known
 }
 
 func (t *tenure) granted() bool { return t.acquire.over && t.acquire.err == nil }
@@ -166,6 +169,9 @@ func (h *history) describe(c *call) string {
 		what = fmt.Sprintf("acquire %s, TTL %v", mode, c.t.ttl)
 		if c.t.wait {
 			what += ", waits"
+		}
+		if c.t.head > 0 {
+			what += fmt.Sprintf(", head start %v", c.t.head)
 		}
 	case c.op == "lost":
 		return fmt.Sprintf("is told: lost, %v", c.reason)

@@ -18,7 +18,7 @@ const (
 	ofRelease   = "Release is yours alone. Release must end that owner's grant only; a stale one must return ErrLost and change nothing."
 	ofUndo      = "Without a token (Grant{Key, Owner}) it must undo an acquisition whose outcome is unknown, or a place in line, and return nil if there is nothing to undo."
 	ofLeftovers = "Failure leaves nothing. Dead holders pass: a key whose holder died must be acquirable within TTL + Capabilities.ExpirySlack, by a first try without Wait too. Dead waiters are skipped."
-	ofLine      = "FIFO: waiters are served in the order of arrival."
+	ofLine      = "FIFO: waiters are served in the order of arrival; Priority: in the order of arrival minus HeadStart."
 	ofWakeups   = "Wake-ups are hints. A release must wake the next waiter promptly if Push is declared, and a lost wake-up must cost no more than a bounded recheck."
 	ofCancel    = "Cancel is prompt. When ctx ends every method must return promptly with an error for which errors.Is(err, ctx.Err()) holds."
 	ofReasons   = "A reason is a fact. ReasonExpired must be told only if the TTL can have run out; a grant that vanished before is ReasonForced, ReasonTaken or unknown (0)."
@@ -202,6 +202,9 @@ func (m *model) gone(t *tenure) time.Duration {
 		return until // an undo may have been overtaken
 	}
 	for _, c := range slices.Concat(t.acts, t.forces) {
+		if c.op == "force" && c.begin <= a.end { // it may have ended a grant before that one: see again
+			continue
+		}
 		if c.ends() && (!c.lost() || !m.severed(t, c)) {
 			until = min(until, c.end)
 		}
@@ -269,6 +272,7 @@ func (m *model) check() {
 			m.record(c)
 		}
 	}
+	m.clients()
 }
 
 // returns checks that each call has returned, and not long after its ctx ended.

@@ -12,10 +12,11 @@ import (
 // plan is what a round of Explore does: everything that is random in it. It comes from
 // its seed and the Harness.TTL alone. Steps may be taken out without changing the rest.
 type plan struct {
-	seed  uint64
-	procs int
-	keys  int
-	steps []step
+	seed    uint64
+	procs   int
+	keys    int
+	permits int // of the semaphore; 0: there is none
+	steps   []step
 }
 
 // stepKind says what a step does.
@@ -26,6 +27,9 @@ const (
 	inspects                 // an Inspect
 	forces                   // a ForceRelease of the owner of step target
 	befalls                  // a fault
+	does                     // a Do, TryDo or DoAll of the process's Client
+	limits                   // a Do or TryDo of its semaphore
+	crashes                  // the Client and all that it does is no more
 )
 
 // step is one thing that begins at a time of its own. Those of an owner follow one
@@ -37,14 +41,21 @@ type step struct {
 	proc, key int
 
 	ttl, limit         time.Duration // limit is when Acquire's ctx ends
+	head               time.Duration // start, of those who wait where Priority is declared
 	shared, wait, undo bool
 	cancel             bool // the ctx ends by a cancel, not by a deadline
 	acts               []act
 
-	target int
+	target int // 0: whoever has the key
 
 	fault Fault
-	lasts time.Duration // until it heals
+	lasts time.Duration // until it heals, or the function returns
+
+	set      []int // keys of a Client's call, in the order in which they are given
+	weight   int   // permits
+	bounded  bool  // limit is a WithWait
+	patient  bool  // there is no limit
+	fruitful bool  // the function returns nil
 }
 
 // actKind is what the owner of a grant does.
@@ -72,6 +83,7 @@ type planner struct {
 	span     time.Duration   // in which steps begin
 	readers  float64         // share of shared grants
 	waiters  float64         // share of those who wait
+	heads    float64         // share of those who have a head start
 	untidy   float64         // share of grants that nobody ends
 	lateness float64         // share of renewals that come after the TTL
 	last     time.Duration   // when the latest step begins
@@ -82,6 +94,7 @@ func newPlan(seed uint64, ttl time.Duration) plan {
 	p := planner{Rand: rand.New(rand.NewPCG(seed, 0x6c6f636b)), ttl: ttl}
 	p.readers = oneOf(&p, 0, 0.3, 0.6, 0.9)
 	p.waiters = oneOf(&p, 0.2, 0.5, 0.8)
+	p.heads = oneOf(&p, 0, 0.3, 0.7)
 	p.untidy = oneOf(&p, 0, 0.2, 0.5)
 	p.lateness = oneOf(&p, 0, 0.1, 0.4)
 	p.span = time.Duration(4+p.IntN(5)) * ttl
@@ -100,8 +113,65 @@ func newPlan(seed uint64, ttl time.Duration) plan {
 	if p.chance(0.5) {
 		pl.addFaults(&p)
 	}
+	if p.chance(0.4) { // drawn last
+		pl.addJobs(&p)
+	}
 	slices.SortStableFunc(pl.steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
 	return pl
+}
+
+// addJobs adds calls of Clients, and what befalls them. Owners without a Client are among them
+// or not.
+func (pl *plan) addJobs(p *planner) {
+	pl.keys, pl.permits = 2+p.IntN(2), 2+p.IntN(2)
+	if p.chance(0.6) {
+		*pl = pl.without(func(s step) bool { return s.kind == acquires || s.kind == forces })
+	}
+	locks, ttl := oneOf(p, 0, 0.5, 0.5, 1), p.ttl*oneOf[time.Duration](p, 2, 2, 3)/2
+	for range 4 + p.IntN(9) {
+		pl.add(p, p.job(pl, locks, ttl))
+	}
+	if p.chance(0.3) {
+		for range 1 + p.IntN(2) {
+			pl.add(p, step{kind: crashes})
+		}
+	}
+	if p.chance(0.3) {
+		for range 1 + p.IntN(3) {
+			pl.add(p, step{kind: forces})
+			if s := &pl.steps[len(pl.steps)-1]; p.chance(1 - locks) {
+				s.key = lineKey + p.IntN(pl.permits+1)
+			}
+		}
+	}
+}
+
+// job draws a call of a Client.
+func (p *planner) job(pl *plan, locks float64, ttl time.Duration) step {
+	s := step{
+		kind: limits, ttl: ttl, wait: p.chance(0.8), limit: p.part(ttl, 0.05, 6), lasts: p.part(ttl, 0, 1.5),
+		weight: 1 + p.IntN(pl.permits), fruitful: p.chance(0.8),
+	}
+	if p.chance(locks) {
+		s.kind, s.ttl = does, ttl*oneOf[time.Duration](p, 2, 3, 4)/2
+		s.set = p.Perm(pl.keys)[:1+p.IntN(pl.keys)]
+		s.shared = p.chance(p.readers)
+	}
+	if p.chance(0.1) {
+		s.limit = p.part(ttl, 0, 0.01)
+	}
+	switch {
+	case s.wait && p.chance(0.5):
+		s.patient = true
+	case s.wait && s.kind == does && p.chance(0.3):
+		s.bounded = true
+	default:
+		s.cancel = p.chance(0.5)
+	}
+	if s.wait && s.kind == does && p.chance(p.heads) {
+		s.head = p.part(ttl, 0.01, 4)
+	}
+	return s
 }
 
 // add gives s what all steps have.
@@ -146,6 +216,9 @@ func (p *planner) acquisition() step {
 		kind: acquires, ttl: p.ttl * oneOf[time.Duration](p, 2, 2, 3, 4, 8) / 2,
 		shared: p.chance(p.readers), wait: p.chance(p.waiters), undo: p.chance(0.85),
 		cancel: p.chance(0.5), limit: 2 * p.ttl,
+	}
+	if p.chance(p.heads) && s.wait {
+		s.head = p.part(p.ttl, 0.01, 4)
 	}
 	switch {
 	case p.chance(0.1):

@@ -23,6 +23,7 @@ type round struct {
 	running sync.WaitGroup
 	mu      sync.Mutex    // guards procs
 	procs   []lock.Locker // those that are alive
+	workers map[int]*worker
 }
 
 // roundTB is a testing.TB whose cleanups are a round's, not a test's.
@@ -63,7 +64,10 @@ func (h Harness) round(t *testing.T, pl plan) *history {
 		dog.arm()
 		tb := &roundTB{TB: t}
 		defer tb.finish()
-		r := &round{h: h, tb: tb, open: h.New(tb), history: &history{plan: pl, ttl: h.ttl(), owners: map[string]*tenure{}}}
+		r := &round{
+			h: h, tb: tb, open: h.New(tb), workers: map[int]*worker{},
+			history: &history{plan: pl, ttl: h.ttl(), owners: map[string]*tenure{}},
+		}
 		r.ctx, r.stop = context.WithCancel(context.Background())
 		defer r.stop()
 		hist = r.history
@@ -77,7 +81,7 @@ func (h Harness) round(t *testing.T, pl plan) *history {
 
 // roundLimit is how long a round may take: its steps, their last calls, the wait until all
 // is over, and the recovery from a fault.
-func (h Harness) roundLimit() time.Duration { return 4*time.Minute + 120*h.ttl() }
+func (h Harness) roundLimit() time.Duration { return 4*time.Minute + 300*h.ttl() }
 
 func (r *round) run() {
 	for range r.plan.procs {
@@ -104,6 +108,7 @@ func (r *round) run() {
 	}
 	m := &model{history: r.history}
 	if r.ended() {
+		r.dismiss()
 		r.settle(m)
 	}
 	left := r.flaws
@@ -145,6 +150,10 @@ func (r *round) proc(n int) lock.Locker {
 func (r *round) step(s step) {
 	l := r.proc(s.proc)
 	switch s.kind {
+	case does, limits:
+		r.work(s)
+	case crashes:
+		r.crash(s)
 	case acquires:
 		if !s.shared || r.caps.Shared {
 			r.live(l, s)
@@ -153,7 +162,7 @@ func (r *round) step(s step) {
 		r.inspect(l, s.proc, s.key)
 	case forces:
 		if a, ok := lock.As[lock.Admin](l); ok {
-			r.force(a, s)
+			r.force(l, a, s)
 		}
 	}
 }
@@ -184,11 +193,12 @@ func (r *round) befall(s step) {
 
 // live is an owner's life.
 func (r *round) live(l lock.Locker, s step) {
+	if !r.caps.Priority {
+		s.head = 0
+	}
 	t := &tenure{step: s, name: fmt.Sprintf("t%d", s.id)}
 	t.owner = t.name + "-" + rand.Text()
-	r.history.mu.Lock()
-	r.owners[t.owner], r.lives = t, append(r.lives, t)
-	r.history.mu.Unlock()
+	r.born(t)
 	g, err := r.acquire(l, t)
 	switch {
 	case err == nil:
@@ -202,25 +212,15 @@ func (r *round) live(l lock.Locker, s step) {
 	}
 }
 
+// born notes t, which is to acquire.
+func (r *round) born(t *tenure) {
+	r.history.mu.Lock()
+	defer r.history.mu.Unlock()
+	r.owners[t.owner], r.lives = t, append(r.lives, t)
+}
+
 func (r *round) acquire(l lock.Locker, t *tenure) (lock.Grant, error) {
-	told := func(c *call, to func(*tenure)) {
-		c.t, c.proc, c.key = t, t.proc, t.key
-		r.told(c, to)
-	}
-	var once sync.Once
-	req := lock.Request{
-		Key: keyName(t.key), Owner: t.owner, TTL: t.ttl, Shared: t.shared, Wait: t.wait,
-		Lost: func(reason lock.LostReason) {
-			c := &call{op: "lost", reason: reason}
-			told(c, func(t *tenure) { t.losses = append(t.losses, c) })
-		},
-		Waiting: func(lock.Record) {
-			once.Do(func() {
-				c := &call{op: "waiting"}
-				told(c, func(t *tenure) { t.waiting = c })
-			})
-		},
-	}
+	req := lock.Request{Key: keyName(t.key), Owner: t.owner, TTL: t.ttl, Shared: t.shared, Wait: t.wait, HeadStart: t.head}
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
 	if t.cancel {
@@ -229,14 +229,48 @@ func (r *round) acquire(l lock.Locker, t *tenure) (lock.Grant, error) {
 		ctx, cancel = context.WithTimeout(ctx, t.limit)
 		defer cancel()
 	}
+	return r.ask(ctx, l, t, req)
+}
+
+// ask asks l for req, which is t's.
+func (r *round) ask(ctx context.Context, l lock.Locker, t *tenure, req lock.Request) (lock.Grant, error) {
+	told := func(c *call, to func(*tenure)) {
+		c.t, c.proc, c.key = t, t.proc, t.key
+		r.told(c, to)
+	}
+	lost, waiting := req.Lost, req.Waiting
+	req.Lost = func(reason lock.LostReason) {
+		c := &call{op: "lost", reason: reason}
+		told(c, func(t *tenure) { t.losses = append(t.losses, c) })
+		if lost != nil {
+			lost(reason)
+		}
+	}
+	var once sync.Once
+	req.Waiting = func(rec lock.Record) {
+		once.Do(func() {
+			c := &call{op: "waiting"}
+			told(c, func(t *tenure) { t.waiting = c })
+		})
+		if waiting != nil {
+			waiting(rec)
+		}
+	}
 	c := &call{op: "acquire", proc: t.proc, key: t.key, t: t}
 	t.acquire = c
 	asked := time.Now()
 	r.add(c)
-	c.limit = c.begin + t.limit
+	if t.limit > 0 {
+		c.limit = c.begin + t.limit
+	}
 	g, err := l.Acquire(ctx, req)
 	answered := time.Now()
-	r.finish(ctx, c, func() { c.grant, c.err, c.start = g, err, g.Start.Sub(r.begun) })
+	r.finish(ctx, c, func() {
+		c.grant, c.err, c.start = g, err, g.Start.Sub(r.begun)
+		if t.worker != nil && r.fake {
+			c.limit = c.end
+		}
+	})
 	if err == nil {
 		r.sane(c, held{req: req, g: g, asked: asked, answered: answered}, asked)
 	}
@@ -256,29 +290,36 @@ func (r *round) sane(c *call, h held, earliest time.Time) {
 func (r *round) act(l lock.Locker, t *tenure, a act, g *lock.Grant) {
 	ctx, cancel := context.WithTimeout(r.ctx, a.limit)
 	defer cancel()
+	at := *g
+	if a.kind == undoes {
+		at = lock.Grant{Key: keyName(t.key), Owner: t.owner}
+	}
+	if next, err := r.send(ctx, l, t, a, at); a.kind == renews && err == nil {
+		*g = next
+	}
+}
+
+// send sends a, which is t's, to l.
+func (r *round) send(ctx context.Context, l lock.Locker, t *tenure, a act, g lock.Grant) (next lock.Grant, err error) {
 	c := r.add(&call{op: a.kind.String(), proc: t.proc, key: t.key, t: t})
 	r.history.mu.Lock()
-	c.limit = c.begin + a.limit
+	if a.limit > 0 {
+		c.limit = c.begin + a.limit
+	}
 	t.acts = append(t.acts, c)
 	r.history.mu.Unlock()
-	var next lock.Grant
-	var err error
-	switch a.kind {
-	case renews:
-		next, err = l.Renew(ctx, *g)
-	case releases:
-		err = l.Release(ctx, *g)
-	case undoes:
-		err = l.Release(ctx, lock.Grant{Key: keyName(t.key), Owner: t.owner})
+	if a.kind == renews {
+		next, err = l.Renew(ctx, g)
+	} else {
+		err = l.Release(ctx, g)
 	}
 	answered := time.Now()
 	r.finish(ctx, c, func() { c.grant, c.err, c.start = next, err, next.Start.Sub(r.begun) })
-	if a.kind != renews || err != nil {
-		return
+	if a.kind == renews && err == nil {
+		req := lock.Request{Key: g.Key, Owner: g.Owner, Shared: g.Shared}
+		r.sane(c, held{req: req, g: next, asked: g.Start, answered: answered}, g.Start)
 	}
-	req := lock.Request{Key: g.Key, Owner: g.Owner, Shared: g.Shared}
-	r.sane(c, held{req: req, g: next, asked: g.Start, answered: answered}, g.Start)
-	*g = next
+	return next, err
 }
 
 func (r *round) inspect(l lock.Locker, proc, key int) *call {
@@ -312,16 +353,24 @@ func (r *round) list(l lock.Locker) *call {
 	return c
 }
 
-// force ends the grant of the owner of step target, if there is that owner.
-func (r *round) force(a lock.Admin, s step) {
+// force ends the grant of the owner of step target, if there is that owner, or of whoever has
+// the key.
+func (r *round) force(l lock.Locker, a lock.Admin, s step) {
+	owner := ""
+	if s.target == 0 {
+		if c := r.inspect(l, s.proc, s.key); c.err == nil && len(c.recs[0].Holders) > 0 {
+			owner = c.recs[0].Holders[0].Owner
+		}
+	}
 	r.history.mu.Lock()
-	i := slices.IndexFunc(r.lives, func(t *tenure) bool { return t.id == s.target })
-	if i < 0 {
-		r.history.mu.Unlock()
+	t := r.owners[owner]
+	if i := slices.IndexFunc(r.lives, func(t *tenure) bool { return s.target != 0 && t.id == s.target }); i >= 0 {
+		t = r.lives[i]
+	}
+	r.history.mu.Unlock()
+	if t == nil {
 		return
 	}
-	t := r.lives[i]
-	r.history.mu.Unlock()
 	ctx, cancel := context.WithTimeout(r.ctx, 2*r.ttl)
 	defer cancel()
 	c := r.add(&call{op: "force", proc: s.proc, key: t.key, t: t})
@@ -337,7 +386,7 @@ func (r *round) force(a lock.Admin, s step) {
 // the keys must be free.
 func (r *round) settle(m *model) {
 	l := r.open()
-	for key := range r.plan.keys {
+	for _, key := range r.plan.allKeys() {
 		limit := m.deserted(key)
 		for {
 			c := r.inspect(l, -1, key)
@@ -379,5 +428,3 @@ func (r *round) probe(l lock.Locker, m *model, key int, limit time.Duration) {
 // patience and recovery are an env's.
 func (h *history) patience() time.Duration { return 5*time.Second + 2*h.ttl }
 func (h *history) recovery() time.Duration { return 20*time.Second + 5*h.ttl }
-
-func keyName(key int) string { return fmt.Sprintf("key-%d", key) }

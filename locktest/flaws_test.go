@@ -37,7 +37,7 @@ type flaws struct {
 	subtle
 }
 
-// checkRequest is lock.CheckRequest but for the value that f is lax about.
+// checkRequest is lock.CheckRequest, except for the value that f is lax about.
 func (f flaws) checkRequest(req lock.Request, c lock.Capabilities) error {
 	switch f.lax {
 	case "key":
@@ -48,6 +48,10 @@ func (f flaws) checkRequest(req lock.Request, c lock.Capabilities) error {
 		req.TTL = time.Second
 	case "metadata":
 		req.Metadata = nil
+	case "under":
+		req.Under = nil
+	case "head start":
+		req.HeadStart = 0
 	}
 	return lock.CheckRequest(req, c)
 }
@@ -60,13 +64,14 @@ type altered struct {
 	release func(ctx context.Context, g lock.Grant) error
 	inspect func(ctx context.Context, key string) (lock.Record, error)
 	list    func(ctx context.Context, prefix string) iter.Seq2[lock.Record, error]
+	watch   func(ctx context.Context, key string, changed func()) error
 	caps    func() lock.Capabilities
 }
 
 // alter returns a wrap for refHarness: a Locker with what change sets.
 func alter(change func(a *altered, c *refClient)) func(*refClient) lock.Locker {
 	return func(c *refClient) lock.Locker {
-		a := &altered{refClient: c, acquire: c.Acquire, renew: c.Renew, release: c.Release, inspect: c.Inspect, list: c.List, caps: c.Capabilities}
+		a := &altered{refClient: c, acquire: c.Acquire, renew: c.Renew, release: c.Release, inspect: c.Inspect, list: c.List, watch: c.Watch, caps: c.Capabilities}
 		change(a, c)
 		return a
 	}
@@ -86,6 +91,10 @@ func (a *altered) Inspect(ctx context.Context, key string) (lock.Record, error) 
 
 func (a *altered) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return a.list(ctx, prefix)
+}
+
+func (a *altered) Watch(ctx context.Context, key string, changed func()) error {
+	return a.watch(ctx, key, changed)
 }
 func (a *altered) Capabilities() lock.Capabilities { return a.caps() }
 func (a *altered) Unwrap() lock.Locker             { return a.refClient }

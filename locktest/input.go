@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +19,8 @@ func badInput() group {
 		{"Owner", invalid, both, nil, badOwners},
 		{"TTL", invalid, both, nil, badTTLs},
 		{"Metadata", invalid, both, nil, badMetadata},
+		{"Under", invalid, both, nil, badUnder},
+		{"HeadStart", invalid, both, nil, badHeadStarts},
 		{"BeforeAnyIO", invalid, both, needs(can(Sever)), badInputBeforeIO},
 	}}
 }
@@ -78,6 +82,21 @@ func badOwners(e *env) {
 	e.vacant(a, key)
 }
 
+func badUnder(e *env) {
+	a, key := e.open(), e.key()
+	for value, under := range map[string][]string{
+		"17":   slices.Repeat([]string{"another"}, lock.MaxRecord+1),
+		"a/b":  {"another", "a/b"},
+		"oooo": {strings.Repeat("o", lock.MaxOwnerLen+1)},
+		"1 to": {""},
+	} {
+		req := e.request(key)
+		req.Under = under
+		e.invalid(a, req, value)
+	}
+	e.vacant(a, key)
+}
+
 func badTTLs(e *env) {
 	a, key := e.open(), e.key()
 	for _, ttl := range []time.Duration{0, -1, -time.Hour, e.caps.MinTTL - 1} {
@@ -99,6 +118,21 @@ func badMetadata(e *env) {
 	} {
 		req.Metadata = m
 		e.invalid(a, req, "metadata")
+	}
+	e.vacant(a, key)
+}
+
+func badHeadStarts(e *env) {
+	a, key := e.open(), e.key()
+	for _, d := range []time.Duration{-1, -time.Hour, math.MinInt64, lock.MaxTTL + 1, math.MaxInt64} {
+		e.invalid(a, e.ahead(key, d), d.String())
+	}
+	if e.caps.Priority {
+		req := e.ahead(key, time.Second)
+		e.names("Acquire without Wait", e.call("Acquire", func(ctx context.Context) error {
+			_, err := a.Acquire(ctx, req)
+			return err
+		}), "1s")
 	}
 	e.vacant(a, key)
 }

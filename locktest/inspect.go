@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ func inspect() group {
 	const (
 		knows = "Inspect returns what the store knows of key. A key that nobody holds is no error: its Record has no Holders."
 		meta  = "Metadata says who and why; Inspect shows it."
+		under = "Under are the owners of what the caller holds while it waits, at most MaxRecord. Where Inspect and List show the line, Waiter.Under shows them. They decide nothing."
 		line  = "Record.Waiters: the first in line, in line order"
 		held  = "Without req.Wait it returns an error that is ErrHeld (a *HeldError where the holder is known) when the key is taken; with it, it stands in line until ctx ends."
 		until = "Holder.ExpiresIn: until its TTL is over; negative = unknown"
@@ -27,6 +29,7 @@ func inspect() group {
 		{"ThisKeyOnly", knows, both, nil, inspectThisKeyOnly},
 		{"Metadata", meta, both, nil, inspectMetadata},
 		{"Waiters", line, both, needs(declares("FIFO", hasFIFO)), inspectWaiters},
+		{"Under", under, both, needs(declares("FIFO", hasFIFO)), inspectUnder},
 		{"ExpiresIn", until, both, nil, inspectExpiresIn},
 		{"HeldError", held, both, nil, inspectHeldError},
 	}}
@@ -192,6 +195,44 @@ func inspectWaiters(e *env) {
 	e.undone(a, b, key, line[2].h.req.Owner)
 	e.inspectLine(a, append(line[:2:2], line[3:]...))
 	e.only(b, blocker)
+}
+
+// inspectUnder has waiters that hold nothing, something, and as much as can be said, and shows
+// that a grant does not take over what its waiter said.
+func inspectUnder(e *env) {
+	a, b, key := e.open(), e.open(), e.key()
+	most := slices.Repeat([]string{strings.Repeat("o", lock.MaxOwnerLen)}, lock.MaxRecord)
+	most[1], most[2] = "-", "_0"
+	blocker := e.lasting(a, e.rival(key))
+	var line []*waiter
+	for i, under := range [][]string{{"another"}, most, nil} {
+		req := e.request(key)
+		req.Metadata, req.Under = odd(), slices.Clone(under)
+		line = append(line, e.wait([]lock.Locker{a, b}[i%2], req))
+		e.showsUnder(e.mustInspect(b, key), line)
+	}
+	if isAdmin(e) == "" {
+		e.showsUnder(e.list(b, key, 1)[key], line)
+	}
+	e.mustRelease(blocker)
+	for _, w := range line {
+		h := w.granted()
+		if got := holder(e.mustInspect(b, key), h.g.Owner); got == nil || !maps.Equal(got.Metadata, odd()) {
+			e.fail(fmt.Sprintf("%s to hold the key, with the metadata %q", h.g.Owner, odd()), "%+v", got)
+		}
+		e.mustRelease(h)
+	}
+}
+
+// showsUnder checks what rec says of the waiters in line.
+func (e *env) showsUnder(rec lock.Record, line []*waiter) {
+	e.Helper()
+	for _, w := range line {
+		i := slices.IndexFunc(rec.Waiters, func(o lock.Waiter) bool { return o.Owner == w.h.req.Owner })
+		if i < 0 || !slices.Equal(rec.Waiters[i].Under, w.h.req.Under) || !maps.Equal(rec.Waiters[i].Metadata, odd()) {
+			e.fail(fmt.Sprintf("%s in line under %q, with the metadata %q", w.h.req.Owner, w.h.req.Under, odd()), "%+v", rec.Waiters)
+		}
+	}
 }
 
 // inspectExpiresIn compares two spans that overlap: the store's start of the TTL lies

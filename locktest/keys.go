@@ -83,6 +83,7 @@ func keysAreIndependent(e *env) {
 		if err != nil {
 			e.fail(fmt.Sprintf("key %.40q to be free, whatever other key is held", key), "%v", err)
 		}
+		e.outlast(h)
 		hs = append(hs, h)
 	}
 	for _, h := range hs {

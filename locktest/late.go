@@ -32,19 +32,16 @@ type trouble struct {
 // eachLateReply calls try for each reply that an operation needs: from that one on, none
 // reaches l, which has been used before. Without Strike it does so for the first only. It
 // ends the case as skipped if no fault bit deep: then what the case is about did not happen.
+// It looks for that again, since an operation may need one reply now and two next time.
 func (e *env) eachLateReply(try func(l lock.Locker, t *trouble) bite) {
 	e.Helper()
-	most := mostMessages
+	most, deepest := mostMessages, missed
 	if e.h.striker() == nil {
 		most = 1
 	}
-	deepest := missed
-	for k := 1; k <= most; k++ {
-		t := e.lateReplies(e.open(), k)
-		bit := try(t.l, t.trouble)
-		t.heal()
-		deepest = max(deepest, bit)
-		if bit == missed && (t.struck == nil || !t.struck()) {
+	for again := 2; ; again-- {
+		deepest = max(deepest, e.lateRepliesUpTo(most, try))
+		if deepest != shallow || most == 1 || again == 0 {
 			break
 		}
 	}
@@ -57,6 +54,21 @@ func (e *env) eachLateReply(try func(l lock.Locker, t *trouble) bite) {
 	case deepest == shallow:
 		e.skip("the fault did not bite: no operation took effect whose reply was held back, and went on")
 	}
+}
+
+// lateRepliesUpTo is one round of eachLateReply. It returns the deepest bite.
+func (e *env) lateRepliesUpTo(most int, try func(l lock.Locker, t *trouble) bite) (deepest bite) {
+	e.Helper()
+	for k := 1; k <= most; k++ {
+		t := e.lateReplies(e.open(), k)
+		bit := try(t.l, t.trouble)
+		t.heal()
+		deepest = max(deepest, bit)
+		if bit == missed && (t.struck == nil || !t.struck()) {
+			break
+		}
+	}
+	return deepest
 }
 
 type lateReplies struct {

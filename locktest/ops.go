@@ -124,10 +124,15 @@ func (e *env) hold(l lock.Locker, key string) held {
 func (e *env) lasting(l lock.Locker, req lock.Request) held {
 	e.Helper()
 	h := e.mustAcquire(l, req)
-	if h.g.TTL < req.TTL {
+	e.outlast(h)
+	return h
+}
+
+// outlast is lasting for a grant that is there.
+func (e *env) outlast(h held) {
+	if h.g.TTL < h.req.TTL {
 		e.start(func() { e.keep(h) })
 	}
-	return h
 }
 
 func (e *env) keep(h held) {
@@ -239,8 +244,8 @@ func (e *env) mustInspect(l lock.Locker, key string) lock.Record {
 	return rec
 }
 
-// needsInspect skips the case if Inspect is known not to tell the truth, but for those
-// that are about that.
+// needsInspect skips the case if an earlier one has shown that Inspect does not tell the truth.
+// The cases of Inspect itself are not skipped.
 func (e *env) needsInspect() {
 	if why := e.distrust(); why != "" {
 		e.skip("Inspect cannot be believed: " + why)

@@ -46,7 +46,11 @@ func (e *env) withLine(a, b lock.Locker) party {
 	h := e.hold(a, key)
 	writer := e.rival(key)
 	writer.TTL = e.ttl // so that it looks often
-	return party{key, []held{h}, []*waiter{e.wait(b, writer), e.wait(a, e.brief(key))}}
+	p := party{key, []held{h}, []*waiter{e.wait(b, writer)}}
+	if last := e.brief(key); !last.Shared || e.caps.FIFO { // else it passes the writer
+		p.waiters = append(p.waiters, e.wait(a, last))
+	}
+	return p
 }
 
 // eachPart loses one part after the other, each of a new key, and lets others try their

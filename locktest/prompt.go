@@ -14,6 +14,7 @@ func promptWakeups() group {
 	push := declares("Push", hasPush)
 	return group{"WakeupsAreHints", []row{
 		{"PromptAfterForceRelease", prompt, both, needs(push, isAdmin), promptAfterForce},
+		{"PromptAfterForceReleaseOfReaders", prompt, shared, needs(push, isAdmin), promptAfterForceOfReaders},
 		{"PromptAfterTheLastReader", prompt, shared, needs(push), promptAfterLastReader},
 		{"PromptForAllReaders", prompt, shared, needs(push), promptForAllReaders},
 		{"PromptAfterAnUndo", prompt, both, needs(push), promptAfterUndo},
@@ -28,6 +29,19 @@ func promptAfterForce(e *env) {
 		w := e.wait(b, e.request(key))
 		forced := time.Now()
 		e.force(c, blocker)
+		return w.since(forced)
+	})
+}
+
+// promptAfterForceOfReaders has an operator end all readers that a writer waits for.
+func promptAfterForceOfReaders(e *env) {
+	a, b, c, key := e.open(), e.open(), e.open(), e.key()
+	e.fastest("ForceRelease of the last reader to wake a writer promptly", e.quick(), func() time.Duration {
+		one, last := e.hold(a, key), e.hold(c, key)
+		w := e.wait(b, e.rival(key))
+		e.force(c, one)
+		forced := time.Now()
+		e.force(c, last)
 		return w.since(forced)
 	})
 }

@@ -2,6 +2,8 @@ package locktest
 
 import (
 	"context"
+	"errors"
+	"io"
 	"iter"
 	"maps"
 	"slices"
@@ -33,6 +35,7 @@ type refClient struct {
 	versions map[string]int           // for a flaw
 	suspect  bool                     // a waiter found the key free, and nobody had woken it
 	handed   *refHold                 // what a release handed to a waiter of its own, for a flaw
+	back     string                   // who came back after a restart, for a flaw
 
 	tokenSkew time.Duration // for a flaw
 	closed    chan struct{}
@@ -48,7 +51,7 @@ func (s *refServer) open(tb testing.TB, n int) *refClient {
 	if s.clientClock {
 		c.skew = time.Duration(n%3-1) * 300 * time.Millisecond
 	}
-	if s.clientToken {
+	if s.clientToken || s.headStartByClient {
 		c.tokenSkew = time.Duration(n%3-1) * 300 * time.Millisecond
 	}
 	tb.Cleanup(func() {
@@ -125,7 +128,7 @@ func (c *refClient) retried(ctx context.Context, do func(now time.Time)) (sent t
 	first, cancel := context.WithTimeout(ctx, resend)
 	defer cancel()
 	sent = time.Now()
-	if err = c.roundTrip(first, do); err == nil || ctx.Err() != nil {
+	if err = c.roundTrip(first, do); err == nil || ctx.Err() != nil || c.s.tornIsFinal && errors.Is(err, io.ErrUnexpectedEOF) {
 		return sent, err
 	}
 	sent = time.Now()
@@ -319,7 +322,7 @@ func (c *refClient) ForceRelease(ctx context.Context, key, owner string) error {
 func (c *refClient) Capabilities() lock.Capabilities {
 	const all = lock.SurvivesRelease | lock.SurvivesExpiry | lock.SurvivesRecordLoss | lock.SurvivesRestart | lock.SurvivesFailover
 	return lock.Capabilities{
-		Store: "reference", Shared: true, FIFO: true, Push: true, EarlyLoss: true, MinTTL: time.Millisecond,
+		Store: "reference", Shared: true, FIFO: true, Priority: true, Push: true, EarlyLoss: true, MinTTL: time.Millisecond,
 		TokenSurvives: all, HoldSurvives: all &^ lock.SurvivesRecordLoss,
 	}
 }

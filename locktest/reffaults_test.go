@@ -3,6 +3,7 @@ package locktest
 import (
 	"context"
 	"errors"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,9 @@ func (c *refClient) survive(ctx context.Context, reply bool, do func(now time.Ti
 	switch {
 	case !hit:
 		return nil
+	case st.Torn:
+		c.greeted.Store(false)
+		return io.ErrUnexpectedEOF
 	case !st.Hold:
 		c.greeted.Store(false)
 		return errBroken
@@ -128,6 +132,7 @@ func (c *refClient) sever() func() {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	c.dead = true
+	c.s.changed("")
 	return nil
 }
 
@@ -179,6 +184,7 @@ func (c *refClient) forget(holds, tokens bool) func() {
 }
 
 func (s *refServer) drop(holds, tokens bool) {
+	defer s.changed("")
 	for _, k := range s.keys {
 		if holds {
 			k.holders, k.line = nil, nil

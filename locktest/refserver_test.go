@@ -23,8 +23,11 @@ type refServer struct {
 	thaw   chan struct{}   // while frozen: closed at its end
 	swept  time.Time       // for a flaw
 
-	late     sync.WaitGroup // for a flaw
-	immortal bool           // the place that is taken now, for a flaw
+	watches map[chan struct{}]refWatch // who is to be told of changes
+
+	lined    map[string]bool // owners that stood in line, for a flaw
+	late     sync.WaitGroup  // for a flaw
+	immortal bool            // the place that is taken now, for a flaw
 }
 
 type refKey struct {
@@ -47,11 +50,15 @@ type refHold struct {
 type refPlace struct {
 	req         lock.Request
 	since, dies time.Time
+	at          time.Time // its arrival less the head start
 	by          *refClient
 }
 
 func newRefServer(f flaws) *refServer {
-	return &refServer{flaws: f, keys: map[string]*refKey{}, forced: map[string]bool{}}
+	return &refServer{
+		flaws: f, keys: map[string]*refKey{}, forced: map[string]bool{}, watches: map[chan struct{}]refWatch{},
+		lined: map[string]bool{},
+	}
 }
 
 func (s *refServer) latency() time.Duration {
@@ -92,7 +99,7 @@ func (s *refServer) key(name string, now time.Time) *refKey {
 				k.ghosts = append(k.ghosts, p)
 			}
 		}
-		k.line = slices.DeleteFunc(k.line, func(p *refPlace) bool { return !p.dies.After(now) })
+		s.bury(k, now)
 	}
 	if len(k.holders) < holders {
 		s.ended(k, s.resetByExpiry)
@@ -178,8 +185,9 @@ func (s *refServer) admits(k *refKey, req lock.Request, c *refClient) bool {
 	if !req.Wait && (s.triesBargeIn && !req.Shared || s.sharedTriesPass && req.Shared) {
 		return true
 	}
+	at := s.place(c, req, time.Now())
 	for _, p := range k.line {
-		if p.req.Owner == req.Owner {
+		if p.req.Owner == req.Owner || k.place(req.Owner) < 0 && at.Before(p.at) {
 			return true
 		}
 		if !req.Shared || !p.req.Shared && !s.readersOvertake {
@@ -191,6 +199,7 @@ func (s *refServer) admits(k *refKey, req lock.Request, c *refClient) bool {
 
 // acquire grants req, or, if it waits, gives it a place in line and keeps that alive.
 func (s *refServer) acquire(c *refClient, req lock.Request, now time.Time) (*refHold, lock.Record) {
+	defer s.changed(req.Key)
 	sweep := now
 	if s.triesKeepExpired && !req.Wait {
 		sweep = time.Time{} // when nothing was over
@@ -256,8 +265,15 @@ func (s *refServer) join(k *refKey, c *refClient, req lock.Request, now time.Tim
 	}
 	i := k.place(req.Owner)
 	if i < 0 {
-		i = len(k.line)
-		k.line = append(k.line, &refPlace{req: req, since: now, by: c})
+		k.insert(&refPlace{req: req, since: now, at: s.place(c, req, now), by: c})
+		s.lined[req.Owner] = true
+		i = k.place(req.Owner)
+	} else if s.headStartOnce && k.line[i].at != k.line[i].since {
+		p := k.line[i]
+		k.leave(req.Owner)
+		p.at = p.since
+		k.insert(p)
+		i = k.place(req.Owner)
 	}
 	if dies := &k.line[i].dies; !s.heartbeatOnce || dies.IsZero() {
 		*dies = now.Add(min(req.TTL, 5*time.Second))
@@ -265,6 +281,15 @@ func (s *refServer) join(k *refKey, c *refClient, req lock.Request, now time.Tim
 	if s.immortal {
 		k.line[i].dies = now.Add(time.Hour)
 	}
+}
+
+// insert puts p behind those with its place.
+func (k *refKey) insert(p *refPlace) {
+	i := slices.IndexFunc(k.line, func(o *refPlace) bool { return o.at.After(p.at) })
+	if i < 0 {
+		i = len(k.line)
+	}
+	k.line = slices.Insert(k.line, i, p)
 }
 
 func (k *refKey) leave(owner string) {
@@ -301,7 +326,7 @@ func (s *refServer) renew(c *refClient, g lock.Grant, now time.Time) error {
 			r.expires = now.Add(g.TTL)
 		}
 	}
-	if h == nil || h.token != g.Token && !s.renewByKey || s.versioned && h.version != c.versions[g.Owner] {
+	if h == nil || h.token != g.Token && !s.renewByKey && !s.anyToken || s.versioned && h.version != c.versions[g.Owner] {
 		return s.lost(k, g, now)
 	}
 	h.version++
@@ -324,13 +349,14 @@ func (s *refServer) renew(c *refClient, g lock.Grant, now time.Time) error {
 
 // release ends g's grant; without a token its place in line too.
 func (s *refServer) release(c *refClient, g lock.Grant, now time.Time) error {
+	defer s.changed(g.Key)
 	k := s.key(g.Key, now)
 	n := len(k.holders)
 	k.holders = slices.DeleteFunc(k.holders, func(h *refHold) bool {
 		if g.Token == 0 {
 			return h.req.Owner == g.Owner && !s.undoLeavesGrant || s.undoByProcess && h.by == c
 		}
-		mine := h.req.Owner == g.Owner && h.token == g.Token
+		mine := h.req.Owner == g.Owner && (h.token == g.Token || s.anyToken)
 		if mine {
 			k.last = h
 		}
@@ -370,10 +396,10 @@ func (s *refServer) release(c *refClient, g lock.Grant, now time.Time) error {
 	return nil
 }
 
-// notices is how often a forced holder is told.
-func (s *refServer) notices() int {
+// notices is how often h, which is forced, is told.
+func (s *refServer) notices(h *refHold, now time.Time) int {
 	switch {
-	case s.forcesSilently:
+	case s.forcesSilently, s.noticeOfFirstTTL && now.Sub(h.since) >= h.req.TTL:
 		return 0
 	case s.tellsTwice:
 		return 2
@@ -382,15 +408,17 @@ func (s *refServer) notices() int {
 }
 
 func (s *refServer) force(key, owner string, now time.Time) error {
+	defer s.changed(key)
 	k := s.key(key, now)
 	n := len(k.holders)
 	k.holders = slices.DeleteFunc(k.holders, func(h *refHold) bool {
 		if h.req.Owner != owner && !s.forcesAll {
 			return false
 		}
+		told := s.forced[h.req.Owner] // of a grant before this one: a request hears of a loss once
 		s.forced[h.req.Owner] = true
-		for range s.notices() {
-			if h.req.Lost != nil && !h.by.dead {
+		for range s.notices(h, now) {
+			if h.req.Lost != nil && !h.by.dead && !told {
 				go h.req.Lost(lock.ReasonForced)
 			}
 		}
@@ -419,7 +447,7 @@ func (s *refServer) record(key string, k *refKey, now time.Time) lock.Record {
 	}
 	for _, p := range append(k.ghosts, k.line...) {
 		rec.Waiters = append(rec.Waiters, lock.Waiter{
-			Owner: p.req.Owner, Shared: p.req.Shared, Waited: now.Sub(p.since), Metadata: p.req.Metadata,
+			Owner: p.req.Owner, Shared: p.req.Shared, Waited: now.Sub(p.since), Metadata: p.req.Metadata, Under: s.shown(p.req.Under),
 		})
 	}
 	return s.bounded(rec)

@@ -19,6 +19,7 @@ func release() group {
 		{"OfAnExpiredGrant", yours, both, nil, releaseOfExpired},
 		{"OfASucceededGrant", yours, both, nil, releaseOfSucceeded},
 		{"OfASucceededGrantInOneProcess", yours, both, nil, releaseOfSucceededInOneProcess},
+		{"OfAnOlderToken", yours, both, nil, releaseOfOlderToken},
 		{"OfOneReader", yours, shared, nil, releaseOfOneReader},
 		{"AfterALostReply", yours, both, needs(canWithhold), releaseAfterLostReply},
 		{"EachMessage", yours, both, needs(canStrike), releaseStruck},
@@ -69,6 +70,15 @@ func releaseSucceeded(e *env, a, b lock.Locker) {
 		e.mustBeHeld(a, e.rival(h.g.Key))
 		e.mustRelease(next)
 	}
+}
+
+func releaseOfOlderToken(e *env) {
+	a, b := e.open(), e.open()
+	h := e.older(a, b)
+	e.mustBeLost("Release", e.tryRelease(a, h.g))
+	h.g.Token++
+	e.only(b, h)
+	e.mustRelease(h)
 }
 
 func releaseOfOneReader(e *env) {

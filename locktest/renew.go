@@ -19,10 +19,30 @@ func renewal() group {
 		{"OfASucceededGrant", never, both, nil, renewalOfSucceeded},
 		{"OfASucceededGrantInOneProcess", never, both, nil, renewalOfSucceededInOneProcess},
 		{"OfNoGrant", never, both, nil, renewalOfNoGrant},
+		{"OfAnOlderToken", never, both, nil, renewalOfOlderToken},
 		{"OfALostRecord", never, both, needs(can(LoseRecord)), renewalOfLostRecord},
 		{"AfterALostReply", never, both, needs(canWithhold), renewalAfterLostReply},
 		{"EachMessage", never, both, needs(canStrike), renewalStruck},
 	}}
+}
+
+// older is h by the handle of a grant that its owner might have had before: with an earlier token.
+func (e *env) older(a, b lock.Locker) held {
+	key := e.key()
+	e.mustRelease(e.mustAcquire(b, e.rival(key))) // so that there is an earlier one
+	h := e.hold(a, key)
+	h.g.Token--
+	return h
+}
+
+func renewalOfOlderToken(e *env) {
+	a, b := e.open(), e.open()
+	h := e.older(a, b)
+	_, err := e.tryRenew(h)
+	e.mustBeLost("Renew", err)
+	h.g.Token++
+	e.only(b, h)
+	e.mustRelease(h)
 }
 
 // renewalOfLiveGrant: e.renew looks at what it returns.

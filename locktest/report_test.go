@@ -9,8 +9,8 @@ import (
 	lock "github.com/seed-215fdefa/lock"
 )
 
-// TestInspectThatCannotBeBelieved: of a store that is sound but for Inspect, no other group
-// says anything but that.
+// TestInspectThatCannotBeBelieved: only Inspect is wrong. Every other group passes, or says that
+// Inspect cannot be believed.
 func TestInspectThatCannotBeBelieved(t *testing.T) {
 	t.Parallel()
 	for name, after := range map[string]func(*refClient, *lock.Record, *error){

@@ -9,39 +9,48 @@ import (
 	"time"
 )
 
-// Run checks that the store keeps the contract of [lock.Locker], in a group of subtests
-// for each of its sentences (Exclusion, TokensRise, OneOwnerOneGrant, RenewNeverCreates,
+// Run checks that the store keeps the contract of [lock.Locker], in a group of subtests for each
+// of its sentences (Exclusion, TokensRise, OneOwnerOneGrant, RenewNeverCreates,
 // ReleaseIsYoursAlone, FailureLeavesNothing, DeadHoldersPass, DeadWaitersAreSkipped,
 // WakeupsAreHints, CancelIsPrompt, ExpiryIsTheStores, KeysAreOpaque, PartialLossIsLoss,
-// NobodyPassesAWaitingWriter, AWaitOutlivesTheStoresTrouble, AReasonIsAFact,
-// RecordsAreBounded, DurationsAreBounded) and for what stands beside them (StartIsEarly, Capabilities, Inspect, Admin, BadInput). Inspect comes
-// first: cases that need one to be believed are skipped if it cannot be.
+// NobodyPassesAWaitingWriter, AHeadStartIsAPlaceInLine, AWaitOutlivesTheStoresTrouble,
+// AReasonIsAFact, RecordsAreBounded, DurationsAreBounded). Other groups test what the contract
+// says elsewhere (StartIsEarly, Capabilities, Inspect, Admin, BadInput). Inspect comes first: if
+// it is wrong, cases that rely on it are skipped.
 //
-// A case that the store does not declare the capability for, that the harness has no
-// fault for, or whose fault did not bite, is skipped by name. The end of the log says how
-// many passed, failed and were skipped, and why. Each case is given 30 s and 20 TTLs,
-// more on a slow network, or until just before the test program's own timeout; one that is
-// stuck then ends the program with a dump of all goroutines. Run fails at once if the
-// harness itself is wrong.
+// A case is skipped by name if the store does not declare its capability, if the harness lacks
+// its fault, or if the fault did not take effect. The end of the log says how many cases passed,
+// failed and were skipped, and why. Each case may take 2 min and 20 TTLs, more on a slow network,
+// but no longer than the test program's own timeout. A case that takes longer ends the program
+// with a dump of all goroutines. Run fails at once if the harness itself is wrong.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
-	h.runGroups(t, groups())
+	h.runGroups(t, groups(), func(g group) bool { return g.name == inspect().name })
 }
 
-func (h Harness) runGroups(t *testing.T, gs []group) {
+// runGroups runs the cases of gs: those of a group that is alone are over before the next
+// group begins. Those of other groups may go on side by side, since a test around each group
+// would end with its slowest case before the next began.
+func (h Harness) runGroups(t *testing.T, gs []group, alone func(group) bool) {
 	t.Helper()
 	if err := h.check(); err != nil {
 		t.Fatal(err)
 	}
 	s := &suite{groups: gs}
+	t.Cleanup(func() { t.Log(s.summary(h)) })
 	for _, g := range gs {
-		t.Run(g.name, func(t *testing.T) {
-			for _, c := range g.cases() {
-				t.Run(strings.TrimPrefix(c.path, g.name+"/"), func(t *testing.T) { s.run(t, h, c) })
-			}
-		})
+		if alone(g) {
+			t.Run(g.name, func(t *testing.T) {
+				for _, c := range g.cases() {
+					t.Run(strings.TrimPrefix(c.path, g.name+"/"), func(t *testing.T) { s.run(t, h, c) })
+				}
+			})
+			continue
+		}
+		for _, c := range g.cases() {
+			t.Run(c.path, func(t *testing.T) { s.run(t, h, c) })
+		}
 	}
-	t.Log(s.summary(h))
 }
 
 // suite is one call of Run or RunClient: what its cases know of each other.

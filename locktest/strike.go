@@ -8,40 +8,51 @@ import (
 	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
 
-// Strike is a fault that befalls one message between a Locker and its store, counted from
-// when Harness.Strike returns, over all connections of the Locker.
+// Strike is a fault of one message between a Locker and its store. Messages count from when
+// Harness.Strike returns, over all connections of the Locker.
 type Strike struct {
-	// Reply is for the K-th message from the store, instead of the K-th to it.
+	// Reply selects the K-th message from the store, instead of the K-th to it.
 	Reply bool
 	// Hold keeps the K-th message, and all later ones in its direction, until heal, which
-	// delivers them. Without it the K-th is lost, and its connection breaks; later ones pass.
+	// delivers them. Without Hold the K-th message is lost and its connection breaks; later ones
+	// pass.
 	Hold bool
-	// K is counted from 1.
+	// Torn delivers the K-th reply without its last byte, and then breaks the connection. It is
+	// set only with Reply, and not with Hold.
+	Torn bool
+	// K counts from 1.
 	K int
 }
 
-// String is as in "request 2 lost".
+// String describes s, as in "request 2 lost".
 func (s Strike) String() string {
 	message, fate := "request", "lost"
 	if s.Reply {
 		message = "reply"
 	}
-	if s.Hold {
+	switch {
+	case s.Hold:
 		fate = "held"
+	case s.Torn:
+		fate = "torn"
 	}
 	return fmt.Sprintf("%s %d %s", message, s.K, fate)
 }
 
-// apply lets s befall p's messages.
-func (s Strike) apply(p *faultproxy.Proxy) (struck func() bool, heal func()) {
+// Apply makes s happen to p's messages, counted from now. Use it in a Harness.Strike if Lockers
+// have several servers, with a proxy to each. If they have one, set Harness.Proxy instead.
+func (s Strike) Apply(p *faultproxy.Proxy) (struck func() bool, heal func()) {
 	messages := faultproxy.Requests()
 	if s.Reply {
 		messages = faultproxy.Replies()
 	}
 	var fault *faultproxy.Fault
-	if s.Hold {
+	switch {
+	case s.Hold:
 		fault = p.Hold(messages.From(s.K))
-	} else {
+	case s.Torn:
+		fault = p.Tear(messages.Nth(s.K))
+	default:
 		fault = p.Lose(messages.Nth(s.K))
 	}
 	return func() bool { return fault.Hits() > 0 }, fault.Heal
@@ -68,5 +79,5 @@ func (h Harness) striker() func(testing.TB, lock.Locker, Strike) (func() bool, f
 	if h.Strike != nil || h.Proxy == nil {
 		return h.Strike
 	}
-	return func(_ testing.TB, l lock.Locker, s Strike) (func() bool, func()) { return s.apply(h.Proxy(l)) }
+	return func(_ testing.TB, l lock.Locker, s Strike) (func() bool, func()) { return s.Apply(h.Proxy(l)) }
 }

@@ -28,6 +28,18 @@ type subtle struct {
 	triesBargeIn, sharedTriesPass                                  bool
 	clientToken, guessesExpired, latePlaces                        bool
 	keptInTwo, impatient, restartDropsLine, neverSuspects          bool
+	noHeadStart, strictPriority, headStartByClient, headStartOnce  bool
+	noHeadStartOfReaders, headStartOfFirstPlace                    bool
+	dropsUnder, noticeOfFirstTTL, tornIsFinal, anyToken            bool
+	impatientTogether, oneComesBack, deadOneByOne                  bool
+}
+
+// shown is what a record says of what a waiter holds.
+func (s *refServer) shown(under []string) []string {
+	if s.dropsUnder {
+		return nil
+	}
+	return under
 }
 
 // spoil does to a new grant what the flaws say.
@@ -42,6 +54,21 @@ func (s *refServer) spoil(k *refKey, h *refHold) {
 	if s.wrapsTTL {
 		h.expires = h.since.Add(time.Duration(uint32(h.req.TTL.Milliseconds())) * time.Millisecond)
 	}
+}
+
+// place is where a newcomer stands in line, if there are no flaws: when it came, less its head
+// start.
+func (s *refServer) place(c *refClient, req lock.Request, now time.Time) time.Time {
+	d := req.HeadStart
+	switch {
+	case s.noHeadStart || s.noHeadStartOfReaders && req.Shared || s.headStartOfFirstPlace && s.lined[req.Owner]:
+		d = 0
+	case s.strictPriority:
+		d *= 90
+	case s.headStartByClient && d > 0:
+		d += c.tokenSkew
+	}
+	return now.Add(-d)
 }
 
 // passOn wakes the waiter that a release of this process handed the key to, if the reply
@@ -94,7 +121,7 @@ func (s *refServer) losePart(key string, n int) bool {
 
 // restart is over at once, and clients find a new connection by themselves.
 func (c *refClient) restart() func() {
-	if c.s.restartDropsLine {
+	if c.s.restartDropsLine || c.s.oneComesBack {
 		c.s.mu.Lock()
 		defer c.s.mu.Unlock()
 		for _, k := range c.s.keys {
@@ -107,18 +134,39 @@ func (c *refClient) restart() func() {
 
 // refresh is a waiter's heartbeat that is nothing else.
 func (s *refServer) refresh(k *refKey, c *refClient, req lock.Request, now time.Time) {
-	if s.restartDropsLine && k.place(req.Owner) < 0 {
-		return
+	if k.place(req.Owner) < 0 {
+		if s.restartDropsLine || s.oneComesBack && c.back != "" {
+			return
+		}
+		c.back = req.Owner
 	}
 	s.join(k, c, req, now)
 }
 
 // bounded is ctx for one question to the server, which a waiter may be impatient about.
 func (c *refClient) bounded(ctx context.Context, inLine bool) (context.Context, context.CancelFunc) {
-	if inLine && c.s.impatient {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if inLine && (c.s.impatient || c.s.impatientTogether && len(c.wakes) > 1) {
 		return context.WithTimeout(ctx, 2*resend)
 	}
 	return ctx, func() {}
+}
+
+// bury takes dead waiters out of k's line.
+func (s *refServer) bury(k *refKey, now time.Time) {
+	one := false
+	k.line = slices.DeleteFunc(k.line, func(p *refPlace) bool {
+		switch {
+		case p.dies.After(now):
+			return false
+		case one && s.deadOneByOne:
+			p.dies = now.Add(min(p.req.TTL, 5*time.Second))
+			return false
+		}
+		one = true
+		return true
+	})
 }
 
 // judge notes whether wake-ups arrive.
@@ -173,6 +221,7 @@ func subtlyBroken() []broken {
 		with("one waiter keeps the places of its process", subtle{placesLiveTogether: true}, "FailureLeavesNothing/AbandonedWaiter/exclusive", "FailureLeavesNothing/AbandonedAtTheHead/exclusive"),
 		with("one renewal keeps all that a process holds", subtle{grantsLiveTogether: true}, "FailureLeavesNothing/AbandonedGrant/exclusive", "FailureLeavesNothing/AbandonedGrant/shared"),
 
+		with("renewals and releases by the owner, whatever the token", subtle{anyToken: true}, "RenewNeverCreates/OfAnOlderToken/exclusive", "ReleaseIsYoursAlone/OfAnOlderToken/shared"),
 		{what: "an expired reader's renewal shortens the record", caught: in("RenewNeverCreates/OfAnExpiredReader"), flaws: flaws{lateRenewalShortens: true}},
 		with("an expired reader's release ends another's", subtle{expiredReleaseEnds: true}, "ReleaseIsYoursAlone/OfAnExpiredReader"),
 
@@ -180,9 +229,11 @@ func subtlyBroken() []broken {
 		with("a hand-over in one process has the releaser's TTL", subtle{ttlOfReleaserInProcess: true}, "ExpiryIsTheStores/AfterALongerTTLInOneProcess/shared", "ExpiryIsTheStores/AfterAShorterTTLInOneProcess/exclusive"),
 		with("a waiter's metadata is lost with its place", subtle{losesMetadata: true}, "Inspect/MetadataAfterAWait/exclusive"),
 		with("a renewed grant is shown for its first TTL", subtle{recordOfFirstTTL: true}, "Inspect/RenewedHolder/exclusive"),
+		with("what a waiter holds is not shown", subtle{dropsUnder: true}, "Inspect/Under/exclusive", "Inspect/Under/shared"),
+		with("a holder can be told for its first TTL", subtle{noticeOfFirstTTL: true}, "Capabilities/EarlyLossOfARenewedGrant/exclusive", "Capabilities/EarlyLossOfARenewedGrant/shared"),
 		with("dead waiters are shown", subtle{showsDeadWaiters: true}, "Inspect/DeadWaiter/exclusive"),
 
-		with("ForceRelease wakes nobody", subtle{silentForce: true}, "WakeupsAreHints/PromptAfterForceRelease/exclusive"),
+		with("ForceRelease wakes nobody", subtle{silentForce: true}, "WakeupsAreHints/PromptAfterForceRelease/exclusive", "WakeupsAreHints/PromptAfterForceReleaseOfReaders"),
 		with("readers wake nobody", subtle{silentReaders: true}, "WakeupsAreHints/PromptAfterTheLastReader"),
 		with("one reader of several is woken", subtle{wakesOneReader: true}, "WakeupsAreHints/PromptForAllReaders"),
 		with("an undo wakes nobody", subtle{silentUndo: true}, "WakeupsAreHints/PromptAfterAnUndo/exclusive", "WakeupsAreHints/PromptAfterAnUndoAtTheHead"),
@@ -196,6 +247,24 @@ func subtlyBroken() []broken {
 		with("tokens from the client's clock", subtle{clientToken: true}, "TokensRise/AfterRelease/exclusive"),
 		{what: "a token drawn before the request for the grant is sent", caught: in("TokensRise/BetweenSteps/exclusive"), wrap: alter(tokenFirst)},
 		{what: "a request that comes after its undo is granted for ever", caught: in("FailureLeavesNothing/FreezeThroughTheUndo/exclusive"), flaws: flaws{lateRequests: true}},
+		with("head starts are ignored", subtle{noHeadStart: true}, "AHeadStartIsAPlaceInLine/InOrder/exclusive", "AHeadStartIsAPlaceInLine/InOrder/shared", "AHeadStartIsAPlaceInLine/Hundreds/exclusive"),
+		with("head starts of readers are ignored", subtle{noHeadStartOfReaders: true}, "AHeadStartIsAPlaceInLine/ReaderInFrontOfAWriter", "AHeadStartIsAPlaceInLine/Hundreds/shared"),
+		with("any head start passes everybody without", subtle{strictPriority: true}, "AHeadStartIsAPlaceInLine/Hundreds/exclusive", "AHeadStartIsAPlaceInLine/Hundreds/shared"),
+		with("who has a head start comes by its client's clock", subtle{headStartByClient: true}, "AHeadStartIsAPlaceInLine/Hundreds/exclusive"),
+		with("a request that is sent again has no head start", subtle{headStartOnce: true}, "AHeadStartIsAPlaceInLine/SentAgain/exclusive", "AHeadStartIsAPlaceInLine/SentAgain/shared"),
+		with("who lines up anew has no head start", subtle{headStartOfFirstPlace: true}, "AHeadStartIsAPlaceInLine/LostPlace/exclusive", "AHeadStartIsAPlaceInLine/LostPlace/shared"),
+		{what: "head starts not validated", caught: in("BadInput/HeadStart/exclusive", "BadInput/HeadStart/shared"), flaws: flaws{lax: "head start"}},
+		{what: "head starts not declared, and ignored", caught: in("Capabilities/PriorityIsRefused/exclusive", "Capabilities/PriorityIsRefused/shared"), wrap: alter(func(a *altered, c *refClient) {
+			a.caps = func() lock.Capabilities {
+				caps := c.Capabilities()
+				caps.Priority = false
+				return caps
+			}
+			a.acquire = func(ctx context.Context, req lock.Request) (lock.Grant, error) {
+				req.HeadStart = 0
+				return c.Acquire(ctx, req)
+			}
+		})},
 		with("a request that comes after its undo stands in line for ever", subtle{latePlaces: true}, "FailureLeavesNothing/FreezeOfAWaiter/exclusive"),
 		with("every loss is an expiry", subtle{guessesExpired: true}, "AReasonIsAFact/AfterRelease/exclusive", "AReasonIsAFact/AfterRecordLoss/exclusive"),
 		{what: "a forced grant is said to have expired", caught: in("AReasonIsAFact/AfterForceRelease/exclusive"), flaws: flaws{forcesSilently: true}, wrap: alter(func(a *altered, c *refClient) {
@@ -210,6 +279,10 @@ func subtlyBroken() []broken {
 		})},
 		with("what stands in the way of others is kept apart from the grant", subtle{keptInTwo: true}, "PartialLossIsLoss/OfAHolder/exclusive", "PartialLossIsLoss/OfReaders", "PartialLossIsLoss/WithALine/exclusive"),
 		with("a wait ends when the server is slow to answer", subtle{impatient: true}, "AWaitOutlivesTheStoresTrouble/Freeze/exclusive"),
+		with("a reply that breaks off ends the wait", subtle{tornIsFinal: true}, "WakeupsAreHints/EachMessageOfAWait/exclusive", "WakeupsAreHints/EachMessageOfAWait/shared"),
+		with("a wait ends when the server is slow to answer several", subtle{impatientTogether: true}, "AWaitOutlivesTheStoresTrouble/LineDuringAFreeze"),
+		{what: "one waiter of each process comes back after a restart", caught: in("AWaitOutlivesTheStoresTrouble/LineDuringARestart"), flaws: flaws{noRecheck: true, subtle: subtle{oneComesBack: true}}},
+		with("each dead waiter costs a heartbeat", subtle{deadOneByOne: true}, "DeadWaitersAreSkipped/ManyOfThem"),
 		{what: "a line that a restart dissolves", caught: in("AWaitOutlivesTheStoresTrouble/Restart/exclusive"), flaws: flaws{noRecheck: true, subtle: subtle{restartDropsLine: true}}},
 		with("lost wake-ups are not noticed", subtle{neverSuspects: true}, "WakeupsAreHints/LostForGood/exclusive"),
 		with("milliseconds in 32 bits", subtle{wrapsTTL: true}, "DurationsAreBounded/Longest/exclusive", "DurationsAreBounded/LongestAfterAWait/exclusive"),

@@ -58,7 +58,7 @@ func record(t *testing.T, h Harness, c testCase) *recorder {
 func recordIn(t *testing.T, s *suite, h Harness, c testCase) *recorder {
 	t.Helper()
 	r := new(recorder)
-	dog := watch(time.Minute, c.path, panics)
+	dog := watch(10*time.Minute, c.path, panics) // some are all work, and slow beside other work
 	defer dog.stop()
 	h.around(t, func(t *testing.T) {
 		dog.arm()
@@ -213,7 +213,7 @@ func TestSoundStorePasses(t *testing.T) {
 					for _, f := range r.failures {
 						t.Errorf("run %d: %s", n, f)
 					}
-					if r.skipped != "" && c.path != "Capabilities/SharedIsRefused" && r.skipped != "Harness has no Strike and no Proxy" {
+					if r.skipped != "" && !strings.Contains(c.path, "IsRefused") && r.skipped != "Harness has no Strike and no Proxy" {
 						t.Errorf("run %d: skipped: %s", n, r.skipped)
 					}
 					if t.Failed() {

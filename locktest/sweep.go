@@ -10,12 +10,12 @@ import (
 )
 
 // sweep calls try for each message of an operation, and each thing that can happen to it:
-// the request is lost, its reply is, the request comes late. Each time it is with a Locker
-// that was never used. try reports whether the operation was struck.
+// the request is lost, its reply is, wholly or in part, or the request comes late. Each time
+// it is with a Locker that was never used. try reports whether the operation was struck.
 func (e *env) sweep(try func(l lock.Locker, t *trouble) bite) {
 	e.Helper()
 	struck := false
-	for _, s := range []Strike{{}, {Reply: true}, {Hold: true}} {
+	for _, s := range []Strike{{}, {Reply: true}, {Reply: true, Torn: true}, {Hold: true}} {
 		for s.K = 1; s.K <= mostMessages; s.K++ {
 			l := e.open()
 			t := &trouble{e: e, heal: func() {}, struck: func() bool { return false }, held: s.Hold}
@@ -57,6 +57,8 @@ func acquireStruck(e *env) {
 		})
 		t.heal()
 		switch {
+		case errors.Is(err, lock.ErrHeld):
+			e.fail("a grant of a key that nobody holds, or the error of the lost message", "%v", err)
 		case err != nil:
 			e.settledUndo(a, key, h.req.Owner)
 		case !t.held:
@@ -119,18 +121,23 @@ func renewalStruck(e *env) {
 }
 
 // releaseStruck: what is released may be another's at once, whom neither the message
-// that comes late nor the Release that is repeated may concern.
+// that comes late nor the Release that is repeated may concern. A try says whether it can be
+// another's: while half of a quorum has released it, Inspect may say what it will.
 func releaseStruck(e *env) {
 	b := e.open()
 	e.sweep(func(a lock.Locker, t *trouble) bite {
 		key := e.key()
 		h := e.mustAcquire(a, e.request(key))
 		bit, err := t.call("Release", func(ctx context.Context) error { return a.Release(ctx, h.g) })
-		if err != nil && holder(e.mustInspect(b, key), h.g.Owner) != nil {
+		next, refused := e.tryAcquire(b, e.rival(key))
+		if refused != nil {
+			if err == nil || !errors.Is(refused, lock.ErrHeld) {
+				e.fail("a grant of a key that was released", "%v", refused)
+			}
 			t.heal()
 			e.settledRelease(h)
+			next = e.mustAcquire(b, e.rival(key))
 		}
-		next := e.mustAcquire(b, e.rival(key))
 		t.heal()
 		e.settledRelease(h)
 		e.only(b, next)

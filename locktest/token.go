@@ -159,9 +159,7 @@ func (e *env) succeed(l lock.Locker, key string, limit time.Duration) held {
 		next = h
 		return err == nil, fmt.Sprint(err)
 	})
-	if next.g.TTL < next.req.TTL {
-		e.start(func() { e.keep(next) })
-	}
+	e.outlast(next)
 	return next
 }
 

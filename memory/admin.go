@@ -12,8 +12,8 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// List implements [lock.Admin]. Each record is of one moment, its own; no mutex is held
-// while the loop's body runs, which may use the store.
+// List implements [lock.Admin]. Each record is a snapshot of its own moment. No mutex is held
+// while the loop's body runs, so the body may use the store.
 func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
 		for _, key := range l.store.names(prefix) {
@@ -44,10 +44,9 @@ func (s *store) names(prefix string) []string {
 	return keys
 }
 
-// ForceRelease implements [lock.Admin]. The holder learns it through Request.Lost, and
-// until the grant's TTL would have been over by every Renew and Release, with reason
-// Forced. A waiter that was handed the key and has not returned from Acquire yet lines
-// up again instead.
+// ForceRelease implements [lock.Admin]. Request.Lost tells the holder. Its Renew and Release
+// return a *LostError with reason Forced until the grant's TTL would have run out. A waiter that
+// was handed the key, but has not returned from Acquire yet, lines up again.
 func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := lock.CheckGrant(lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
@@ -75,13 +74,14 @@ func (s *store) force(key, owner string, now moment, lost *notices) error {
 	}
 	lost.add(h, lock.ReasonForced)
 	e.drop(h)
+	s.touched(key)
 	s.refresh(key, now, lost)
 	return nil
 }
 
 // record is what is known of key, whose entry is e or nil. It shows the first in line, and
-// of the readers any: neither costs more where there are many. Its Metadata are the
-// store's own: see detached.
+// of the readers any: neither costs more where there are many. Its Metadata and
+// Under are the store's own: see detached.
 func (e *entry) record(key string, now moment) lock.Record {
 	rec := lock.Record{Key: key}
 	if e == nil {
@@ -105,7 +105,7 @@ func (e *entry) record(key string, now moment) lock.Record {
 	for w := e.line.head; w != nil && len(rec.Waiters) < lock.MaxRecord; w = w.next {
 		rec.Waiters = append(rec.Waiters, lock.Waiter{
 			Owner: w.req.Owner, Shared: w.req.Shared,
-			Waited: now.since(w.since), Metadata: w.req.Metadata,
+			Waited: now.since(w.since), Metadata: w.req.Metadata, Under: w.req.Under,
 		})
 	}
 	return rec
@@ -118,14 +118,15 @@ func (h *hold) holder(now moment) lock.Holder {
 	}
 }
 
-// detached gives rec copies of the metadata. The store never changes what it has, so
+// detached gives rec copies of its maps and slices. The store never changes what it has, so
 // this needs no mutex.
 func detached(rec lock.Record) lock.Record {
 	for i := range rec.Holders {
 		rec.Holders[i].Metadata = maps.Clone(rec.Holders[i].Metadata)
 	}
 	for i := range rec.Waiters {
-		rec.Waiters[i].Metadata = maps.Clone(rec.Waiters[i].Metadata)
+		w := &rec.Waiters[i]
+		w.Metadata, w.Under = maps.Clone(w.Metadata), slices.Clone(w.Under)
 	}
 	return rec
 }

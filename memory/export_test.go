@@ -29,6 +29,9 @@ func Forget(l *Locker) {
 			e.line.timer.Stop()
 		}
 	}
+	for key := range s.keys {
+		s.touched(key)
+	}
 	clear(s.keys)
 	clear(s.forced)
 	s.ring, s.last = nil, 0

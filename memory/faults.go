@@ -9,33 +9,40 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// Faulty is a store to test an application with. It works like one of [New], and has trouble
-// on request: a lock is lost, somebody else holds it, the store is down.
+// Faulty is a store to test an application with. It works like one from [New], and fails on
+// request: it loses a lock, lets somebody else hold one, or goes down.
 //
 //	store := memory.NewFaulty()
 //	client := lock.New(store)
 //
-// It has no goroutine and no clock of its own, so it may be used in a [testing/synctest]
-// bubble if it was made there. It is safe for concurrent use.
+// It has no goroutine and no clock of its own, so it may be used in the [testing/synctest]
+// bubble in which it was made. It is safe for concurrent use.
 type Faulty struct {
 	inner *Locker
 
-	mu     sync.Mutex    // guards the rest
-	err    error         // what every call returns; nil if there is no such trouble
-	frozen chan struct{} // closed by Heal; nil while calls are answered
+	mu     sync.Mutex      // guards the rest
+	err    error           // what every call returns; nil if there is no such trouble
+	frozen chan struct{}   // closed by Heal; nil while calls are answered
+	up     context.Context // ends with Fail
+	down   context.CancelFunc
 }
 
 var (
-	_ lock.Locker = (*Faulty)(nil)
-	_ lock.Admin  = (*Faulty)(nil)
+	_ lock.Locker  = (*Faulty)(nil)
+	_ lock.Admin   = (*Faulty)(nil)
+	_ lock.Watcher = (*Faulty)(nil)
 )
 
-// NewFaulty returns a Faulty on a store of its own, without trouble.
-func NewFaulty() *Faulty { return &Faulty{inner: New()} }
+// NewFaulty returns a Faulty on a store of its own. It works until told otherwise.
+func NewFaulty() *Faulty {
+	f := &Faulty{inner: New()}
+	f.up, f.down = context.WithCancel(context.Background())
+	return f
+}
 
-// Lose ends every grant of key, as an operator's ForceRelease does, and returns how many
-// there were. The holders are told at once; while the store is in trouble they learn of it
-// at their next renewal.
+// Lose ends every grant of key, as an operator's ForceRelease does, and returns how many there
+// were. The holders are notified at once; after Fail or Freeze, at their next renewal once the
+// store answers.
 func (f *Faulty) Lose(key string) int {
 	n := 0
 	for _, h := range f.inner.inspect(key).Holders {
@@ -46,8 +53,8 @@ func (f *Faulty) Lose(key string) int {
 	return n
 }
 
-// Occupy takes key for somebody else, who keeps it until free is called. It returns an
-// error that is lock.ErrHeld if key is held: Lose it before. Calling free again does nothing.
+// Occupy takes key for somebody else, who keeps it until free is called. It returns ErrHeld if
+// key is held: call Lose first. Calling free again does nothing.
 func (f *Faulty) Occupy(key string) (free func(), err error) {
 	other := f.inner.Open()
 	g, err := other.Acquire(context.Background(), lock.Request{
@@ -59,16 +66,27 @@ func (f *Faulty) Occupy(key string) (free func(), err error) {
 	return func() { _ = other.Release(context.Background(), g) }, nil
 }
 
-// Fail makes every call return err at once, until Heal. What has been granted stays so in
-// the store, and what a call has done before is done. A nil err is no trouble.
+// Fail makes every call return err at once, until Heal. It undoes nothing: what the store has
+// granted stays granted. Fail(nil) ends an earlier Fail.
 func (f *Faulty) Fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.fail(err)
+}
+
+// fail makes calls return err, or work if it is nil. f.mu is held.
+func (f *Faulty) fail(err error) {
+	switch {
+	case err != nil:
+		f.down()
+	case f.err != nil:
+		f.up, f.down = context.WithCancel(context.Background())
+	}
 	f.err = err
 }
 
-// Freeze makes every call hang until its ctx ends, or Heal: the request of a call that
-// begins does not arrive, and the reply to one that is under way does not come back.
+// Freeze makes every call hang until its ctx ends, or until Heal. Requests of later calls do not
+// arrive; replies to calls under way do not come back.
 func (f *Faulty) Freeze() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -77,11 +95,11 @@ func (f *Faulty) Freeze() {
 	}
 }
 
-// Heal ends what Fail and Freeze have begun.
+// Heal ends Fail and Freeze.
 func (f *Faulty) Heal() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.err = nil
+	f.fail(nil)
 	if f.frozen != nil {
 		close(f.frozen)
 		f.frozen = nil
@@ -152,6 +170,28 @@ func (f *Faulty) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	return exchange(ctx, f, func() (lock.Record, error) { return f.inner.Inspect(ctx, key) })
 }
 
+// Watch implements [lock.Watcher]. Fail ends it, and Freeze keeps it silent until Heal.
+func (f *Faulty) Watch(ctx context.Context, key string, changed func()) error {
+	if err := f.pass(ctx); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	up := f.up
+	f.mu.Unlock()
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(up, cancel)()
+	err := f.inner.Watch(watching, key, func() {
+		if f.pass(watching) == nil {
+			changed()
+		}
+	})
+	if lost := f.pass(ctx); lost != nil {
+		return lost
+	}
+	return err
+}
+
 // Capabilities implements [lock.Locker].
 func (f *Faulty) Capabilities() lock.Capabilities { return f.inner.Capabilities() }
 
@@ -172,5 +212,5 @@ func (f *Faulty) ForceRelease(ctx context.Context, key, owner string) error {
 	return err
 }
 
-// Close does nothing: a Faulty holds nothing.
+// Close does nothing: a Faulty holds no resources.
 func (f *Faulty) Close() error { return nil }

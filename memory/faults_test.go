@@ -116,3 +116,18 @@ func TestFaultyOutage(t *testing.T) {
 }
 
 func errOf(_ lock.Grant, err error) error { return err }
+
+// TestFaultyFailNil: Fail(nil) ends an outage for Watch too, and disturbs no Watch when there
+// was none.
+func TestFaultyFailNil(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := memory.NewFaulty()
+		f.Fail(errDown)
+		require.ErrorIs(t, f.Watch(t.Context(), "k", func() {}), errDown)
+		f.Fail(nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		time.AfterFunc(time.Second/2, func() { f.Fail(nil) })
+		require.ErrorIs(t, f.Watch(ctx, "k", func() {}), context.DeadlineExceeded)
+	})
+}

@@ -1,34 +1,33 @@
-// Package memory is the embedded store: locks among the goroutines of one process,
-// with everything that a real store has. It is the default where no server is needed,
-// the store to test an application with, and the reference implementation of
-// [lock.Locker].
+// Package memory is the embedded store: locks among the goroutines of one process, with every
+// feature that a real store has. Use it where no server is needed and to test an application. It
+// is also the reference implementation of [lock.Locker].
 //
 //	client := lock.New(memory.New())
 //
 // # What it does
 //
-// Exclusive and shared grants; a line for each key, served in the order of arrival by
-// direct hand-over, so that nobody who comes later overtakes, by a try neither; early
-// notice of every loss; metadata, List and ForceRelease. Shared requests that stand
-// behind one another are granted together, and none of them overtakes a waiting
-// exclusive one. A waiter is a goroutine of this process and needs no heartbeat: its
-// place in line goes when its call does.
+// The store grants exclusive and shared locks, notifies holders early of every loss, keeps
+// metadata, and implements List and ForceRelease. Each key has a line. A release hands the key
+// directly to the first in line, so nobody who comes later overtakes, not even a try, except by
+// a head start. Shared requests next to each other in line are granted together; none of them
+// overtakes an exclusive one in front of it. A waiter is a goroutine of this process and needs
+// no heartbeat: it leaves the line when its call returns.
 //
-// Tokens are max(last token of the store + 1, wall clock in µs). No key has a counter
-// of its own, so abandoned keys cost nothing, and tokens rise beyond the life of the
-// store as well, if the clock has not gone back and the store has granted less than one
-// key per µs: a resource that outlives the process may go on comparing them.
+// A token is max(last token of the store + 1, wall clock in µs). No key has a counter of its
+// own, so abandoned keys cost nothing. Tokens keep rising in the next store, even after the
+// process restarts, unless the clock has gone back or the store has granted more than one key
+// per µs. So a resource that outlives the process may go on comparing them.
 //
-// Time is the monotonic clock of the process. An expiry that somebody waits for is
-// noticed by a timer, any other by the next access to the key, or by a sweep of which
-// each new key does a little. There is no goroutine and no timer beside those of the
-// waiters, so a store may be used in a [testing/synctest] bubble, if it was made there.
+// Time is the monotonic clock of the process. A timer notices an expiry that somebody waits for.
+// The next access to the key notices any other, or a sweep, of which each new key does a little.
+// Only waiters have a goroutine and a timer, so a store may be used in the [testing/synctest]
+// bubble in which it was made.
 //
 // # What breaks it
 //
-// Nothing outside the process sees these locks, and they end with it. A machine that
-// sleeps stops the monotonic clock on some systems: a grant then lives longer than its
-// TTL by the wall clock, for its holder and for all others alike.
+// Nothing outside the process sees these locks, and they end with it. A machine that sleeps
+// stops the monotonic clock on some systems. A grant then outlives its TTL by the wall clock,
+// for its holder and for all others alike.
 package memory
 
 import (
@@ -41,8 +40,8 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// MinTTL is the shortest TTL that the store takes: below it the scheduler, not the TTL,
-// would decide how long a grant is worth something.
+// MinTTL is the shortest TTL that the store takes. With a shorter one, the scheduler would
+// decide how long a grant lasts.
 const MinTTL = time.Millisecond
 
 // Locker is one process on a store in memory. It is safe for concurrent use.
@@ -53,22 +52,23 @@ type Locker struct {
 }
 
 var (
-	_ lock.Locker = (*Locker)(nil)
-	_ lock.Admin  = (*Locker)(nil)
+	_ lock.Locker  = (*Locker)(nil)
+	_ lock.Admin   = (*Locker)(nil)
+	_ lock.Watcher = (*Locker)(nil)
 )
 
 // New returns a Locker on a store of its own.
 func New() *Locker { return open(newStore()) }
 
-// Open returns one more process on l's store. It shares l's locks, and neither's Close
-// touches the other.
+// Open returns another Locker on l's store, as a second process would be. They share their
+// locks; closing one does not affect the other.
 func (l *Locker) Open() *Locker { return open(l.store) }
 
 func open(s *store) *Locker { return &Locker{store: s, closed: make(chan struct{})} }
 
-// Close ends the waits of this process with an error that is ErrClosed, and so every
-// call from now on. What it holds stays until the TTL is over, as what a process holds
-// that went away; Lost is still called for it. Close again does nothing.
+// Close ends this Locker's waits with ErrClosed. All later calls return ErrClosed. Its grants
+// remain until their TTL expires, as if the process had died; Lost is still called for them.
+// Closing again does nothing.
 func (l *Locker) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil
@@ -84,13 +84,14 @@ func (l *Locker) usable(ctx context.Context) error {
 	}
 }
 
-// Capabilities declares everything but what no store in one process can keep: grants
-// end with the process.
+// Capabilities implements [lock.Locker]. It declares every feature. Tokens survive a restart,
+// grants end with the process.
 func (l *Locker) Capabilities() lock.Capabilities {
 	return lock.Capabilities{
 		Store:     "memory",
 		Shared:    true,
 		FIFO:      true,
+		Priority:  true,
 		Push:      true,
 		EarlyLoss: true,
 		MinTTL:    MinTTL,
@@ -100,13 +101,13 @@ func (l *Locker) Capabilities() lock.Capabilities {
 	}
 }
 
-// Acquire implements [lock.Locker]. The error of a refused try, and of a wait that ctx
-// or Close ended, is a *HeldError with the record.
+// Acquire implements [lock.Locker]. When a try is refused, or when ctx or Close ends a wait, the
+// error is a *HeldError with the record.
 //
-// An owner that acquires again what it holds gets the same grant with its TTL restarted,
-// and one that stands in line joins its own place; the newer request's TTL, Metadata and
-// Lost take over. Asking for the other mode is ErrInvalid. A wait whose place is undone
-// by a Release without a token ends with ErrReleased.
+// An owner that acquires again what it holds gets the same grant, with its TTL restarted unless
+// that would shorten it. An owner that already stands in line keeps its place. In both cases the
+// new request's TTL, Metadata, Under and Lost replace the old ones. Asking for the other mode is
+// ErrInvalid. If a Release without a token undoes its place, a wait ends with ErrReleased.
 func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
 	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
 		return lock.Grant{}, err
@@ -155,10 +156,11 @@ func (s *store) attempt(t *try, req *lock.Request, now moment, lost *notices) {
 	if h := e.find(req.Owner); h != nil {
 		t.grant, t.err = e.regrant(h, req, now)
 		s.arm(e, now)
+		s.touched(req.Key)
 		return
 	}
 	switch {
-	case e.open(req.Shared):
+	case e.open(req, now):
 		if e == nil {
 			e = s.add(req.Key, now, lost)
 		}
@@ -173,12 +175,12 @@ func (s *store) attempt(t *try, req *lock.Request, now moment, lost *notices) {
 	}
 }
 
-// Renew implements [lock.Locker]: it restarts the TTL at g.TTL, which may differ from
-// that of the grant so far and is ErrInvalid below [MinTTL] and above [lock.MaxTTL].
+// Renew implements [lock.Locker]: it restarts the TTL at g.TTL. That may differ from the TTL so
+// far; below [MinTTL] or above [lock.MaxTTL] it is ErrInvalid.
 //
-// The LostError of a grant that is gone has the reason Forced until the forced grant's
-// TTL would have been over, Taken when others hold the key, and Expired when g's own
-// times say so. Otherwise, as after an own Release, there is none.
+// If the grant is gone, the reason of the LostError is Forced until a forced grant's TTL would
+// have run out, Taken if others hold the key, and Expired if g's own Start and TTL show that.
+// Otherwise, as after its own Release, the reason is unknown.
 func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if err := lock.CheckGrant(g); err != nil {
 		return lock.Grant{}, err
@@ -210,8 +212,8 @@ func (s *store) renew(g lock.Grant, now moment, lost *notices) (lock.Grant, erro
 	return g, nil
 }
 
-// Release implements [lock.Locker]. The first live waiter has the key when it returns.
-// The reasons of a LostError are those of Renew.
+// Release implements [lock.Locker]. When it returns, the first live waiter has the key. The
+// reasons of a LostError are those of Renew.
 func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := lock.CheckGrant(g); err != nil {
 		return err
@@ -243,6 +245,7 @@ func (s *store) release(g lock.Grant, now moment, lost *notices) error {
 	if g.Token == 0 {
 		e.undo(g.Owner)
 	}
+	s.touched(g.Key)
 	e = s.refresh(g.Key, now, lost)
 	if ended || g.Token == 0 {
 		return nil

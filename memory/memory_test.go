@@ -79,6 +79,20 @@ func TestRenewRestartsTTL(t *testing.T) {
 	})
 }
 
+// What the store takes a Client takes: its drift leaves something of the shortest TTL.
+func TestShortestTTLOfAClient(t *testing.T) {
+	bubble(t, func(t *testing.T, l *memory.Locker) {
+		c := lock.New(l, lock.WithRenewal(false))
+		for _, ttl := range []time.Duration{memory.MinTTL, 2 * memory.MinTTL} {
+			lease, err := c.TryLock(t.Context(), "k", lock.WithTTL(ttl))
+			require.NoError(t, err, ttl)
+			require.NoError(t, lease.Err())
+			require.NoError(t, lease.Release(t.Context()))
+		}
+		require.NoError(t, c.Close(t.Context()))
+	})
+}
+
 func TestRenewMayChangeTTL(t *testing.T) {
 	bubble(t, func(t *testing.T, l *memory.Locker) {
 		g := acquire(t, l, request("k"))

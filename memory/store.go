@@ -24,6 +24,8 @@ type store struct {
 	hand   int      // the place in ring where the sweep looked last
 	forced map[claim]mark
 	quota  int // of marks: as many as this are swept
+	// watches has who is to be told of changes, by key.
+	watches map[string]map[chan struct{}]struct{}
 }
 
 func newStore() *store {
@@ -32,6 +34,8 @@ func newStore() *store {
 		keys:   make(map[string]*entry),
 		forced: make(map[claim]mark),
 		quota:  minQuota,
+
+		watches: make(map[string]map[chan struct{}]struct{}),
 	}
 }
 
@@ -104,9 +108,9 @@ func (e *entry) compatible(shared bool) bool {
 	return e.first.owner == "" || shared && e.first.shared
 }
 
-// open reports whether a newcomer may have a grant of that mode: nobody is overtaken.
-func (e *entry) open(shared bool) bool {
-	return e == nil || e.line == nil && e.compatible(shared)
+// open reports whether a newcomer may have a grant: nobody is overtaken, except by its head start.
+func (e *entry) open(req *lock.Request, now moment) bool {
+	return e == nil || e.compatible(req.Shared) && !e.line.behind(req.HeadStart, now)
 }
 
 // extend moves h's end to expires.
@@ -132,6 +136,7 @@ func (s *store) grant(e *entry, req *lock.Request, now moment) (lock.Grant, *hol
 		metadata: req.Metadata, lost: req.Lost, shared: req.Shared,
 	}
 	e.extend(h, now.at+req.TTL)
+	s.touched(e.key)
 	return h.grant(req, now), h
 }
 
@@ -141,7 +146,7 @@ func (e *entry) regrant(h *hold, req *lock.Request, now moment) (lock.Grant, err
 		return lock.Grant{}, errMode(req)
 	}
 	h.metadata, h.lost, h.unclaimed = req.Metadata, req.Lost, nil
-	e.extend(h, now.at+req.TTL)
+	e.extend(h, max(h.expires, now.at+req.TTL)) // a renewal may have put it off by more
 	return h.grant(req, now), nil
 }
 
@@ -173,7 +178,9 @@ func (s *store) refresh(key string, now moment, lost *notices) *entry {
 	if e == nil {
 		return nil
 	}
-	e.expire(now.at, lost)
+	if e.expire(now.at, lost) {
+		s.touched(key)
+	}
 	s.advance(e)
 	if e.first.owner == "" {
 		s.remove(e)
@@ -183,29 +190,31 @@ func (s *store) refresh(key string, now moment, lost *notices) *entry {
 	return e
 }
 
-// expire ends the grants of e whose TTL is over.
-func (e *entry) expire(now time.Duration, lost *notices) {
+// expire ends the grants of e whose TTL is over, and reports whether there were any.
+func (e *entry) expire(now time.Duration, lost *notices) (ended bool) {
 	if now < e.soonest {
-		return
+		return false
 	}
 	e.soonest = forever
 	for _, h := range e.more {
-		e.keep(h, now, lost)
+		ended = !e.keep(h, now, lost) || ended
 	}
 	// After the others: whom drop moves to its place is live, and counted.
 	if e.first.owner != "" {
-		e.keep(&e.first, now, lost)
+		ended = !e.keep(&e.first, now, lost) || ended
 	}
+	return ended
 }
 
 // keep counts h in e.soonest if it is live at now, and drops it otherwise.
-func (e *entry) keep(h *hold, now time.Duration, lost *notices) {
+func (e *entry) keep(h *hold, now time.Duration, lost *notices) (live bool) {
 	if now < h.expires {
 		e.soonest = min(e.soonest, h.expires)
-		return
+		return true
 	}
 	lost.add(h, lock.ReasonExpired)
 	e.drop(h)
+	return false
 }
 
 // add makes key's entry. It looks at two others, the next ones in the ring, so that

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/faulty"
 	"github.com/seed-215fdefa/lock/locktest"
 	"github.com/seed-215fdefa/lock/memory"
 )
@@ -15,35 +16,31 @@ import (
 // harness has all faults but two: a hand-over is the reply itself, so there is no
 // wake-up to lose, and there is no other server to fail over to.
 func harness() locktest.Harness {
+	faults := faulty.Faults()
+	faults[locktest.LoseRecord], faults[locktest.Restart] = forget, forget
 	return locktest.Harness{
 		New: func(tb testing.TB) func() lock.Locker {
 			store := memory.New()
 			return func() lock.Locker {
-				f := newFaulty(store.Open())
+				inner := store.Open()
+				f := faulty.New(inner)
 				tb.Cleanup(func() {
-					f.die()
-					_ = f.inner.Close()
+					f.Sever()
+					_ = inner.Close()
 				})
 				return f
 			}
 		},
-		Faults: map[locktest.Fault]func(testing.TB, lock.Locker) func(){
-			locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
-				l.(*faulty).die()
-				return nil
-			},
-			locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
-				f := l.(*faulty)
-				return f.fault(&f.frozen)
-			},
-			locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() {
-				f := l.(*faulty)
-				return f.fault(&f.mute)
-			},
-			locktest.LoseRecord: forget,
-			locktest.Restart:    forget,
-		},
+		Faults: faults,
 	}
+}
+
+// forget is a loss of everything. It takes a millisecond, as it would take longer on any
+// store: tokens rise beyond it by the clock.
+func forget(_ testing.TB, l lock.Locker) (heal func()) {
+	memory.Forget(l.(*faulty.Locker).Unwrap().(*memory.Locker))
+	time.Sleep(time.Millisecond)
+	return nil
 }
 
 func TestSuite(t *testing.T) {

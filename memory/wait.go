@@ -8,10 +8,11 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// line is who waits for a key, in the order of arrival. It is never empty but in the
+// line is who waits for a key, in the order of their places. It is never empty except in the
 // middle of a step, and its first waiter is never compatible with the holders.
 type line struct {
 	head, tail *waiter
+	latest     time.Duration // the last arrival
 	owners     map[string]*waiter
 	timer      *time.Timer   // calls wake when the first of the grants may be over
 	due        time.Duration // when timer fires; 0 = it does not run
@@ -21,6 +22,7 @@ type line struct {
 type waiter struct {
 	req        lock.Request
 	since      time.Duration // its arrival
+	place      time.Duration // its arrival, or the last one, less the head start
 	prev, next *waiter
 	queued     bool
 	callers    int           // Acquires that wait here: several only if one owner sent several
@@ -38,6 +40,7 @@ func (s *store) join(e *entry, req *lock.Request, now moment) (*waiter, error) {
 			}
 			w.req = *req
 			w.callers++
+			s.touched(e.key)
 			return w, nil
 		}
 	}
@@ -52,15 +55,35 @@ func (s *store) queue(e *entry, w *waiter, now moment) {
 	}
 	l := e.line
 	w.queued, w.ready = true, make(chan struct{})
+	l.latest = max(l.latest, now.at)
+	w.place = l.latest - w.req.HeadStart
+	l.insert(w)
+	l.owners[w.req.Owner] = w
+	s.arm(e, now)
+	s.touched(e.key)
+}
+
+// insert puts w behind those with its place. It costs a step for each that w overtakes.
+func (l *line) insert(w *waiter) {
 	w.prev = l.tail
-	if l.tail != nil {
-		l.tail.next = w
+	for w.prev != nil && w.prev.place > w.place {
+		w.next, w.prev = w.prev, w.prev.prev
+	}
+	if w.prev != nil {
+		w.prev.next = w
 	} else {
 		l.head = w
 	}
-	l.tail = w
-	l.owners[w.req.Owner] = w
-	s.arm(e, now)
+	if w.next != nil {
+		w.next.prev = w
+	} else {
+		l.tail = w
+	}
+}
+
+// behind reports whether a newcomer with that head start would not be the first in line.
+func (l *line) behind(headStart time.Duration, now moment) bool {
+	return l != nil && l.head.place <= max(l.latest, now.at)-headStart
 }
 
 // remove takes w out of the line and wakes its callers.
@@ -158,11 +181,11 @@ func (l *Locker) await(ctx context.Context, w *waiter) (lock.Grant, error) {
 		case <-ctx.Done():
 		case <-l.closed:
 		}
-		now := s.now()
+		now, ended := s.now(), l.usable(ctx) // which may ask the store
 		var t try
 		var lost notices
 		s.mu.Lock()
-		ready = s.settle(&t, w, l.usable(ctx), now, &lost)
+		ready = s.settle(&t, w, ended, now, &lost)
 		s.mu.Unlock()
 		lost.tell()
 		if ready == nil {
@@ -192,9 +215,10 @@ func (s *store) settle(t *try, w *waiter, ended error, now moment, lost *notices
 	case h != nil: // its owner has asked again, and been quicker
 		t.grant, t.err = e.regrant(h, &w.req, now)
 		s.arm(e, now)
+		s.touched(e.key)
 	case w.queued:
 		return w.ready
-	case e.open(w.req.Shared):
+	case e.open(&w.req, now):
 		// It was handed the key, and slept until the TTL was over, or somebody forced
 		// it. It starts again as a newcomer: its turn has gone by.
 		if e == nil {
@@ -222,5 +246,6 @@ func (s *store) leave(e *entry, w *waiter, now moment, lost *notices) *entry {
 	} else if h := e.find(w.req.Owner); h != nil && h.unclaimed == w {
 		e.drop(h)
 	}
+	s.touched(w.req.Key)
 	return s.refresh(w.req.Key, now, lost)
 }

@@ -148,8 +148,43 @@ func TestStartIsTheHandOver(t *testing.T) {
 		time.Sleep(time.Second)
 		g := granted(t, c)
 		require.Equal(t, at, g.Start)
+		rec, err := l.Inspect(t.Context(), "k")
+		require.NoError(t, err)
+		require.Equal(t, time.Second, rec.Holders[0].Held)
+		require.Equal(t, ttl-time.Second, rec.Holders[0].ExpiresIn)
 		release(t, l, g)
 	})
+}
+
+// nosyContext is a ctx that asks something of the store whenever it is asked.
+type nosyContext struct {
+	context.Context
+	ask func()
+}
+
+func (c *nosyContext) Err() error { c.ask(); return c.Context.Err() }
+
+// A ctx is not asked while the store's mutex is held: it may ask the store.
+func TestContextThatAsksTheStore(t *testing.T) {
+	l := memory.New()
+	held := acquire(t, l, request("k"))
+	ctx := &nosyContext{t.Context(), func() { _, _ = l.Inspect(context.Background(), "k") }}
+	c, waits := make(chan outcome, 1), make(chan struct{})
+	go func() {
+		req := request("k", waiting)
+		req.Waiting = func(lock.Record) { close(waits) }
+		g, err := l.Acquire(ctx, req)
+		c <- outcome{g, err}
+	}()
+	<-waits
+	release(t, l, held)
+	select {
+	case o := <-c:
+		require.NoError(t, o.err)
+		release(t, l, o.grant)
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for itself")
+	}
 }
 
 func TestCancelIsPrompt(t *testing.T) {

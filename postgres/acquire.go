@@ -15,7 +15,7 @@ import (
 type acquisition struct {
 	l        *Locker
 	req      lock.Request
-	metadata any  // string, or nil
+	metadata any  // string: the note; or nil
 	refused  bool // by the plain statement, or the function
 	doubtful bool // a copy of the request may still be on its way
 	ahead    int  // waiters in front, as of the last look; 0 if it is not in line
@@ -38,8 +38,8 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 		req.Lost = nil
 	}
 	a := &acquisition{l: l, req: req}
-	if m := storekit.EncodeMetadata(req.Metadata); m != "" {
-		a.metadata = m
+	if note := storekit.EncodeNote(&req); note != "" {
+		a.metadata = note
 	}
 	l.registry.Hold(req.Owner, req.Lost)
 	g, err := a.run(ctx)
@@ -92,7 +92,7 @@ func (a *acquisition) claim(ctx context.Context) (lock.Grant, *storekit.Refusal,
 	detail := !a.req.Wait || a.req.Waiting != nil && a.last.Key == ""
 	start := time.Now()
 	reply, err := a.ask(ctx, a.l.sql.acquire, []byte(a.req.Key), a.req.Owner, a.req.TTL, a.req.Shared,
-		a.l.process, a.l.poll == 0, a.metadata, beat, detail)
+		a.l.process, a.l.poll == 0, a.metadata, beat, detail, roundUp(a.req.HeadStart).Microseconds())
 	if err != nil {
 		return lock.Grant{}, nil, err
 	}
@@ -123,10 +123,10 @@ func (a *acquisition) take(ctx context.Context) (lock.Grant, error) {
 }
 
 // ask sends a request. A waiter goes on after an error, such as a pooler's that has lost its
-// server: what was sent may still be on its way then, too.
+// server: what was sent may still be on its way then.
 func (a *acquisition) ask(ctx context.Context, sql string, args ...any) (string, error) {
 	reply, unsure, err := a.l.db.text(ctx, sql, args...)
-	a.doubtful = a.doubtful || unsure || err != nil
+	a.doubtful = a.doubtful || unsure
 	return reply, err
 }
 

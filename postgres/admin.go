@@ -14,7 +14,7 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// Inspect implements [lock.Locker]. It writes nothing, so a Locker on a standby can do it.
+// Inspect implements [lock.Locker]. It only reads, so it works on a standby.
 func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err := lock.CheckKey(key); err != nil {
 		return lock.Record{}, err
@@ -56,8 +56,8 @@ func (l *Locker) view(ctx context.Context, sql string, args ...any) ([]lock.Reco
 // page is how many rows List reads at a time. It holds no connection while it yields.
 const page = 256
 
-// List implements [lock.Admin]. It yields in the order of the keys' bytes, by the primary key's
-// index: what it costs depends on the rows with that prefix, idle ones too.
+// List implements [lock.Admin]. It yields in the byte order of the keys. It reads every row with
+// the prefix by the primary key's index, idle rows too.
 func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
 		if err := l.ready(ctx); err != nil {
@@ -84,7 +84,7 @@ func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 	}
 }
 
-// ForceRelease implements [lock.Admin]. The holder's process is told at once.
+// ForceRelease implements [lock.Admin]. It tells the holder's process at once.
 func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := lock.CheckGrant(lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
@@ -102,14 +102,14 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	return nil
 }
 
-// Prune deletes the rows of locks that nobody holds or waits for and that were not granted
-// for at least idle, and returns how many. Rows stay otherwise, one of some 100 bytes for each
-// key that was ever locked: run it now and then if keys are many and short-lived. It goes
-// through the table once, by the primary key's index, in many short transactions. Tokens rise
-// all the same, unless the server's clock is set back by more than idle.
+// Prune deletes the rows of locks that nobody holds or waits for and that were last granted at
+// least idle ago. It returns how many it deleted. Without it, some 100 bytes remain for each key
+// that was ever locked, so run it now and then if keys are many and short-lived. It reads the
+// whole table once, by the primary key's index, in many short transactions. Tokens still rise,
+// unless the server's clock is set back by more than idle.
 func (l *Locker) Prune(ctx context.Context, idle time.Duration) (int, error) {
 	if idle < 0 {
-		return 0, fmt.Errorf("%w: postgres: prune after %v: must not be negative", lock.ErrInvalid, idle)
+		return 0, fmt.Errorf("%w: postgres: idle time %v: must not be negative", lock.ErrInvalid, idle)
 	}
 	if err := l.ready(ctx); err != nil {
 		return 0, err

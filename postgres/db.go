@@ -170,10 +170,13 @@ func (e *unreachedError) Unwrap() error { return e.err }
 
 func (d *db) unreached(err error) error {
 	if s := d.pool.Stat(); s.AcquiredConns() == s.MaxConns() {
-		err = fmt.Errorf("all %d of the pool are in use: %w", s.MaxConns(), err)
+		err = fmt.Errorf("all %d connections of the pool are in use: %w", s.MaxConns(), err)
 	}
 	return &unreachedError{err}
 }
+
+// isClosed tells that the pool is; pgx does not show the variable.
+func isClosed(err error) bool { return strings.HasSuffix(err.Error(), "closed pool") }
 
 func state(err error) string {
 	var e *pgconn.PgError
@@ -197,7 +200,7 @@ var busyStates = map[string]bool{
 func classify(err error) storekit.Class {
 	var none *unreachedError
 	switch s := state(err); {
-	case errors.Is(err, errUndone), strings.HasSuffix(err.Error(), "closed pool"): // pgx does not show the variable
+	case errors.Is(err, errUndone), isClosed(err):
 		return storekit.Final
 	case errors.As(err, &none): // whatever it is: a password may be wrong for a moment only
 		return storekit.Unsent
@@ -220,6 +223,8 @@ func (d *db) explain(err error) error {
 	case err == nil, errors.Is(err, ErrSchema),
 		err == context.Canceled, err == context.DeadlineExceeded: //nolint:errorlint // alone, not in others
 		return err
+	case isClosed(err):
+		return storekit.ClientClosed("postgres", err)
 	case s == readOnlyTransaction:
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)
 	case schemaStates[s]:

@@ -10,3 +10,6 @@ func FunctionName(schema, table, function string) string {
 var Functions = functions
 
 const Version = version
+
+// Doubt has l believe that a copy of owner's request may still be on its way.
+func (l *Locker) Doubt(owner string) { l.doubts.Add(owner) }

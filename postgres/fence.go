@@ -26,8 +26,8 @@ RETURNING m.token::text, (SELECT set_config('idle_in_transaction_session_timeout
 				(SELECT r.expires - clock_timestamp() FROM {readers} r WHERE r.key = $1::bytea AND r.token = $2::bigint))))) || 'ms', true)
 	FROM {locks} l WHERE l.key = $1::bytea AND l.token >= $2::bigint)`
 
-// Fence guards the transaction tx with a lease's token: it returns a *lock.StaleError when a
-// newer token has been seen for key, and tx must then be rolled back.
+// Fence guards the transaction tx with a lease's token. If a newer token has been seen for key,
+// it returns a *lock.StaleError; then roll tx back.
 //
 //	err := client.Do(ctx, "account:7", func(ctx context.Context, l *lock.Lease) error {
 //		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
@@ -38,39 +38,37 @@ RETURNING m.token::text, (SELECT set_config('idle_in_transaction_session_timeout
 //		})
 //	})
 //
-// It must be the first statement of the transaction, of those that only read too: a
-// read-modify-write whose read was not fenced loses the update of a successor that read and
-// wrote meanwhile. From the Fence to the transaction's end no other transaction is fenced
-// for the same key: an old holder's and its successor's run one after the other, in either
-// order, but never the old one's after the successor's. Under READ COMMITTED, what follows
-// the Fence sees what those before it committed. Under REPEATABLE READ and SERIALIZABLE a
-// transaction that had to wait for another fails with SQLSTATE 40001: run it again.
+// Fence must be the first statement of the transaction, even of one that only reads: if a
+// read-modify-write does not fence its read, it may undo what a successor wrote in between.
 //
-// A holder that freezes inside its transaction must not keep its successor out for as long as
-// it is frozen. So where the lock is kept in the same database, with the same options, Fence
-// sets idle_in_transaction_session_timeout for this transaction alone, to what is left of the
-// lease now, at least a second: the server ends a transaction from which it hears nothing for
-// that long. What takes longer between two statements does not belong into the transaction.
-// For leases of other stores set it yourself.
+// Fenced transactions for the same key run one after another. An old holder's may run before its
+// successor's, but never after. Under READ COMMITTED, the statements after Fence see what
+// earlier transactions have committed. Under REPEATABLE READ and SERIALIZABLE, a transaction
+// that had to wait for another fails with SQLSTATE 40001: run it again.
 //
-// The marks have a table of their own in the same database, made by [Migrate]; no lock
-// operation touches them, so a long transaction holds up no renewal. They rise with the
-// transaction's commit, and never expire. A transaction that fences several keys should
-// always do it in the same order, or may have to be run again after a deadlock. Tokens of
-// shared leases do not order their holders.
+// A holder that freezes inside its transaction must not block its successor for as long as it is
+// frozen. So if the lock is kept in the same database, with the same options, Fence sets
+// idle_in_transaction_session_timeout for this transaction: to what is left of the lease, at
+// least 1 s. The server ends the transaction if it hears nothing for that long, so keep slow
+// work between two statements out of it. For leases of other stores set the timeout yourself.
+//
+// [Migrate] makes a table for the marks. No lock operation touches it, so a long transaction
+// delays no renewal. Marks rise when the transaction commits, and never expire. Transactions
+// that fence several keys should do so in the same order; otherwise they may deadlock and have
+// to run again. Tokens of shared leases do not order their holders.
 //
 // A token out of range and a nil tx are ErrInvalid. Any other error is tx's, and has aborted it.
 func Fence(ctx context.Context, tx pgx.Tx, key string, token lock.Token, opts ...Option) error {
 	return fence(ctx, tx, key, token, opts, func(sql string, args []any) row { return tx.QueryRow(ctx, sql, args...) })
 }
 
-// SQLTx is a transaction of database/sql: a *sql.Tx, or what wraps one, such as that of sqlx or
-// the ConnPool of gorm's.
+// SQLTx is a transaction of database/sql: a *sql.Tx, or a wrapper of one, such as sqlx's Tx or
+// gorm's ConnPool.
 type SQLTx interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// FenceSQL is [Fence] for a transaction of database/sql, with any driver for PostgreSQL.
+// FenceSQL is [Fence] for a transaction of database/sql, with any PostgreSQL driver.
 func FenceSQL(ctx context.Context, tx SQLTx, key string, token lock.Token, opts ...Option) error {
 	return fence(ctx, tx, key, token, opts, func(sql string, args []any) row { return tx.QueryRowContext(ctx, sql, args...) })
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
 
 // TestHandOverWithinProcess: the release itself brings the grant to the next waiter of the
@@ -91,6 +92,23 @@ func TestHandOverToWhoGivesUp(t *testing.T) {
 	}
 }
 
+// TestHandOverToTheDead: a waiter has given up, no undo has come, and its heartbeat is over, before
+// anybody has swept its place away. Nobody has the lock by that place.
+func TestHandOverToTheDead(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	dead := storetest.Waits(t, l, storetest.Request("k"))
+	dead.Cancel()
+	dead.End(t)
+	w.exec(t, "UPDATE "+w.table("_waiters")+" SET deadline = now() - interval '1 s'")
+	w.exec(t, "UPDATE "+w.table("")+" SET swept = now() + interval '1 h'")
+	storetest.Release(t, l, g)
+	require.Empty(t, storetest.Inspect(t, other, "k").Holders)
+	storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+}
+
 // TestHandOverStart: the reply that brings the grant may be late. Start is from before the
 // request all the same.
 func TestHandOverStart(t *testing.T) {
@@ -111,4 +129,27 @@ func TestHandOverStart(t *testing.T) {
 	heal()
 	require.NoError(t, <-released)
 	require.True(t, next.Granted(t).Start.Before(seen))
+}
+
+// TestForcedNoticeAfterRelease: the message that a grant was forced comes when its holder has
+// released it.
+func TestForcedNoticeAfterRelease(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	told := make(chan string, 2)
+	hold := func(key string) lock.Grant {
+		req := storetest.Request(key)
+		req.Lost = func(lock.LostReason) { told <- key }
+		return storetest.Acquire(t, l, req)
+	}
+	first, second := hold("first"), hold("second")
+	notices := l.proxy().Hold(faultproxy.Replies().Matching(func(m []byte) bool { return m[0] == 'A' }))
+	force := func(g lock.Grant) { require.NoError(t, other.ForceRelease(storetest.Bounded(t), g.Key, g.Owner)) }
+	force(first)
+	storetest.Receive(t, notices.Hit())
+	storetest.Lost(t, l.Release(storetest.Bounded(t), first))
+	force(second)
+	notices.Heal()
+	require.Equal(t, "second", storetest.Receive(t, told), "the first was released before it was told")
 }

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -30,20 +29,13 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if err == nil {
 		err = lost(reply, g)
 	}
-	if err != nil {
-		if errors.Is(err, lock.ErrLost) {
-			l.registry.Drop(g.Owner)
-		}
-		return lock.Grant{}, err
-	}
 	g.Start = start
-	l.registry.Keep(g)
-	return g, nil
+	return l.registry.Renewed(g, err)
 }
 
-// Release implements [lock.Locker]. When the reply to a first try got lost and a second one
-// finds the grant gone before it can have expired, the first has released it: that is no
-// error.
+// Release implements [lock.Locker]. If a reply is lost, Release asks again. It returns nil if it
+// then finds the grant gone before the grant can have expired: the first request must have
+// released it.
 func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := lock.CheckGrant(g); err != nil {
 		return err
@@ -52,17 +44,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 		return err
 	}
 	l.registry.Drop(g.Owner)
-	if g.Token == 0 {
-		return l.undo(ctx, g)
-	}
-	err := l.end(ctx, g)
-	if (err == nil || errors.Is(err, lock.ErrLost)) && l.doubts.Take(g.Owner) {
-		if undone := l.undo(ctx, g); undone != nil {
-			l.doubts.Add(g.Owner) // for the next try
-			return undone
-		}
-	}
-	return err
+	return l.doubts.Release(ctx, g, l.end, l.undo)
 }
 
 // end ends a grant, an exclusive one by the plain statement unless somebody may wait.

@@ -18,7 +18,7 @@ var schemaSQL string
 
 // version is that of schema.sql. Whoever changes that file raises it: a schema of a higher
 // version is left alone by programs of a lower one.
-const version = 2
+const version = 3
 
 // bodyQuote is around the bodies of functions, so no name may have it.
 const bodyQuote = "$lock_body$"
@@ -102,7 +102,7 @@ type statements struct {
 func (n names) statements() statements {
 	return statements{
 		take: n.fill(takeSQL), drop: n.fill(dropSQL), extend: n.fill(extendSQL), keep: n.fill(keepSQL),
-		acquire: n.fill(`SELECT {acquire}($1::bytea, $2::text, $3::interval, $4::boolean, $5::text, $6::boolean, $7::text, $8::interval, $9::boolean)`),
+		acquire: n.fill(`SELECT {acquire}($1::bytea, $2::text, $3::interval, $4::boolean, $5::text, $6::boolean, $7::text, $8::interval, $9::boolean, $10::bigint)`),
 		renew:   n.fill(`SELECT {renew}($1::bytea, $2::text, $3::bigint, $4::boolean, $5::interval)`),
 		release: n.fill(`SELECT {release}($1::bytea, $2::text, $3::bigint, $4::boolean, $5::text, $6::boolean)`),
 		undo:    n.fill(`SELECT {undo}($1::bytea, $2::text, $3::interval, $4::boolean)`),

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -29,6 +30,7 @@ type world struct {
 	schema  string
 	options []postgres.Option
 	admin   *pgxpool.Pool // beside all Lockers
+	oneWay  time.Duration // from a process to its servers
 }
 
 // sharedWorld is a clean set on the server that the tests share.
@@ -121,6 +123,7 @@ func (w world) open(tb testing.TB, params ...string) *process {
 	options := w.options
 	link := func(s *testserver.Server) string {
 		proxy := faultproxy.New(tb, s.Addr())
+		proxy.Delay(faultproxy.All(), w.oneWay)
 		p.net = append(p.net, proxy)
 		return proxy.Addr()
 	}
@@ -156,6 +159,9 @@ func listenConfig(tb testing.TB, addr string) *pgx.ConnConfig {
 	require.NoError(tb, err)
 	return config
 }
+
+// proxy is the way of all that p sends, if it has one server.
+func (p *process) proxy() *faultproxy.Proxy { return p.net[len(p.net)-1] }
 
 // loseReplies lets requests through, and nothing back.
 func (p *process) loseReplies(tb testing.TB) (heal func()) {

@@ -96,6 +96,23 @@ func TestKnownKeyAnew(t *testing.T) {
 	}
 }
 
+// TestKnownKeyStart: the reply that brings the grant may be late. Start is from before the request
+// all the same.
+func TestKnownKeyStart(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t, "default_query_exec_mode=exec"), w.open(t)
+	l.warm(t)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("k")))
+	heal := l.net.holdReplies()
+	granted := make(chan lock.Grant, 1)
+	go func() { granted <- storetest.Acquire(t, l, storetest.Request("k")) }()
+	storetest.Eventually(t, "the grant", func() bool { return len(storetest.Inspect(t, other, "k").Holders) == 1 })
+	seen := time.Now()
+	heal()
+	require.True(t, (<-granted).Start.Before(seen))
+}
+
 // sent counts the statements of a pool.
 type sent struct {
 	mu sync.Mutex // guards n

@@ -17,16 +17,16 @@ import (
 )
 
 // Migrate makes the schema, tables and functions that a [Locker] and [Fence] with the same
-// options need, and adds or replaces those of them that are missing or not as they must be. If
-// all is there it changes nothing and needs no rights to. What it cannot mend, such as a table
-// without its primary key, is an error that is [ErrSchema] and names it. Any number of programs
-// may run it at once, also while locks are in use.
+// options need. It adds what is missing, and replaces functions that differ. If nothing is to
+// do, it changes nothing and needs no rights to. What it cannot mend, such as a table without
+// its primary key, it names in an error that is [ErrSchema]. Any number of programs may run it
+// at once, even while locks are in use.
 //
-// Schemas have versions. Functions have theirs in their names, so that programs of two versions
-// can work side by side. A program of an older version changes nothing in a schema of a newer
-// one: if what it needs is not there, the error says to update it.
+// Functions have the schema's version in their names, so programs of two versions can work side
+// by side. A program of an older version changes nothing in the schema of a newer one. If that
+// lacks what the program needs, the error says to update the program.
 //
-// Where a schema is changed by other tools, give them the text that [Schema] returns.
+// If other tools change your schema, give them the text that [Schema] returns.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, opts ...Option) error {
 	s, err := newSettings(opts)
 	if err != nil {
@@ -137,8 +137,8 @@ func (n names) missing(ctx context.Context, tx pgx.Tx) ([]string, error) {
 
 var functionPattern = regexp.MustCompile(`(?s)CREATE OR REPLACE FUNCTION {(\w+)}.*?{body}(.*?){body};`)
 
-// Schema returns what [Migrate] runs, for tools that change schemas. It may be run again. It
-// does not make the schema itself, and refuses to run in one of a newer version.
+// Schema returns the SQL that [Migrate] runs, for tools that change schemas. It may run
+// repeatedly. It does not create the schema itself, and fails in a schema of a newer version.
 func Schema(opts ...Option) (string, error) {
 	s, err := newSettings(opts)
 	if err != nil {

@@ -17,12 +17,12 @@ type settings struct {
 	onPush func(error)     // may be nil
 }
 
-// Option sets up a [Locker]; [Migrate], [Schema], [Fence] and [FenceSQL] take those that name
-// the schema and the tables.
+// Option sets up a [Locker]. [Migrate], [Schema], [Fence] and [FenceSQL] take the options that
+// name the schema and the tables.
 type Option func(*settings) error
 
-// WithSchema sets the schema that has the tables and functions. Default "lock". Any name
-// will do; it is quoted.
+// WithSchema sets the schema of the tables and functions. Any name will do; it is quoted.
+// Default "lock".
 func WithSchema(name string) Option {
 	return func(s *settings) error {
 		s.names.schema = name
@@ -30,8 +30,8 @@ func WithSchema(name string) Option {
 	}
 }
 
-// WithTable sets the name of the table of locks, 1 to 40 bytes. Default "locks". The names
-// of the other tables, and of the functions, begin with it. Any name will do; it is quoted.
+// WithTable sets the name of the table of locks, 1 to 40 bytes. Any name will do; it is quoted.
+// The names of the other tables, and of the functions, begin with it. Default "locks".
 func WithTable(name string) Option {
 	return func(s *settings) error {
 		s.names.table = name
@@ -39,9 +39,9 @@ func WithTable(name string) Option {
 	}
 }
 
-// WithListenConfig sets how to connect in order to listen, where the pool's way leads
-// through a transaction pooler, which does not pass notifications on. Default: as the pool
-// connects. It must lead to the same database.
+// WithListenConfig sets how the Locker connects in order to listen. Set it if the pool connects
+// through a transaction pooler, which does not pass notifications on. It must connect to the
+// same database. Default: as the pool connects.
 func WithListenConfig(config *pgx.ConnConfig) Option {
 	return func(s *settings) error {
 		if config == nil {
@@ -52,10 +52,9 @@ func WithListenConfig(config *pgx.ConnConfig) Option {
 	}
 }
 
-// WithPolling does without a connection that listens: the first in line looks every so
-// often, at least each millisecond, those behind it more rarely. The Locker then does not
-// declare Push and EarlyLoss. A release still hands over at once to a waiter of the same
-// Locker.
+// WithPolling makes the Locker poll instead of listening. The first in line polls at this
+// interval, at least 1 ms; those behind it poll less often. The Locker then does not declare
+// Push and EarlyLoss. A release still hands over at once to a waiter of the same Locker.
 func WithPolling(every time.Duration) Option {
 	return func(s *settings) error {
 		if every < time.Millisecond {
@@ -66,9 +65,9 @@ func WithPolling(every time.Duration) Option {
 	}
 }
 
-// WithPushObserver has f called when wake-ups and notices of forced losses do not arrive any
-// more, with the reason, and with nil when they do again. Calls do not overlap; f must not
-// block. Default: nobody is told, and waiters look more often meanwhile.
+// WithPushObserver sets a function that learns whether wake-ups and notices of forced losses
+// arrive. f is called with the reason when they stop, and with nil when they arrive again. Calls
+// do not overlap. f must not block. Default: none.
 func WithPushObserver(f func(error)) Option {
 	return func(s *settings) error {
 		s.onPush = f

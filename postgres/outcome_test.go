@@ -311,6 +311,28 @@ func TestDoubtAfterError(t *testing.T) {
 	require.ErrorContains(t, err, "has been undone")
 }
 
+// TestReleaseAgainAfterFailedUndo: a release has ended the grant, and failed to leave the tombstone
+// that refuses the owner's late first request. Called again it leaves it.
+func TestReleaseAgainAfterFailedUndo(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	req := storetest.Request("k")
+	g := storetest.Acquire(t, l, req)
+	l.Doubt(g.Owner)
+	w.exec(t, fmt.Sprintf(`CREATE FUNCTION %[1]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			RAISE EXCEPTION 'refused by the test';
+		END $$;
+		CREATE TRIGGER fails BEFORE INSERT ON %[2]s FOR EACH ROW EXECUTE FUNCTION %[1]s()`,
+		w.table("_fail"), w.table("_tombstones")))
+	require.ErrorContains(t, l.Release(storetest.Bounded(t), g), "refused by the test")
+	require.Empty(t, storetest.Inspect(t, other, "k").Holders)
+	w.exec(t, "DROP TRIGGER fails ON "+w.table("_tombstones"))
+	require.ErrorIs(t, l.Release(storetest.Bounded(t), g), lock.ErrLost)
+	_, err := other.Acquire(storetest.Bounded(t), req)
+	require.ErrorContains(t, err, "has been undone")
+}
+
 // TestCommitFails: a transaction may fail at its very end, after the statement's reply: what
 // has not been committed is no grant, no renewal and no release.
 func TestCommitFails(t *testing.T) {
@@ -374,4 +396,20 @@ func TestAnotherToken(t *testing.T) {
 			require.Less(t, storetest.Inspect(t, l, req.Key).Holders[0].ExpiresIn, 2*time.Minute)
 		}
 	}
+}
+
+// TestExpiredReader: the TTL of a reader is over, and its row is still there, beside that of a living
+// one.
+func TestExpiredReader(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	living := storetest.Acquire(t, other, storetest.Shared(storetest.Request("k")))
+	g := storetest.Acquire(t, l, storetest.Shared(storetest.Request("k")))
+	w.exec(t, "UPDATE "+w.table("")+" SET swept = now() + interval '1 h'")
+	w.exec(t, "UPDATE "+w.table("_readers")+" SET expires = now() - interval '1 s' WHERE owner = $1", g.Owner)
+	_, err := l.Renew(storetest.Bounded(t), g)
+	storetest.Lost(t, err)
+	storetest.Lost(t, l.Release(storetest.Bounded(t), g))
+	storetest.Holds(t, l, living)
 }

@@ -65,6 +65,23 @@ func TestPartialLoss(t *testing.T) {
 	}
 }
 
+// TestDeletedRow: whoever held a lock whose row was deleted learns it at the next renewal, of either
+// mode, whether or not anybody has come since.
+func TestDeletedRow(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l := w.open(t)
+	for _, shared := range []bool{false, true} {
+		req := storetest.Request(fmt.Sprint("k", shared))
+		req.Shared = shared
+		g := storetest.Acquire(t, l, req)
+		w.exec(t, "DELETE FROM "+w.table("")+" WHERE key = $1", []byte(req.Key))
+		_, err := l.Renew(storetest.Bounded(t), g)
+		require.ErrorIs(t, err, lock.ErrLost)
+		require.ErrorIs(t, l.Release(storetest.Bounded(t), g), lock.ErrLost)
+	}
+}
+
 // TestTruncate: holders of either mode are told, waiters go on, and a place that is left over
 // is in nobody's way.
 func TestTruncate(t *testing.T) {
@@ -78,8 +95,8 @@ func TestTruncate(t *testing.T) {
 				req := storetest.Request("k")
 				req.Shared = shared
 				g := storetest.Acquire(t, a, req)
-				waiting := storetest.Waits(t, b, storetest.Lasting(storetest.Request("k"), 3*time.Second))
-				other := storetest.Waits(t, a, storetest.Lasting(storetest.Request("k"), 3*time.Second))
+				waiting := storetest.Waits(t, b, storetest.Request("k"))
+				other := storetest.Waits(t, a, storetest.Request("k"))
 				for _, table := range strings.Split(tables, " ") {
 					w.exec(t, "TRUNCATE "+w.table(table))
 				}
@@ -96,7 +113,16 @@ func TestTruncate(t *testing.T) {
 				case <-time.After(storetest.Patience):
 				}
 				lockers := map[*storetest.Waiting]lock.Locker{waiting: b, other: a}
-				storetest.Release(t, lockers[first], first.Granted(t))
+				g = first.Granted(t)
+				storetest.Eventually(t, "the other to wait in line, or fail", func() bool {
+					select {
+					case <-second.Done:
+						return true
+					default:
+						return storetest.Inspect(t, a, "k").WaiterCount == 1
+					}
+				})
+				storetest.Release(t, lockers[first], g)
 				storetest.Release(t, lockers[second], second.Granted(t))
 			})
 		}

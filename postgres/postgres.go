@@ -6,67 +6,74 @@
 //
 // # Protocol
 //
-// A lock is a row. Every operation is one transaction of one statement, decided by the
-// server's clock_timestamp() while that row is locked. Readers and waiters have rows of their
-// own, which live and die with the lock's: whatever part of it is lost, a grant is lost. Tokens
-// are max(previous + 1, server time in µs), so they rise even if the row is lost, as long as
-// the servers' clocks agree within the time that the loss takes.
+// A lock is a row. Every operation is one transaction of one statement; the server's
+// clock_timestamp() decides it while that row is locked. Readers and waiters have rows of their
+// own, which depend on the lock's row: if any part of a lock disappears, its grants are lost.
+// Tokens are max(previous + 1, server time in µs). They rise even if the row is lost, if the
+// servers' clocks differ by less than the loss takes.
 //
-// An uncontended acquire, a renewal and a release are one statement each, a wait is one to line
-// up, one for each third of the heartbeat, and one to claim, unless the grant came with a
-// release.
+// An uncontended acquire, a renewal and a release are one statement each. A wait is one
+// statement to line up and one for each third of the heartbeat; one more claims the lock, unless
+// a release has granted it already.
 //
 // # What it survives
 //
-// Whatever the database does: a crash and a restart too, since a grant or a renewal is on disk
-// when it is acknowledged, also where synchronous_commit is off. A release does not wait for the
-// disk: a crash may take the last ones back (see wal_writer_delay), and such a key is held
-// until its TTL is over. Nothing depends on a session, so a connection may break at any time,
-// and a transaction pooler may be in between.
+// Grants survive whatever the database survives, such as a crash or a restart. A grant or a
+// renewal is on disk when it is acknowledged, even where synchronous_commit is off. A release
+// does not wait for the disk: a crash may undo the last ones (see wal_writer_delay), and their
+// keys stay held until the TTL is over. Nothing depends on a session, so connections may break
+// at any time, and a transaction pooler may be in between.
 //
 // # What breaks it
 //
-// A failover to a standby that replicates asynchronously may forget the last grants, and
-// somebody else may get the lock; so may fsync = off, and a server clock that jumps forward.
-// The holder learns it at its next renewal, and until then only its token tells it apart:
-// [Fence] makes it the guard of your own transactions, in the same database. With a
+// After a failover to an asynchronous standby the last grants may be forgotten, and somebody
+// else may get the lock. The same happens with fsync = off and when the server's clock jumps
+// forward. The holder learns of it at its next renewal. Until then only its token tells it
+// apart: with [Fence], the token guards your own transactions in the same database. With a
 // synchronous standby (synchronous_commit = on or remote_apply) a grant survives the failover.
 //
-// Renewals need a connection of the pool. An application that holds all of them for longer
-// than a third of the TTL loses its locks: give the Locker a pool of its own then. No call
-// holds a connection while it waits, or needs two at once; a pool of one will do.
+// Renewals need a connection of the pool. An application that uses all connections for longer
+// than a third of the TTL loses its locks: give the Locker a pool of its own then. No call holds
+// a connection while it waits, and none needs two at once, so a pool of one is enough.
 //
 // # Waiting
 //
-// Waiters stand in line in order of arrival. A live place in line is a reservation, which
-// lasts as long as its heartbeat of min(TTL, 5 s). A release hands over to a next waiter of
-// the same Locker in the same round trip; one elsewhere is woken by NOTIFY. A message that is
-// lost costs a recheck: at least every third of the heartbeat. Each Locker has one connection
-// that listens, beside the pool, opened at the first Acquire that waits or has a Lost
-// callback. It sends itself a message now and then, and while that does not arrive rechecks
-// are every tenth of the heartbeat: see [WithPushObserver]. Behind a transaction pooler, which
-// keeps notifications to itself, give it a way to the server with [WithListenConfig], or do
-// without, with [WithPolling]; and tell pgx not to prepare statements there
-// (default_query_exec_mode=exec), unless the pooler can do that.
+// Waiters stand in line in order of arrival, less their head start. A live place in line
+// reserves the key for as long as its heartbeat lasts, min(TTL, 5 s). A release hands over to a
+// next waiter of the same Locker in the same round trip, and wakes one elsewhere by NOTIFY. A
+// lost message costs a recheck, which waiters make at least every third of the heartbeat.
+//
+// Each Locker has one connection that listens. It is not the pool's, and opens at the first
+// Acquire that waits or has a Lost callback. The Locker sends itself messages over it. While
+// they do not arrive, waiters recheck every tenth of the heartbeat; see [WithPushObserver].
+//
+// A transaction pooler does not pass notifications on. Give the Locker a way around it with
+// [WithListenConfig], or use [WithPolling]. Unless the pooler supports prepared statements, tell
+// pgx not to prepare any (default_query_exec_mode=exec).
+//
+// # Cost
+//
+// An acquire, a renewal and a release are one statement each. The server syncs the first two to
+// disk. A waiter takes one statement to line up, and one for each heartbeat.
 //
 // # What it needs
 //
 // The role of the pool needs USAGE on the schema, SELECT, INSERT, UPDATE and DELETE on its
-// tables, EXECUTE on its functions and on pg_notify, which all have by default, and for
-// [Migrate], where there is something to do, CREATE. Without pg_notify, or while the server's
-// queue of notifications is full, releases work and waiters are not woken.
+// tables, and EXECUTE on its functions and on pg_notify, which every role has by default.
+// [Migrate] needs CREATE if anything is missing. Without pg_notify, or while the server's queue
+// of notifications is full, releases work but wake nobody.
 //
 // # What an operator may delete
 //
-// Anything, while nobody holds a lock. A row of a lock, or all: its holders learn it at their
-// next renewal, of either mode, its waiters line up anew, and whoever comes first has the lock:
-// ForceRelease is the better way. Rows of marks only if no stale holder can be left. Idle rows
-// stay: see [Locker.Prune].
+// Anything, while nobody holds a lock. Otherwise, a row of a lock or all of its rows: its
+// holders, shared ones too, learn at their next renewal that they have lost it, its waiters line
+// up again, and whoever comes first gets the lock. ForceRelease is better. Rows of marks only
+// when no stale holder can be left. Idle rows stay until [Locker.Prune] deletes them.
 //
 // # Limits
 //
-// Rows are updated in place, and die with each grant: a transaction that stays open for hours
-// keeps autovacuum from removing them, and slows a busy key down.
+// Each grant updates rows in place and leaves dead row versions behind. A transaction that stays
+// open for hours keeps autovacuum from removing them, and so slows a busy key down.
 package postgres
 
 import (
@@ -85,7 +92,7 @@ var (
 	_ lock.Admin  = (*Locker)(nil)
 )
 
-// Locker keeps locks in PostgreSQL. New makes one. It is safe for concurrent use. Close it
+// Locker keeps locks in PostgreSQL. Make one with [New]. It is safe for concurrent use. Close it
 // before its pool.
 type Locker struct {
 	settings
@@ -103,9 +110,9 @@ type Locker struct {
 	liningUp chan struct{} // has room for as many as may line up at once: half of the pool
 }
 
-// New returns a Locker on pool, doing no I/O. A nil pool or a bad option is an error that
-// every call returns; so is [ErrSchema] until [Migrate] has run. pool stays the caller's to
-// close. Lockers with the same schema and table in the same database share their locks.
+// New returns a Locker on pool. It does no I/O. Every call returns an error if pool is nil or an
+// option is bad, and [ErrSchema] until [Migrate] has run. pool stays the caller's to close.
+// Lockers with the same schema and table in the same database share their locks.
 func New(pool *pgxpool.Pool, opts ...Option) *Locker {
 	l := &Locker{process: storekit.ProcessName(), free: newFreeKeys(), registry: storekit.NewRegistry()}
 	l.closed, l.close = context.WithCancel(context.Background())
@@ -129,7 +136,7 @@ func New(pool *pgxpool.Pool, opts ...Option) *Locker {
 func (l *Locker) Capabilities() lock.Capabilities {
 	listens := l == nil || l.poll == 0
 	return lock.Capabilities{
-		Store: "postgres", Shared: true, FIFO: true, Push: listens, EarlyLoss: listens,
+		Store: "postgres", Shared: true, FIFO: true, Priority: true, Push: listens, EarlyLoss: listens,
 		MinTTL:      10 * time.Millisecond,
 		ExpirySlack: time.Millisecond, // of timers: the server's clock counts µs
 		TokenSurvives: lock.SurvivesRelease | lock.SurvivesExpiry | lock.SurvivesRecordLoss |
@@ -151,9 +158,9 @@ func (l *Locker) ready(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Close ends this Locker's waits with ErrClosed and closes the connection that listens. It
-// leaves the pool and the grants alone: those end with their TTL, unless another Locker
-// releases them. It is idempotent and waits for no server.
+// Close ends this Locker's waits with ErrClosed and closes the connection that listens. It does
+// not close the pool. Grants remain until their TTL expires, unless another Locker releases
+// them. Close is idempotent and waits for no server.
 func (l *Locker) Close() error {
 	if l == nil || l.closed == nil {
 		return nil

@@ -32,14 +32,16 @@ type recordJSON struct {
 func (r recordJSON) record(key string) lock.Record {
 	rec := lock.Record{Key: key, Token: r.Token, HolderCount: max(r.Held, len(r.Holders)), WaiterCount: max(r.Waiting, len(r.Waiters))}
 	for _, h := range r.Holders {
-		metadata, _ := storekit.DecodeMetadata(h.M) // else somebody else has written it
+		metadata, _, _ := storekit.DecodeNote(h.M) // else somebody else has written it
 		rec.Holders = append(rec.Holders, lock.Holder{
 			Owner: h.O, Token: h.T, Shared: h.S, Held: micros(h.H), ExpiresIn: micros(h.L), Metadata: metadata,
 		})
 	}
 	for _, w := range r.Waiters {
-		metadata, _ := storekit.DecodeMetadata(w.M)
-		rec.Waiters = append(rec.Waiters, lock.Waiter{Owner: w.O, Shared: w.S, Waited: micros(w.W), Metadata: metadata})
+		metadata, under, _ := storekit.DecodeNote(w.M)
+		rec.Waiters = append(rec.Waiters, lock.Waiter{
+			Owner: w.O, Shared: w.S, Waited: micros(w.W), Metadata: metadata, Under: under,
+		})
 	}
 	return rec
 }

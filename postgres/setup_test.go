@@ -353,3 +353,10 @@ func TestLongestTTL(t *testing.T) {
 		}
 	}
 }
+
+func TestClientClosedFirst(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l := w.open(t)
+	storetest.ClientClosedFirst(t, l, w.open(t), l.pool.Close)
+}

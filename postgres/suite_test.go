@@ -14,6 +14,7 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/postgres"
 )
 
@@ -36,6 +37,11 @@ func TestMain(m *testing.M) {
 // TestSuite gives each case a schema of its own on the shared server, and a server of its own
 // where that is to be killed.
 func TestSuite(t *testing.T) { runSuite(t, sharedWorld, nil) }
+
+// TestSuiteFarAway is TestSuite on a network with a round trip of 200 ms.
+func TestSuiteFarAway(t *testing.T) {
+	storetest.FarAway(t, func(oneWay time.Duration) locktest.Harness { return suite(sharedWorld, oneWay, nil) })
+}
 
 // TestSuiteBehindPgBouncer is the suite for Lockers that do not listen, and whose statements
 // go through a pooler in transaction mode.
@@ -60,17 +66,18 @@ const own = "it has servers of its own, without a pooler: see TestSuite"
 func runSuite(t *testing.T, usual func(testing.TB) world, skips map[string]string) {
 	testserver.NeedServer(t)
 	t.Parallel()
-	locktest.Run(t, suite(usual, skips))
+	locktest.Run(t, suite(usual, 0, skips))
 }
 
 // TestClientSuite tries a Client over this store.
 func TestClientSuite(t *testing.T) {
 	testserver.NeedServer(t)
 	t.Parallel()
-	locktest.RunClient(t, suite(sharedWorld, nil))
+	locktest.RunClient(t, suite(sharedWorld, 0, nil))
 }
 
-func suite(usual func(testing.TB) world, skips map[string]string) locktest.Harness {
+// suite is the harness of processes which are oneWay from their servers.
+func suite(usual func(testing.TB) world, oneWay time.Duration, skips map[string]string) locktest.Harness {
 	return locktest.Harness{
 		New: func(tb testing.TB) func() lock.Locker {
 			var w world
@@ -82,6 +89,7 @@ func suite(usual func(testing.TB) world, skips map[string]string) locktest.Harne
 			default:
 				w = usual(tb)
 			}
+			w.oneWay = oneWay
 			return func() lock.Locker { return w.open(tb) }
 		},
 		Around: func(t *testing.T, f func(*testing.T)) {
@@ -92,6 +100,7 @@ func suite(usual func(testing.TB) world, skips map[string]string) locktest.Harne
 		},
 		LosePart: losePart,
 		Faults:   faults(),
+		Proxy:    func(l lock.Locker) *faultproxy.Proxy { return l.(*process).proxy() },
 		Skips:    skips,
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
@@ -68,17 +69,20 @@ var errUndone = errors.New("lock: redis: this owner's acquisition has been undon
 
 func (l *Locker) acquisition(req lock.Request) *acquisition {
 	a := &acquisition{
-		l: l, req: req, ttl: milliseconds(req.TTL), script: acquireScript, keys: l.keys(req.Key),
+		l: l, req: req, ttl: rediskit.Milliseconds(req.TTL), script: acquireScript, keys: l.keys(req.Key),
 	}
 	if req.Shared {
 		a.script = acquireSharedScript
 	}
 	a.args = []any{
-		req.Owner, a.ttl, l.counterTTL.Milliseconds(), l.process + storekit.EncodeMetadata(req.Metadata), "", "1", "",
+		req.Owner, a.ttl, l.counterTTL.Milliseconds(), l.process + storekit.EncodeNote(&req), "", "1", "",
 	}
 	if req.Wait {
-		a.args[argHeartbeat] = milliseconds(storekit.Heartbeat(req.TTL))
+		a.args[argHeartbeat] = rediskit.Milliseconds(storekit.Heartbeat(req.TTL))
 		a.args[argTTL] = fmt.Sprintf("%013d", a.ttl)
+	}
+	if req.HeadStart > 0 {
+		a.args = append(a.args, microseconds(req.HeadStart))
 	}
 	return a
 }

@@ -10,6 +10,7 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
 )
 
 // Inspect implements [lock.Locker].
@@ -33,7 +34,7 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err != nil {
 		return lock.Record{}, err
 	}
-	if s := text(r[9]); s != "" {
+	if s := rediskit.Text(r[9]); s != "" {
 		last, ok := parseMicros(strings.TrimSuffix(s, "*"))
 		if !ok {
 			return lock.Record{}, foreign(k.counter(), s)
@@ -43,7 +44,7 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	return record, nil
 }
 
-// ForceRelease implements [lock.Admin]. The holder's process is told at once.
+// ForceRelease implements [lock.Admin]. It tells the holder's process at once.
 func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := lock.CheckGrant(lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
@@ -61,7 +62,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	return nil
 }
 
-// List implements [lock.Admin]. It scans every master, in steps that do not hold up the
+// List implements [lock.Admin]. It scans every master, in small steps that do not block the
 // servers, and reads each lock on its own.
 func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
@@ -91,22 +92,16 @@ func (l *Locker) scan(ctx context.Context, prefix string) (map[string]struct{}, 
 	var mu sync.Mutex // guards found: masters are scanned side by side
 	found := make(map[string]struct{})
 	err := l.eachMaster(ctx, func(ctx context.Context, master goredis.Cmdable) error {
-		for cursor := uint64(0); ; {
-			names, next, err := master.Scan(ctx, cursor, l.pattern(prefix), 512).Result()
-			if err != nil {
-				return err
-			}
+		return rediskit.Scan(ctx, master, l.prefix+"{"+escaping.Encode(prefix), func(names []string) error {
 			mu.Lock()
+			defer mu.Unlock()
 			for _, name := range names {
 				if key, ok := l.lockOf(name); ok && strings.HasPrefix(key, prefix) {
 					found[key] = struct{}{}
 				}
 			}
-			mu.Unlock()
-			if cursor = next; cursor == 0 {
-				return nil
-			}
-		}
+			return nil
+		})
 	})
 	return found, err
 }

@@ -162,7 +162,15 @@ func TestClosed(t *testing.T) {
 		for method, call := range everyCall(l.Locker) {
 			err := call(ctx)
 			require.ErrorIs(t, err, goredis.ErrClosed, method)
+			require.ErrorIs(t, err, lock.ErrClosed, method)
 			require.ErrorContains(t, err, "lock: redis: the client is closed", method)
 		}
 	})
+}
+
+func TestClientClosedFirst(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l := w.open(t)
+	storetest.ClientClosedFirst(t, l, w.open(t), func() { require.NoError(t, l.rdb.Close()) })
 }

@@ -75,17 +75,11 @@ func (s *servers) laneOf(key string) *rediskit.Lane {
 // be sent again after an unknown outcome; unsure says that an earlier sending may still be
 // executed. It returns promptly when ctx ends, with ctx.Err().
 func (s *servers) run(ctx context.Context, script *script, keys []string, args ...any) (reply any, unsure bool, err error) {
-	stale := 0
-	unsure, err = storekit.Repeat(ctx, classify, func(ctx context.Context, n int) (err error) {
-		for short := n == 0; ; short = false {
-			reply, err = s.send(ctx, script, keys, args, short)
-			if stale == rediskit.MaxStale || ctx.Err() != nil || !rediskit.IsStale(err) {
-				return err
-			}
-			stale++ // a pool hands out its dead connections one by one: they are no tries
-		}
+	unsure, err = rediskit.Repeat(ctx, classify, func(ctx context.Context, n int) (err error) {
+		reply, err = s.send(ctx, script, keys, args, n == 0)
+		return err
 	})
-	return reply, unsure || stale > 0, err
+	return reply, unsure, err
 }
 
 // once is run for a script that must not be executed twice.
@@ -133,7 +127,7 @@ func classify(err error) storekit.Class {
 // wrap says where an error of the client or the server comes from.
 func wrap(err error) error {
 	if errors.Is(err, goredis.ErrClosed) {
-		return fmt.Errorf("lock: redis: the client is closed: %w", err)
+		return storekit.ClientClosed("redis", err)
 	}
 	return fmt.Errorf("lock: redis: %w", err)
 }

@@ -130,7 +130,8 @@ func TestForcedNoticeAfterRelease(t *testing.T) {
 	}
 }
 
-// TestResentRequest: the reply is lost, and the request sent again finds its own grant.
+// TestResentRequest: the reply is lost, and the request sent again finds its own grant. A copy that
+// comes after the release is refused.
 func TestResentRequest(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
@@ -141,9 +142,9 @@ func TestResentRequest(t *testing.T) {
 		release(t, l, acquire(t, l, mode(request("warm"))))
 		proxy.Lose(faultproxy.Replies().Nth(1))
 		again := proxy.Hold(faultproxy.Requests().Nth(2))
-		granted := make(chan lock.Grant, 1)
+		req, granted := mode(request("k")), make(chan lock.Grant, 1)
 		go func() {
-			g, err := l.Acquire(bounded(t), mode(request("k")))
+			g, err := l.Acquire(bounded(t), req)
 			assert.NoError(t, err)
 			granted <- g
 		}()
@@ -155,6 +156,8 @@ func TestResentRequest(t *testing.T) {
 		require.Equal(t, made[0].Token, g.Token)
 		holds(t, other, g)
 		release(t, l, g)
+		_, err := other.Acquire(bounded(t), req)
+		require.ErrorContains(t, err, "has been undone")
 		acquire(t, other, request("k"))
 	})
 }

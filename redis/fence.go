@@ -13,20 +13,19 @@ import (
 	"github.com/seed-215fdefa/lock/internal/rediskit"
 )
 
-// Fence guards values in Redis: it refuses a step whose token is older than the newest
-// that was seen for the key, in the same atomic script as the step.
+// Fence guards values in Redis: it refuses a step whose token is older than the newest seen for
+// the key. One atomic script checks the token and runs the step.
 //
-// Reads are guarded as well as writes, and a read-modify-write must read through the
-// Fence: else a holder that froze between its read and its write loses its successor's
-// update. Reading raises the mark, so once a successor has read, the predecessor's write is
-// refused.
+// A read-modify-write must read through the Fence too. Otherwise a holder that froze between its
+// read and its write overwrites its successor's update. Reading raises the mark, so once a
+// successor has read, the predecessor's write is refused.
 //
-// The mark of a key lives beside it, under a name of its own, as long as nobody deletes it:
-// a stale holder may wake at any time. Tokens of shared leases do not order their holders.
+// The mark of a key lives beside it, under a name of its own. It never expires, because a stale
+// holder may wake at any time. Tokens of shared leases do not order their holders.
 //
-// A write that is given up when ctx ends may have been done or not. Inside Do, whose ctx
-// ends with the lease, a write that must be told apart may be sent with
-// context.WithoutCancel and a timeout: the token decides about it, not ctx.
+// If ctx ends during a write, the write may or may not have happened. Inside Do, ctx ends with
+// the lease. If you must know the outcome, send the write with context.WithoutCancel and a
+// timeout: the token protects the value, not ctx.
 //
 // A Fence is safe for concurrent use and needs no closing. Make one with [NewFence].
 type Fence struct {
@@ -35,36 +34,36 @@ type Fence struct {
 	err     error
 }
 
-// NewFence returns a Fence for values on the servers of rdb, doing no I/O. The names of
-// marks begin with "fence:". A bad client is an error that every call returns.
+// NewFence returns a Fence for values on the servers of rdb. It does no I/O. The names of marks
+// begin with "fence:". If rdb is one that [New] would refuse, every call returns an error.
 func NewFence(rdb goredis.UniversalClient) *Fence {
 	s, err := newServers(rdb)
 	return &Fence{prefix: "fence:", servers: s, err: err}
 }
 
-// Get reads a string value. It returns goredis.Nil when there is none, and a
-// *lock.StaleError when token is stale.
+// Get reads a string value. It returns goredis.Nil if there is none, and a *lock.StaleError if
+// token is stale.
 func (f *Fence) Get(ctx context.Context, key string, token lock.Token) (string, error) {
 	reply, err := f.run(ctx, true, token, stepGet, []string{key})
 	if err != nil {
 		return "", err
 	}
-	return text(reply), nil
+	return rediskit.Text(reply), nil
 }
 
-// Set writes a string value, for ttl if that is positive, else for good. It returns a
-// *lock.StaleError, and writes nothing, when token is stale. After an error of the
-// connection the value may have been written, or may yet be. Set never sends twice: a late
-// first copy has the same token, so it would pass, over what the holder has written since.
+// Set writes a string value, which expires after ttl if ttl is positive. If token is stale, Set
+// returns a *lock.StaleError and writes nothing. After a connection error the value may have
+// been written, or may yet be. Set does not retry: the late first request has the same token, so
+// it would pass and overwrite what the holder has written since.
 func (f *Fence) Set(ctx context.Context, key string, token lock.Token, value any, ttl time.Duration) error {
-	_, err := f.run(ctx, false, token, stepSet, []string{key}, value, milliseconds(max(ttl, 0)))
+	_, err := f.run(ctx, false, token, stepSet, []string{key}, value, rediskit.Milliseconds(max(ttl, 0)))
 	return err
 }
 
-// Eval runs a step of the caller's own, a Lua function's body with KEYS and ARGV as it is
-// used to, and returns what that returns; goredis.Nil for nothing. The mark is that of
-// keys[0]; in a Cluster all keys must have its hash tag. A *lock.StaleError means that the
-// step did not run. After an error of the connection it may have: Eval never sends twice.
+// Eval runs a step of the caller's own: the body of a Lua function that uses KEYS and ARGV as
+// any script does. It returns what the step returns, or goredis.Nil for nothing. The mark is
+// that of keys[0]. In a Cluster all keys must share its hash tag. After a *lock.StaleError the
+// step did not run. After a connection error it may have run: Eval does not retry.
 func (f *Fence) Eval(ctx context.Context, token lock.Token, step string, keys []string, args ...any) (any, error) {
 	return f.run(ctx, false, token, composed(step), keys, args...)
 }
@@ -88,7 +87,7 @@ func (f *Fence) run(ctx context.Context, again bool,
 		return nil, fmt.Errorf("%w: token %d: must be from 1 to %d", lock.ErrInvalid, token, lock.MaxToken)
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("%w: fence: no key: the first one has the mark", lock.ErrInvalid)
+		return nil, fmt.Errorf("%w: fence: no keys: the mark is that of the first key", lock.ErrInvalid)
 	}
 	mark, err := f.mark(keys[0])
 	if err != nil {
@@ -107,7 +106,7 @@ func (f *Fence) run(ctx context.Context, again bool,
 	list, _ := reply.([]any)
 	switch {
 	case len(list) == 2 && list[0] == "stale":
-		newest, _ := lock.ParseToken(text(list[1]))
+		newest, _ := lock.ParseToken(rediskit.Text(list[1]))
 		return nil, &lock.StaleError{Key: keys[0], Token: token, Newest: newest}
 	case len(list) == 1 && list[0] == "done", len(list) == 2 && list[1] == nil:
 		return nil, goredis.Nil
@@ -136,7 +135,7 @@ func (f *Fence) mark(key string) (string, error) {
 		}
 	}
 	if strings.Contains(key, "}") {
-		return "", fmt.Errorf("%w: fence: key %q has a brace but no hash tag, so its mark could not be beside it", lock.ErrInvalid, key)
+		return "", fmt.Errorf("%w: fence: key %q has a brace but no hash tag, so a Cluster could not keep its mark beside it", lock.ErrInvalid, key)
 	}
 	return f.prefix + "{" + key + "}", nil
 }

@@ -2,6 +2,9 @@ package redis_test
 
 import (
 	"context"
+	"fmt"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -161,6 +164,28 @@ func TestFenceEvalOnce(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, (want+1)*21, n)
 	}
+}
+
+// TestFenceEvalForgets: a program that makes up its steps, each another, keeps none of them.
+func TestFenceEvalForgets(t *testing.T) { // not in parallel: it looks at all of the heap
+	const steps, size = 2000, 10_000
+	w := sharedWorld(t)
+	f, ctx := redis.NewFence(w.rdb), bounded(t)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for i := range steps {
+		step := fmt.Sprintf("return '%d' -- %s", i, strings.Repeat("x", size))
+		reply, err := f.Eval(ctx, 1, step, []string{w.prefix + "n"})
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprint(i), reply)
+	}
+	require.Less(t, heap(), before+steps*size/4)
+	runtime.KeepAlive(f)
 }
 
 // TestFenceSetOnce: a Set whose reply gets lost is not sent again, since a copy that is late

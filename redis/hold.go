@@ -2,11 +2,11 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"runtime"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
@@ -18,7 +18,7 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if err := l.ready(ctx); err != nil {
 		return lock.Grant{}, err
 	}
-	k, ttl, start := l.keys(g.Key), milliseconds(g.TTL), time.Now()
+	k, ttl, start := l.keys(g.Key), rediskit.Milliseconds(g.TTL), time.Now()
 	var reply any
 	var err error
 	if g.Shared {
@@ -29,20 +29,13 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if err == nil {
 		err = lost(reply, g)
 	}
-	if err != nil {
-		if errors.Is(err, lock.ErrLost) {
-			l.registry.Drop(g.Owner)
-		}
-		return lock.Grant{}, err
-	}
 	g.TTL, g.Start = time.Duration(ttl)*time.Millisecond, start
-	l.registry.Keep(g)
-	return g, nil
+	return l.registry.Renewed(g, err)
 }
 
-// Release implements [lock.Locker]. When the reply to a first try got lost and a second one
-// finds the grant gone before it can have expired, the first has released it: that is no
-// error.
+// Release implements [lock.Locker]. If a reply is lost, Release asks again. It returns nil if it
+// then finds the grant gone before the grant can have expired: the first request must have
+// released it.
 func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := lock.CheckGrant(g); err != nil {
 		return err
@@ -51,17 +44,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 		return err
 	}
 	l.registry.Drop(g.Owner)
-	if g.Token == 0 {
-		return l.undo(ctx, g)
-	}
-	err := l.end(ctx, g)
-	if (err == nil || errors.Is(err, lock.ErrLost)) && l.doubts.Take(g.Owner) {
-		if undone := l.undo(ctx, g); undone != nil {
-			l.doubts.Add(g.Owner) // for the next try
-			return undone
-		}
-	}
-	return err
+	return l.doubts.Release(ctx, g, l.end, l.undo)
 }
 
 // end ends a grant, an exclusive one by the short script unless somebody waits.
@@ -103,7 +86,7 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, k keyset) (reply an
 	if !ok || len(next) != 2 {
 		return reply, unsure, err
 	}
-	l.registry.Deliver(text(next[0]), storekit.Handover{Token: lock.Token(number(next[1])), Start: start})
+	l.registry.Deliver(rediskit.Text(next[0]), storekit.Handover{Token: lock.Token(number(next[1])), Start: start})
 	runtime.Gosched() // the next holder goes first: those behind it wait for its release
 	return int64(1), unsure, nil
 }

@@ -43,14 +43,6 @@ func (l *Locker) lockOf(name string) (key string, ok bool) {
 	return escaping.Decode(encoded)
 }
 
-// pattern is a glob that matches the keys of all locks whose key begins with prefix, and
-// maybe others.
-func (l *Locker) pattern(prefix string) string {
-	return globEscaper.Replace(l.prefix+"{"+escaping.Encode(prefix)) + "*"
-}
-
-var globEscaper = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`, "]", `\]`)
-
 func checkPrefix(prefix string) error {
 	if strings.ContainsAny(prefix, "{}") {
 		return fmt.Errorf("%w: redis: key prefix %q: must not contain braces, which decide the Cluster slot", lock.ErrInvalid, prefix)

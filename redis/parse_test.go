@@ -123,7 +123,7 @@ func FuzzParseWaiter(f *testing.F) {
 // checkMetadata: what was read would be written, and read, the same.
 func checkMetadata(t *testing.T, s string, m map[string]string) {
 	t.Helper()
-	again, ok := parseTail(testProcess + storekit.EncodeMetadata(m))
+	again, _, ok := parseTail(testProcess + storekit.EncodeMetadata(m))
 	if !ok || len(again) != len(m) {
 		t.Fatalf("%q has metadata %q, which becomes %q", s, m, again)
 	}
@@ -159,9 +159,11 @@ func TestParseWhatScriptsWrite(t *testing.T) {
 	_, ok = parseReader("me", "1790000004999"+"7:1790000002000000:"+testProcess, now)
 	require.False(t, ok, "its time is over")
 	for mode, shared := range map[string]bool{"x": false, "s": true} {
-		w, ok := parseWaiter("me", "1790000007500"+mode+"1790000002000000"+"0000000060000"+testProcess+storekit.EncodeMetadata(m), now)
+		under := []string{"another", "and-another"}
+		note := storekit.EncodeNote(&lock.Request{Metadata: m, Under: under})
+		w, ok := parseWaiter("me", "1790000007500"+mode+"1790000002000000"+"0000000060000"+testProcess+note, now)
 		require.True(t, ok)
-		require.Equal(t, lock.Waiter{Owner: "me", Shared: shared, Waited: 3 * time.Second, Metadata: m}, w)
+		require.Equal(t, lock.Waiter{Owner: "me", Shared: shared, Waited: 3 * time.Second, Metadata: m, Under: under}, w)
 		_, ok = parseWaiter("me", "1790000005000"+mode+"1790000002000000"+"0000000060000"+testProcess, now)
 		require.False(t, ok, "its heartbeat is over")
 	}

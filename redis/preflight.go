@@ -10,16 +10,20 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 )
 
-// ErrUnfit is what [Locker.Preflight] wraps: a setting with which locks get lost.
+// ErrUnfit says that a server's settings would lose locks. [Locker.Preflight] wraps it.
 var ErrUnfit = errors.New("lock: redis: unfit server")
 
-// Preflight looks at the settings of every master and returns all that make it lose locks,
-// as one error that is ErrUnfit: a version before 7, an eviction policy that may drop
-// locks or their counters once memory is short, no persistence at all, a read-only replica.
-// It also sends itself a message the way that wake-ups go, and returns why that does not
-// arrive: waiters would have to poll. Call it when a program starts. It needs the right to
-// run INFO; where CONFIG is refused, as by many hosted services, a missing snapshot schedule
-// goes unseen.
+// Preflight checks the settings of every master and whether wake-ups arrive. Call it when a
+// program starts. It returns every fault it finds, as one error that is ErrUnfit:
+//
+//   - a version before 7
+//   - an eviction policy that may drop locks or their counters once memory is short
+//   - neither snapshots nor an append-only file
+//   - a server that is a replica
+//   - a message to itself that does not arrive, so that waiters would have to poll
+//
+// It needs the right to run INFO. Where CONFIG is refused, as by many hosted services, it does
+// not notice a missing snapshot schedule.
 func (l *Locker) Preflight(ctx context.Context) error {
 	if err := l.ready(ctx); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
@@ -20,9 +21,9 @@ const sharedRecord = "+"
 // recordOf reads what shown.lua says: now µs, record or "", its PTTL, readers, their infos,
 // how many there are, waiters, their entries, how many there are.
 func recordOf(key string, k keyset, r []any) (lock.Record, error) {
-	now := number(text(r[0]))
+	now := number(rediskit.Text(r[0]))
 	rec := lock.Record{Key: key, HolderCount: int(number(r[5])), WaiterCount: int(number(r[8]))}
-	if s := text(r[1]); s != "" && s != sharedRecord {
+	if s := rediskit.Text(r[1]); s != "" && s != sharedRecord {
 		h, ok := parseRecord(s, now, number(r[2]))
 		if !ok {
 			return lock.Record{}, foreign(k.record(), s)
@@ -30,13 +31,13 @@ func recordOf(key string, k keyset, r []any) (lock.Record, error) {
 		rec.Holders = append(rec.Holders, h)
 		rec.HolderCount++
 	}
-	infos, entries := texts(r[4]), texts(r[7])
-	for i, owner := range texts(r[3])[:len(infos)] {
+	infos, entries := rediskit.Texts(r[4]), rediskit.Texts(r[7])
+	for i, owner := range rediskit.Texts(r[3])[:len(infos)] {
 		if h, ok := parseReader(owner, infos[i], now); ok {
 			rec.Holders = append(rec.Holders, h)
 		}
 	}
-	for i, owner := range texts(r[6])[:len(entries)] {
+	for i, owner := range rediskit.Texts(r[6])[:len(entries)] {
 		if w, ok := parseWaiter(owner, entries[i], now); ok {
 			rec.Waiters = append(rec.Waiters, w)
 		}
@@ -45,12 +46,12 @@ func recordOf(key string, k keyset, r []any) (lock.Record, error) {
 	return rec, nil
 }
 
-// parseTail reads what follows the fixed part of every entry: who the process is, and why.
-func parseTail(s string) (metadata map[string]string, ok bool) {
+// parseTail reads what follows the fixed part of every entry: who the process is, and a note.
+func parseTail(s string) (metadata map[string]string, under []string, ok bool) {
 	if len(s) < processLen {
-		return nil, false
+		return nil, nil, false
 	}
-	return storekit.DecodeMetadata(s[processLen:])
+	return storekit.DecodeNote(s[processLen:])
 }
 
 // parseRecord reads token:owner:granted µs:tail, the value of an exclusive grant, with a
@@ -62,7 +63,7 @@ func parseRecord(s string, now int64, pttl int64) (lock.Holder, bool) {
 	}
 	token, err := lock.ParseToken(parts[0])
 	granted, ok := parseMicros(parts[2])
-	metadata, fine := parseTail(parts[3])
+	metadata, _, fine := parseTail(parts[3])
 	return lock.Holder{
 		Owner: parts[1], Token: token, Held: since(granted, now),
 		ExpiresIn: time.Duration(max(pttl, -1)) * time.Millisecond, Metadata: metadata,
@@ -81,7 +82,7 @@ func parseReader(owner, s string, now int64) (lock.Holder, bool) {
 	}
 	token, err := lock.ParseToken(parts[0])
 	granted, ok := parseMicros(parts[1])
-	metadata, fine := parseTail(parts[2])
+	metadata, _, fine := parseTail(parts[2])
 	left := time.Duration(expiry-now/1000) * time.Millisecond
 	return lock.Holder{
 		Owner: owner, Token: token, Shared: true, Held: since(granted, now),
@@ -97,9 +98,9 @@ func parseWaiter(owner, s string, now int64) (lock.Waiter, bool) {
 	}
 	deadline, ok := parseMicros(s[:13])
 	arrived, ok2 := parseMicros(s[14:30])
-	metadata, fine := parseTail(s[43:])
+	metadata, under, fine := parseTail(s[43:])
 	return lock.Waiter{
-		Owner: owner, Shared: s[13] == 's', Waited: since(arrived, now), Metadata: metadata,
+		Owner: owner, Shared: s[13] == 's', Waited: since(arrived, now), Metadata: metadata, Under: under,
 	}, ok && ok2 && fine && deadline > now/1000
 }
 
@@ -128,18 +129,4 @@ func number(v any) int64 {
 	}
 	n, _ := v.(int64)
 	return n
-}
-
-func text(v any) string {
-	s, _ := v.(string)
-	return s
-}
-
-func texts(v any) []string {
-	list, _ := v.([]any)
-	all := make([]string, len(list))
-	for i, e := range list {
-		all[i] = text(e)
-	}
-	return all
 }

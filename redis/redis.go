@@ -6,44 +6,51 @@
 //
 // # What it survives
 //
-// Every operation is one script, one round trip, decided by the server's own clock. Tokens
-// are max(previous + 1, server time in µs), so they rise even after FLUSHALL, an evicted
-// or expired counter, a restart without persistence, and a failover to a replica that
-// missed the last writes, as long as the servers' clocks agree within the time that the
-// loss takes.
+// Every operation is one script, in one round trip; the server's own clock decides. Tokens are
+// max(previous + 1, server time in µs). They rise even after FLUSHALL, an evicted or expired
+// counter, a restart without persistence, or a failover to a replica that missed the last
+// writes, if the servers' clocks differ by less than the loss takes.
 //
 // # What breaks it
 //
-// Redis acknowledges a write before it is on disk or on a replica. A restart or a failover
-// may forget a live grant, and somebody else may get the lock; so may FLUSHALL, an
-// eviction policy that drops keys, and a server clock that jumps forward. The holder
-// learns it at its next renewal, and until then only its token tells it apart: write to
-// fenced resources ([Fence] for values in Redis). If exclusion itself must stand a
-// failover, take a store with consensus, such as etcd. [Locker.Preflight] tells about
-// unfit settings.
+// Redis acknowledges a write before it is on disk or on a replica. After a restart or a failover
+// it may have forgotten a live grant, and somebody else may get the lock. The same happens after
+// FLUSHALL, under an eviction policy that drops keys, and when the server's clock jumps forward.
+// The holder learns of it at its next renewal. Until then only its token tells it apart, so
+// write to fenced resources ([Fence] for values in Redis). If exclusion itself must survive a
+// failover, use a store with consensus, such as etcd. [Locker.Preflight] finds unfit settings.
 //
 // # Waiting
 //
-// Waiters stand in line in order of arrival. A release wakes the first by a message to its
-// process; its place is its reservation, which lasts as long as its heartbeat. A message
-// that is lost costs a recheck: at least every third of the heartbeat of min(TTL, 5 s).
+// Waiters stand in line in order of arrival, less their head start. A release sends a message to
+// the process of the first waiter. That waiter's place reserves the key for as long as its
+// heartbeat lasts, min(TTL, 5 s). A lost message costs a recheck, which waiters make at least
+// every third of the heartbeat.
 //
-// Each Locker has one subscriber connection, opened at the first Acquire that waits or has
-// a Lost callback, which is sent when the connection is there or has failed. While somebody
-// depends on it the Locker sends itself a message every half heartbeat. If that does not
-// arrive (no right to the channel, a master that was demoted, a proxy), it subscribes anew,
-// and waiters look every tenth of their heartbeat until messages arrive again; see
-// [WithPushObserver].
+// Each Locker has one subscriber connection. It opens at the first Acquire that waits or has a
+// Lost callback; that Acquire sends its request once the subscription is active or has failed.
+// While anything depends on the connection, the Locker sends itself a message every half
+// heartbeat. If the message does not arrive (no right to the channel, a demoted master, a
+// proxy), the Locker subscribes again, and until messages arrive waiters recheck every tenth of
+// their heartbeat. See [WithPushObserver].
+//
+// # Cost
+//
+// An acquire, a renewal and a release are one round trip each, which concurrent calls share. A
+// waiter takes one round trip to line up, and one for each heartbeat.
 //
 // # What it needs
 //
-// The rights to the keys and channels of the prefix, and to the commands that the scripts
-// use. With the default prefix, as Redis 7 writes it:
+// The Locker needs rights to the keys and channels of its prefix, and to the commands that its
+// scripts use. With the default prefix, in the syntax of Redis 7:
 //
 //	ACL SETUSER app ~lock:* &lock:wake:* +@read +@write +@scripting +@pubsub +@connection +info +time
 //
-// An operator may delete any key of the prefix: holders whose lock is gone are told at their
-// next renewal. [Locker.ForceRelease] is better, since it tells them at once.
+// # What an operator may delete
+//
+// Any key of the prefix: a holder whose lock is gone learns of it at its next renewal.
+// [Locker.ForceRelease] is better, since it tells the holder at once. The marks of a [Fence],
+// which begin with "fence:", only when no holder of an older token can still be running.
 package redis
 
 import (
@@ -86,8 +93,9 @@ type Locker struct {
 // Option sets up a [Locker].
 type Option func(*Locker) error
 
-// WithPrefix sets what the names of all keys and channels begin with. Default "lock:".
-// Lockers with the same prefix on the same servers share their locks. Braces are refused.
+// WithPrefix sets what the names of all keys and channels begin with. Lockers with the same
+// prefix on the same servers share their locks. A prefix with braces is ErrInvalid. Default
+// "lock:".
 func WithPrefix(prefix string) Option {
 	return func(l *Locker) error {
 		l.prefix = prefix
@@ -95,9 +103,9 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// WithCounterTTL sets how long the token counter of a key outlives its last grant, from 1 s
-// to lock.MaxTTL. Default 10 min, at about 160 bytes a key. Tokens rise after its end too;
-// it only makes them do so should the server's clock be set back by less than that.
+// WithCounterTTL sets how long the token counter of a key is kept after the key's last grant,
+// from 1 s to lock.MaxTTL. Default 10 min, at about 160 bytes a key. Without the counter tokens
+// still rise by the server's clock. With it, they rise even if that clock is set back.
 func WithCounterTTL(d time.Duration) Option {
 	return func(l *Locker) error {
 		if d < time.Second || d > lock.MaxTTL {
@@ -108,9 +116,9 @@ func WithCounterTTL(d time.Duration) Option {
 	}
 }
 
-// WithPushObserver has f called when wake-ups and notices of forced losses do not arrive any
-// more, with the reason, and with nil when they do again. Calls do not overlap; f must not
-// block. Default: nobody is told, and waiters look more often meanwhile.
+// WithPushObserver sets a function that learns whether wake-ups and notices of forced losses
+// arrive. f is called with the reason when they stop, and with nil when they arrive again. Calls
+// do not overlap. f must not block. Default: none.
 func WithPushObserver(f func(error)) Option {
 	return func(l *Locker) error {
 		l.onPush = f
@@ -118,11 +126,12 @@ func WithPushObserver(f func(error)) Option {
 	}
 }
 
-// New returns a Locker on rdb, doing no I/O. An error that every call returns are a bad
-// option, a nil client, and a client whose kind cannot be told or is a *goredis.Ring: its
-// shards change when one is down, so that two could hold a lock. A type of your own around a
-// *goredis.Client or *goredis.ClusterClient must have a method
-// Unwrap() goredis.UniversalClient. rdb stays the caller's to close.
+// New returns a Locker on rdb. It does no I/O. rdb stays the caller's to close.
+//
+// Every call returns an error if an option is bad, rdb is nil, or rdb is of an unknown kind. A
+// *goredis.Ring is refused as well: its shards change when one is down, so two holders could get
+// one lock. A type of your own around a *goredis.Client or *goredis.ClusterClient must have a
+// method Unwrap() goredis.UniversalClient.
 func New(rdb goredis.UniversalClient, opts ...Option) *Locker {
 	l := &Locker{
 		prefix: "lock:", counterTTL: 10 * time.Minute, process: storekit.ProcessName(),
@@ -159,7 +168,7 @@ func (l *Locker) channels() string { return l.prefix + "wake:" }
 // Capabilities implements [lock.Locker].
 func (l *Locker) Capabilities() lock.Capabilities {
 	return lock.Capabilities{
-		Store: "redis", Shared: true, FIFO: true, Push: true, EarlyLoss: true,
+		Store: "redis", Shared: true, FIFO: true, Priority: true, Push: true, EarlyLoss: true,
 		MinTTL: 10 * time.Millisecond,
 		// A key lives to the end of its millisecond.
 		ExpirySlack: 2 * time.Millisecond,
@@ -182,9 +191,9 @@ func (l *Locker) ready(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Close ends this Locker's waits with ErrClosed and closes its subscriber connection. It
-// leaves the client and the grants alone: those end with their TTL, unless another Locker
-// releases them. It is idempotent and waits for no server.
+// Close ends this Locker's waits with ErrClosed and closes its subscriber connection. It does
+// not close the client. Grants remain until their TTL expires, unless another Locker releases
+// them. Close is idempotent and waits for no server.
 func (l *Locker) Close() error {
 	if l != nil && l.close != nil {
 		l.close()
@@ -193,7 +202,7 @@ func (l *Locker) Close() error {
 	return nil
 }
 
-// milliseconds rounds up.
-func milliseconds(d time.Duration) int64 {
-	return int64((d + time.Millisecond - 1) / time.Millisecond)
+// microseconds rounds up.
+func microseconds(d time.Duration) int64 {
+	return int64((d + time.Microsecond - 1) / time.Microsecond)
 }

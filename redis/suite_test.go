@@ -3,7 +3,6 @@ package redis_test
 import (
 	"context"
 	"flag"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -49,16 +48,7 @@ func TestClientSuite(t *testing.T) {
 }
 
 // TestSuiteFarAway is TestSuite on a network with a round trip of 200 ms.
-func TestSuiteFarAway(t *testing.T) {
-	if os.Getenv("LOCK_TEST_FAR") == "" {
-		t.Skip("make far runs it: on a slow network it takes minutes")
-	}
-	testserver.NeedServer(t)
-	h := harness(100 * time.Millisecond)
-	h.Skips["KeysAreOpaque"] = "a hundred keys, each with ten round trips; distance does not change them"
-	h.Skips["RecordsAreBounded"] = "dozens of waiters, one after the other; distance does not change them"
-	locktest.Run(t, h)
-}
+func TestSuiteFarAway(t *testing.T) { storetest.FarAway(t, harness) }
 
 // harness is that of processes which are oneWay from their server.
 func harness(oneWay time.Duration) locktest.Harness {
@@ -80,7 +70,6 @@ func harness(oneWay time.Duration) locktest.Harness {
 		LosePart: losePart,
 		Faults:   faults(),
 		Proxy:    func(l lock.Locker) *faultproxy.Proxy { return l.(*process).proxy },
-		Skips:    make(map[string]string),
 	}
 }
 

@@ -259,6 +259,24 @@ func TestReservationAfterClaim(t *testing.T) {
 	require.Greater(t, third.granted().Token, next.Token)
 }
 
+// TestReservationAfterExpiry: the holder's record is gone, and the first in line has not heard of it.
+// A process that has never heard of the key does not overtake it.
+func TestReservationAfterExpiry(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	a, slow, newcomer := w.open(t), w.open(t), w.open(t)
+	acquire(t, a, request("k"))
+	first := waits(t, slow, request("k"))
+	deadline := time.Now().Add(2500 * time.Millisecond) // within its heartbeat
+	slow.net.sever()
+	require.NoError(t, w.rdb.Del(bounded(t), keysOf(w.prefix, "k")["record"]).Err())
+	_, err := newcomer.Acquire(bounded(t), request("k"))
+	if time.Now().Before(deadline) {
+		require.ErrorIs(t, err, lock.ErrHeld)
+	}
+	first.cancel()
+}
+
 // TestReservationForTry: the same without anybody behind: a try takes over.
 func TestReservationForTry(t *testing.T) {
 	t.Parallel()

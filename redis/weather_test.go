@@ -123,16 +123,30 @@ func TestSubscriberFollows(t *testing.T) {
 // TestWaitsThroughTrouble: what a server refuses for a time ends no wait.
 func TestWaitsThroughTrouble(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct{ set, back, says string }{
-		"OOM":        {"maxmemory 1", "maxmemory 0", "OOM"},
-		"NOREPLICAS": {"min-replicas-to-write 1", "min-replicas-to-write 0", "NOREPLICAS"},
+	for name, c := range map[string]struct {
+		set, back, says string
+		args            []string
+	}{
+		"OOM":        {"maxmemory 1", "maxmemory 0", "OOM", nil},
+		"NOREPLICAS": {"min-replicas-to-write 1", "min-replicas-to-write 0", "NOREPLICAS", nil},
+		"MISCONF": {
+			"stop-writes-on-bgsave-error yes", "stop-writes-on-bgsave-error no", "MISCONF",
+			[]string{"--enable-protected-configs", "local", "--stop-writes-on-bgsave-error", "no", "--save", "3600 1"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := ownWorld(t)
+			w := ownWorld(t, c.args...)
 			config := func(line string) {
 				k, v, _ := strings.Cut(line, " ")
 				require.NoError(t, w.rdb.ConfigSet(bounded(t), k, v).Err())
+			}
+			if name == "MISCONF" {
+				config("dir /proc")
+				require.NoError(t, w.rdb.BgSave(bounded(t)).Err())
+				eventually(t, "a snapshot that fails", func() bool {
+					return strings.Contains(w.rdb.Info(bounded(t), "persistence").Val(), "rdb_last_bgsave_status:err")
+				})
 			}
 			a, b := w.open(t), w.open(t)
 			g := acquire(t, a, request("k"))
@@ -151,11 +165,14 @@ func TestWaitsThroughTrouble(t *testing.T) {
 }
 
 // refusals counts the errors that the server has answered with.
-func (w world) refusals(tb testing.TB) int {
+func (w world) refusals(tb testing.TB) int { return w.stat(tb, "stats", "total_error_replies") }
+
+// stat is a number of INFO.
+func (w world) stat(tb testing.TB, section, name string) int {
 	tb.Helper()
-	info, err := w.rdb.Info(bounded(tb), "stats").Result()
+	info, err := w.rdb.Info(bounded(tb), section).Result()
 	require.NoError(tb, err)
-	return storetest.RedisInfo(tb, info, "total_error_replies")
+	return storetest.RedisInfo(tb, info, name)
 }
 
 // TestPartialLoss: an operator deletes one key of a lock that is held. Whoever gets it then,
@@ -228,11 +245,12 @@ func owners(grants []lock.Grant) (all []string) {
 }
 
 // TestManyWaiters: thousands of one process, all served, writers in order, and the holder
-// keeps its lock meanwhile.
+// keeps its lock meanwhile. Each costs the same however many there are.
 func TestManyWaiters(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs a server")
 	}
+	var spent []time.Duration
 	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
 		const many = 3000
 		w := ownWorld(t)
@@ -257,6 +275,7 @@ func TestManyWaiters(t *testing.T) {
 			})
 		}
 		arrived.Wait()
+		require.Less(t, w.stat(t, "stats", "total_net_output_bytes")/many, 10_000, "a long line costs each newcomer more")
 		rec := inspect(t, l, "k")
 		require.Greater(t, rec.WaiterCount, many/2, "some may be late, and stand in line anew")
 		require.Len(t, rec.Waiters, lock.MaxRecord)
@@ -266,5 +285,19 @@ func TestManyWaiters(t *testing.T) {
 			require.NoError(t, <-errs)
 		}
 		served.Wait()
+		spent = append(spent, w.cpu(t))
 	})
+	require.Less(t, spent[1], 3*spent[0], "the server's time for readers, and for writers")
+}
+
+// cpu is for how long a server has computed.
+func (w world) cpu(tb testing.TB) time.Duration {
+	tb.Helper()
+	info, err := w.rdb.Info(bounded(tb), "cpu").Result()
+	require.NoError(tb, err)
+	_, after, _ := strings.Cut(info, "used_cpu_user:")
+	seconds, _, _ := strings.Cut(after, "\r\n")
+	d, err := time.ParseDuration(seconds + "s")
+	require.NoError(tb, err)
+	return d
 }

@@ -77,6 +77,10 @@ func (n *network) dial(ctx context.Context, kind, addr string) (net.Conn, error)
 	w := &wire{Conn: c, net: n}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.cut { // meanwhile
+		_ = c.Close()
+		return nil, errCut
+	}
 	n.conns[w] = struct{}{}
 	return w, nil
 }

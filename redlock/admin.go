@@ -8,12 +8,14 @@ import (
 	"sync"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// Inspect implements [lock.Locker]. It shows who may be live on a quorum, by a token
-// that a quorum may have recorded: nodes that do not answer are counted for whoever has the
-// rest of one, or for the likeliest of several. Token is that of the holders; who had the lock
-// before them is not known.
+// Inspect implements [lock.Locker]. It shows the holders that may be live on a quorum, with
+// tokens that a quorum may have recorded. A node that does not answer counts for the holder who
+// is live on the other nodes of a quorum, or for the likeliest of several. The Record's Token is
+// that of the holders; earlier tokens are not known.
 func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err := lock.CheckKey(key); err != nil {
 		return lock.Record{}, err
@@ -36,7 +38,7 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 		case n == maxFresh || b.count(fresh) == 0:
 			return lock.Record{}, noQuorum(b)
 		}
-		if err := l.pause(ctx, freshPause); err != nil {
+		if err := storekit.Sleep(ctx, freshPause); err != nil {
 			return lock.Record{}, err
 		}
 	}
@@ -49,22 +51,22 @@ func readView(_ int, a answer) vote {
 	return readAbstention(a.reply)
 }
 
-// ForceRelease implements [lock.Admin]. The holder learns it at its next renewal.
+// ForceRelease implements [lock.Admin]. The holder learns of it at its next renewal.
 func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := l.check(ctx, lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
 	}
-	b := l.poll(l.question(l.scripts.force, key, owner, markLife.Milliseconds()), ending, readFlag)
+	b := l.poll(l.question(l.scripts.force, key, owner, storekit.UndoLife.Milliseconds()), ending, readFlag)
 	if err := l.await(ctx, b); err != nil {
 		return err
 	}
 	l.lines.hint(key)
 	ended, before := b.count(yes), 0
-	b.each(func(i int, v vote) {
+	for i, v := range b.votes {
 		if v == no && b.answers[i].again {
 			before++ // or so it may be, by the first sending
 		}
-	})
+	}
 	switch {
 	case ended >= l.quorum:
 		return nil
@@ -76,8 +78,9 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	return noQuorum(b)
 }
 
-// List implements [lock.Admin]. It scans every node that answers, a quorum at least, in
-// steps that do not hold up the servers, and reads each lock on its own.
+// List implements [lock.Admin]. It scans every node that answers, in small steps that do not
+// block the servers, and reads each lock on its own. Fewer answers than a quorum are
+// ErrNoQuorum.
 func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
 		if err := l.ready(ctx); err != nil {
@@ -139,28 +142,13 @@ func (l *Locker) scan(ctx context.Context, prefix string) ([]string, error) {
 
 // scan calls f for each key whose state, in a name that begins with space, is not free.
 func (n *node) scan(ctx context.Context, space, prefix string, f func(key string)) error {
-	pattern := globEscaper.Replace(space+prefix) + "*"
-	for cursor := uint64(0); ; {
-		names, next, err := n.rdb.Scan(ctx, cursor, pattern, 512).Result()
-		if err != nil {
-			return err
-		}
-		if len(names) > 0 {
-			states, err := n.rdb.MGet(ctx, names...).Result()
-			if err != nil {
-				return err
-			}
-			for i, s := range states {
-				key, ok := strings.CutPrefix(names[i], space)
-				if _, held, _ := strings.Cut(text(s), ":"); ok && held != "" {
-					f(key)
-				}
+	return rediskit.Scan(ctx, n.rdb, space+prefix, func(names []string) error {
+		states, err := n.rdb.MGet(ctx, names...).Result()
+		for i, s := range states {
+			if _, held, _ := strings.Cut(rediskit.Text(s), ":"); held != "" {
+				f(strings.TrimPrefix(names[i], space))
 			}
 		}
-		if cursor = next; cursor == 0 {
-			return nil
-		}
-	}
+		return err
+	})
 }
-
-var globEscaper = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`, "]", `\]`)

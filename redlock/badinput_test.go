@@ -214,3 +214,14 @@ func TestForeignKeys(t *testing.T) {
 	}
 	require.Equal(t, "something else", w.plain[0].Get(ctx, w.prefix+"s:text").Val())
 }
+
+func TestClientClosedFirst(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l := w.open(t)
+	storetest.ClientClosedFirst(t, l, w.open(t), func() {
+		for _, rdb := range l.nodes {
+			require.NoError(t, rdb.Close())
+		}
+	})
+}

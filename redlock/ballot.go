@@ -27,9 +27,7 @@ type ballot struct {
 	quorum int
 	read   func(i int, a answer) vote // called for each answer, under no mutex
 	rule   func(*ballot) bool         // called under mu
-	// If not nil, called under mu with the decision, and for each answer after it.
-	settled func()
-	late    func(i int, v vote)
+	late   func(i int, v vote)        // if not nil, called for each that comes after the decision
 
 	mu      sync.Mutex // guards the rest until it is decided; then nothing changes
 	decided bool
@@ -65,23 +63,18 @@ func (b *ballot) add(i int, a answer) {
 	v := b.read(i, a)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.decided {
-		if b.late != nil {
-			b.late(i, v)
+	switch {
+	case !b.decided:
+		if b.answers[i], b.votes[i] = a, v; b.rule(b) {
+			b.decide()
 		}
-		return
-	}
-	b.answers[i], b.votes[i] = a, v
-	if b.rule(b) {
-		b.decide()
+	case b.late != nil:
+		b.late(i, v)
 	}
 }
 
 func (b *ballot) decide() {
 	b.decided = true
-	if b.settled != nil {
-		b.settled()
-	}
 	close(b.done)
 }
 
@@ -92,13 +85,6 @@ func (b *ballot) count(v vote) (n int) {
 		}
 	}
 	return n
-}
-
-// each calls f with each node's vote, after the decision.
-func (b *ballot) each(f func(i int, v vote)) {
-	for i, v := range b.votes {
-		f(i, v)
-	}
 }
 
 // awaited is how many answers are worth waiting for: all that are missing, but not those of
@@ -147,9 +133,6 @@ func agreeing(b *ballot) bool {
 	return n >= b.quorum || b.inVain(n)
 }
 
-// passing: a quorum has said yes, or all have answered: what has been done matters then.
-func passing(b *ballot) bool { return b.count(yes) >= b.quorum || b.awaited() == 0 }
-
 // ending: a quorum has said yes, or no quorum can have had it, or all have answered.
 func ending(b *ballot) bool {
 	n := b.count(yes)
@@ -192,7 +175,7 @@ func (l *Locker) awaitFor(ctx context.Context, b *ballot, timeout time.Duration)
 		case <-ctx.Done():
 			b.end(false)
 			return ctx.Err()
-		case <-l.closing:
+		case <-l.closed.Done():
 			b.end(false)
 			return lock.ErrClosed
 		}

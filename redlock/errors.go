@@ -6,14 +6,16 @@ import (
 	"strings"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/rediskit"
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// ErrNoQuorum says that too few nodes could be asked to decide anything. It wraps what was
-// wrong with each of the others: goredis errors, errors of the network, or that the node
-// abstains after a restart.
+// ErrNoQuorum says that too few nodes could vote to decide anything. It wraps what was wrong
+// with each of the others: a goredis error, a network error, or that the node abstains after a
+// restart.
 var ErrNoQuorum = errors.New("lock: redlock: no quorum")
 
 // quorumError is ErrNoQuorum and the nodes' errors.
@@ -33,20 +35,32 @@ func (e *quorumError) Error() string {
 	return b.String()
 }
 
-func (e *quorumError) Unwrap() []error { return append([]error{ErrNoQuorum}, e.errs...) }
+// Unwrap has lock.ErrClosed too where so many clients are closed that the other nodes are no quorum.
+func (e *quorumError) Unwrap() []error {
+	errs := append([]error{ErrNoQuorum}, e.errs...)
+	if e.rulesOut(func(err error) bool { return errors.Is(err, goredis.ErrClosed) }) {
+		errs = append(errs, lock.ErrClosed)
+	}
+	return errs
+}
 
 // class is that of the errors which leave no quorum.
 func (e *quorumError) class() storekit.Class {
-	final := 0
-	for _, err := range e.errs {
-		if !classify(err).Passing() {
-			final++
-		}
-	}
-	if final > e.nodes-e.quorum {
+	if e.rulesOut(func(err error) bool { return !classify(err).Passing() }) {
 		return storekit.Final
 	}
 	return storekit.Unknown
+}
+
+// rulesOut reports whether the nodes with such errors leave no quorum.
+func (e *quorumError) rulesOut(such func(error) bool) bool {
+	n := 0
+	for _, err := range e.errs {
+		if such(err) {
+			n++
+		}
+	}
+	return n > e.nodes-e.quorum
 }
 
 // classify implements the classes of storekit for the errors of a try.
@@ -91,6 +105,6 @@ func abstains(reply any) (left time.Duration, state nodeState, ok bool) {
 		return 0, nodeState{}, false
 	}
 	ms, _ := r[1].(int64)
-	state, err := parseNodeState(text(r[2]))
+	state, err := parseNodeState(rediskit.Text(r[2]))
 	return time.Duration(ms) * time.Millisecond, state, err == nil
 }

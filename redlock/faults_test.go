@@ -209,12 +209,14 @@ func TestRollingRestarts(t *testing.T) {
 			for i, s := range w.servers {
 				s.Kill()
 				s.Start()
+				ctx := storetest.Bounded(t)
 				storetest.Eventually(t, "the node to know the grant again", func() bool {
 					return lease.Err() != nil || w.plain[i].Exists(ctx, w.prefix+"s:k").Val() == 1
 				})
 				require.NoError(t, lease.Err())
 			}
 			storetest.Refused(t, p, storetest.Lasting(storetest.Request("k"), time.Second))
+			ctx = storetest.Bounded(t)
 			require.NoError(t, lease.Release(ctx))
 			require.NoError(t, c.Close(ctx))
 			storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), time.Second))

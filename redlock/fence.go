@@ -6,16 +6,14 @@ import (
 	"github.com/seed-215fdefa/lock/redis"
 )
 
-// Fence guards values in a Redis server by tokens, whichever locks these are from: see
-// [redis.Fence]. It refuses a step whose token is older than the newest that it has seen,
-// in the same atomic script as the step. Read through it as well as write.
+// Fence guards values in one Redis server, or one Cluster, with tokens of any store: see
+// [redis.Fence]. It refuses a step whose token is older than the newest seen. One atomic script
+// checks the token and runs the step. Read through it as well as write.
 //
-// The values, and their marks, are on one server, or one Cluster. That may be one of the
-// nodes, but a value on one node is as safe as that node: what must outlive it belongs
-// elsewhere. Tokens of Redlock are comparable wherever they go, since they rise for a key
-// whichever nodes have granted it.
+// The server may be one of the nodes, but the value is then only as safe as that node. Tokens of
+// Redlock rise for a key whichever nodes have granted it, so any Fence can compare them.
 type Fence = redis.Fence
 
-// NewFence returns a Fence for values on the server of rdb, doing no I/O. A bad client is an
-// error that every call returns.
+// NewFence returns a Fence for values on the server of rdb. It does no I/O. If rdb is a client
+// that [redis.New] would refuse, every call returns an error.
 func NewFence(rdb goredis.UniversalClient) *Fence { return redis.NewFence(rdb) }

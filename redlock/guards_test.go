@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
@@ -66,6 +67,35 @@ func TestSplitVotes(t *testing.T) {
 	}
 }
 
+// TestStartIsBeforeTheVotes: the replies come late, but soon enough for their timeout.
+func TestStartIsBeforeTheVotes(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		w := sharedWorld(t)
+		p := w.ready(t, redlock.WithTimeout(time.Minute))
+		req := storetest.Request("k")
+		req.Shared = shared
+		for _, n := range p.nets {
+			n.mute(true)
+		}
+		granted := make(chan lock.Grant, 1)
+		go func() {
+			g, err := p.Acquire(t.Context(), req)
+			assert.NoError(t, err)
+			granted <- g
+		}()
+		for i := range w.servers {
+			storetest.Eventually(t, "a vote", func() bool { return w.has(t, i, "k", req.Owner) })
+		}
+		voted := time.Now()
+		for _, n := range p.nets {
+			n.mute(false)
+		}
+		g := storetest.Receive(t, granted)
+		require.Less(t, g.Start, voted)
+	}
+}
+
 // TestRejoinGivesNothingToTheSuperseded: a node has recorded the token of a later grant than
 // this one, so it must not take this one back, whatever a quorum has said a while ago.
 func TestRejoinGivesNothingToTheSuperseded(t *testing.T) {
@@ -82,6 +112,27 @@ func TestRejoinGivesNothingToTheSuperseded(t *testing.T) {
 	})
 	storetest.Renew(t, p, g)
 	require.Equal(t, (g.Token+1).String()+":", w.plain[4].Get(storetest.Bounded(t), w.prefix+"s:k").Val())
+}
+
+// TestRejoinBesideAnother: a node where another has the lock does not get the grant back, though its
+// counter would allow it.
+func TestRejoinBesideAnother(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		w := sharedWorld(t)
+		p := w.ready(t)
+		req := storetest.Request("k")
+		req.Shared = shared
+		g := storetest.Acquire(t, p, req)
+		storetest.Eventually(t, "all votes", func() bool { return w.has(t, 3, "k", g.Owner) && w.has(t, 4, "k", g.Owner) })
+		ctx := storetest.Bounded(t)
+		require.NoError(t, w.plain[3].Del(ctx, w.prefix+"s:k", w.prefix+"r:k", w.prefix+"i:k").Err())
+		w.block(t, 4, "k")
+		g = storetest.Renew(t, p, g)
+		storetest.Eventually(t, "the empty node to have it back", func() bool { return w.has(t, 3, "k", g.Owner) })
+		storetest.Renew(t, p, g)
+		require.True(t, w.has(t, 4, "k", "blocker"))
+	}
 }
 
 // TestRejoinOfReaders: a node that has lost its data gets all readers back, whoever of them is

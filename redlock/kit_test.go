@@ -17,6 +17,7 @@ import (
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/redlock"
 )
 
@@ -28,6 +29,8 @@ type world struct {
 	servers []*testserver.Server
 	prefix  string
 	plain   []*goredis.Client // of the nodes, beside all Lockers
+	proxied bool              // processes have a proxy to each node
+	oneWay  time.Duration     // from a proxied process to its nodes
 }
 
 func sharedWorld(tb testing.TB) world {
@@ -70,8 +73,9 @@ func (w world) resume() {
 type process struct {
 	*redlock.Locker
 	world
-	nodes []goredis.UniversalClient
-	nets  []*network
+	nodes   []goredis.UniversalClient
+	nets    []*network
+	proxies []*faultproxy.Proxy // none if it is not proxied
 }
 
 // open starts a process. It is patient with a busy machine, unless opts say otherwise.
@@ -87,7 +91,13 @@ func (w world) reaching(tb testing.TB, nodes []int, opts ...redlock.Option) *pro
 	for i, s := range w.servers {
 		n := &network{conns: make(map[*wire]struct{}), cut: !slices.Contains(nodes, i)}
 		p.nets = append(p.nets, n)
-		p.nodes = append(p.nodes, goredis.NewClient(&goredis.Options{Addr: s.Addr(), Dialer: n.dial}))
+		addr := s.Addr()
+		if w.proxied {
+			proxy := faultproxy.New(tb, addr)
+			proxy.Delay(faultproxy.All(), w.oneWay)
+			p.proxies, addr = append(p.proxies, proxy), proxy.Addr()
+		}
+		p.nodes = append(p.nodes, goredis.NewClient(&goredis.Options{Addr: addr, Dialer: n.dial}))
 	}
 	p.Locker = redlock.New(p.nodes, append([]redlock.Option{
 		redlock.WithPrefix(w.prefix), redlock.WithTimeout(5 * time.Second),
@@ -131,7 +141,7 @@ func (n *network) dial(ctx context.Context, kind, addr string) (net.Conn, error)
 	cut := n.cut
 	n.mu.Unlock()
 	if cut {
-		return nil, errCut
+		return nil, &net.OpError{Op: "dial", Net: kind, Err: errCut}
 	}
 	var d net.Dialer
 	c, err := d.DialContext(ctx, kind, addr)
@@ -141,6 +151,10 @@ func (n *network) dial(ctx context.Context, kind, addr string) (net.Conn, error)
 	w := &wire{Conn: c, net: n}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.cut { // meanwhile
+		_ = c.Close()
+		return nil, errCut
+	}
 	n.conns[w] = struct{}{}
 	return w, nil
 }

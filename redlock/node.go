@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,7 +11,6 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 
-	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/rediskit"
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
@@ -26,59 +23,45 @@ type node struct {
 	key     string // of the node key: see lua/join.lua
 	abstain int64  // ms
 	scripts *scripts
-	closed  *atomic.Bool // of the Locker
-	known   func() error // called after each join
-	clock   clock
+	closed  context.Context // of the Locker
+	known   func() error    // called after each join
 
 	met      atomic.Bool           // it has joined, ever
 	trouble  atomic.Pointer[error] // why it did not answer last; nil if it did
 	silent   atomic.Bool           // it did not when it was last waited for
 	inFlight atomic.Int32
-	owed     atomic.Int32 // releases that it must still get
 
-	mu      sync.Mutex // guards the rest
-	joining []func(error)
-	run     string // the run id of its server, once known
+	mu      sync.Mutex   // guards the rest
+	joining func() error // nil: nobody joins
+	server  string       // its run id, once known
 }
 
 const (
-	maxTries  = 3   // of a call, after errors of the connection
-	maxJoins  = 3   // of a call, each after a restart or a loss of data
-	maxSilent = 64  // calls under way to a silent node; more fail at once
-	maxOwed   = 512 // releases that a node out of reach will still get; for the rest the TTL does it
-
-	minPause = 4 * time.Millisecond
-	maxPause = time.Second
+	maxJoins  = 4  // of a sending, each but the first after a restart or a loss of data
+	maxSilent = 64 // calls under way to a silent node; for releases above that the TTL does it
 )
 
+// debts are the pauses of a release that a node must still get.
+var debts = storekit.Backoff{Min: 32 * time.Millisecond, Max: time.Second}
+
 var (
-	errSilent    = errors.New("no answer of late")
+	errSilent    = errors.New("no answer lately")
 	errNoAnswer  = errors.New("no answer in time")
 	errNotYet    = errors.New("it had not answered when the others had decided")
 	errAbstains  = errors.New("abstains")
 	errForeign   = errors.New("the node key holds something else: choose another key prefix")
-	errRestarted = errors.New("it loses its scripts or its data again and again")
+	errRestarted = errors.New("it keeps losing its scripts or its data")
 )
 
 // question is one script to be run on some nodes.
 type question struct {
-	args    []any  // the whole command: the same for all nodes
-	key     string // a name that the errors of the lock give
-	patient bool   // errors of the connection do not end it before releaseTimeout
+	args  []any     // the whole command: the same for all nodes
+	key   string    // a name that the errors of the lock give
+	until time.Time // until when it is asked again while the node is in trouble; zero: it is not
+	again func()    // if not nil, called before it is sent once more
 }
 
-// call is a question under way to one node.
-type call struct {
-	question
-	done  func(answer)
-	begin time.Time
-	tries int
-	stale int // tries that met a stale connection
-	sent  int // tries that may have been executed
-	joins int
-}
-
-// answer is what became of a call.
+// answer is what became of a question.
 type answer struct {
 	reply any
 	err   error
@@ -90,57 +73,97 @@ func (a answer) late() bool {
 	return a.again || a.err != nil && !rediskit.IsReply(a.err)
 }
 
-// ask sends q to the node and returns at once. done is called once, on another goroutine that
-// has other work too.
+// ask sends q to the node and returns at once. done is called once, on another goroutine that may
+// have other work too.
 func (n *node) ask(q question, done func(answer)) {
 	if n.silent.Load() && n.inFlight.Load() >= maxSilent {
 		go done(answer{err: n.why(errSilent)})
 		return
 	}
 	n.inFlight.Add(1)
-	n.dispatch(&call{question: q, done: done, begin: time.Now()})
-}
-
-// joinFor sends c when the node has joined, which it does before its first answer, so that
-// it is known which server it is.
-func (n *node) joinFor(c *call) {
-	n.join(func(err error) {
-		if err != nil {
-			c.tries++
-			n.conclude(c, nil, err)
-			return
+	end := func(a answer) {
+		n.inFlight.Add(-1)
+		done(a)
+	}
+	n.lane.Go(q.args, func(reply any, err error) {
+		if err == nil && reply != "lost" && n.met.Load() {
+			n.heard(nil)
+			end(answer{reply: reply})
+		} else {
+			go func() { end(n.run(q, reply, err)) }()
 		}
-		n.send(c)
 	})
 }
 
-func (n *node) send(c *call) {
-	c.tries++
-	c.sent++
-	n.lane.Go(context.Background(), c.args, func(cmd *goredis.Cmd) {
-		reply, err := cmd.Result()
-		if rediskit.IsStale(err) {
-			c.stale++
+// run goes on after a first sending that had this outcome, until there is an answer or no more asking.
+// A release must not be forgotten while the node is out of reach. All scripts may run twice.
+func (n *node) run(q question, reply any, err error) (a answer) {
+	first := true
+	for k := 0; ; k++ {
+		again, err := rediskit.Repeat(n.closed, broken, func(ctx context.Context, _ int) error {
+			if !first {
+				if q.again != nil {
+					q.again()
+				}
+				reply, err = n.lane.Do(ctx, q.args, false)
+			}
+			first = false
+			a.reply, err = n.taught(ctx, q.args, reply, err)
+			return err
+		})
+		a.again = a.again || again
+		if err == nil || !classify(err).Passing() || time.Now().After(q.until) ||
+			n.inFlight.Load() > maxSilent || n.closed.Err() != nil {
+			a.err = rediskit.Explain(err, q.key)
+			return a
 		}
-		if err != nil && rediskit.Classify(err) == storekit.Unsent {
-			c.sent--
-		}
-		n.answered(c, reply, err)
-	})
+		a.again = a.again || rediskit.Classify(err) == storekit.Unknown
+		n.silent.Store(true) // nobody waits for it
+		_ = debts.Sleep(n.closed, k)
+	}
 }
 
-// answered sees to it that a node which lacks the scripts learns them.
-func (n *node) answered(c *call, reply any, err error) {
-	if reply != "lost" && !goredis.HasErrorPrefix(err, "NOSCRIPT") {
-		n.conclude(c, reply, err)
-		return
+// broken is the class of an error for who may send again at once: after one of the connection. What
+// timed out is not sent again, since its time is over, nor what could not be connected for, which
+// go-redis has tried again.
+func broken(err error) storekit.Class {
+	if class := classify(err); class == storekit.Unknown && !rediskit.IsTimeout(err) {
+		return class
 	}
-	c.sent--
-	if c.joins++; c.joins > maxJoins {
-		n.end(c, nil, errRestarted)
-		return
+	return storekit.Final
+}
+
+// taught is what comes of a sending that had this outcome: a node that lacks the scripts, or has
+// lost its data, joins and is asked again. It joins before its first answer counts, so that it is
+// known which server it is.
+func (n *node) taught(ctx context.Context, args []any, reply any, err error) (any, error) {
+	for range maxJoins {
+		lacks := reply == "lost" || goredis.HasErrorPrefix(err, "NOSCRIPT")
+		if !lacks && (err != nil || n.met.Load()) {
+			n.heard(err)
+			return reply, err
+		}
+		if err := n.join(); err != nil {
+			n.heard(err)
+			return nil, err
+		}
+		if lacks {
+			reply, err = n.lane.Do(ctx, args, false)
+		}
 	}
-	n.joinFor(c)
+	return nil, errRestarted
+}
+
+// heard notes what became of a sending.
+func (n *node) heard(err error) {
+	timeout := rediskit.IsTimeout(err)
+	if err == nil || rediskit.IsReply(err) || timeout {
+		n.silent.Store(timeout)
+	}
+	n.trouble.Store(nil)
+	if err != nil && rediskit.Classify(err).Passing() {
+		n.trouble.Store(&err)
+	}
 }
 
 // why is err, with what is known of the connection: a timeout may be short of what go-redis
@@ -152,70 +175,32 @@ func (n *node) why(err error) error {
 	return err
 }
 
-// conclude ends a call, or sends it again after an error of the connection, since all
-// scripts may run twice. What timed out is not sent again: its time is over. Nor is what could
-// not be connected for, which go-redis has tried again: unless it is patient.
-func (n *node) conclude(c *call, reply any, err error) {
-	heard, timeout := err == nil || rediskit.IsReply(err), rediskit.IsTimeout(err)
-	if heard || timeout {
-		n.silent.Store(timeout)
-	}
-	n.trouble.Store(nil)
-	if err != nil && rediskit.Classify(err).Passing() {
-		n.trouble.Store(&err)
-	}
-	switch {
-	case !heard && !c.patient && rediskit.Classify(err) == storekit.Unsent:
-	case heard, timeout, errors.Is(err, goredis.ErrClosed), errors.Is(err, lock.ErrInvalid), n.closed.Load():
-	case !c.patient && c.tries >= maxTries+min(c.stale, rediskit.MaxStale), time.Since(c.begin) > releaseTimeout:
-	default:
-		time.AfterFunc(1+rand.N(minPause<<min(c.tries-1, 6)), func() { n.dispatch(c) })
-		return
-	}
-	n.end(c, reply, err)
-}
-
-func (n *node) dispatch(c *call) {
-	if n.met.Load() {
-		n.send(c)
-	} else {
-		n.joinFor(c)
-	}
-}
-
-func (n *node) end(c *call, reply any, err error) {
-	n.inFlight.Add(-1)
-	c.done(answer{reply, rediskit.Explain(err, c.key), c.sent > 1})
-}
-
-// join sends the join script and then the others, and calls done. Calls that come while it
-// is under way share it.
-func (n *node) join(done func(error)) {
+// join sends the join script and then the others. Calls that come while that is under way share
+// it.
+func (n *node) join() error {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.joining = append(n.joining, done)
-	if len(n.joining) == 1 {
-		go n.joinNow()
+	if n.joining == nil {
+		n.joining = sync.OnceValue(n.joinNow)
 	}
+	join := n.joining
+	n.mu.Unlock()
+	return join()
 }
 
-func (n *node) joinNow() {
+func (n *node) joinNow() error {
 	state, err := n.teach()
+	n.mu.Lock()
+	n.joining = nil
 	if err == nil {
-		n.mu.Lock()
-		n.run = state.run
-		n.mu.Unlock()
+		n.server = state.run
+	}
+	n.mu.Unlock()
+	if err == nil {
 		err = n.known()
 		n.met.Store(err == nil)
 		n.silent.Store(false)
 	}
-	n.mu.Lock()
-	waiting := n.joining
-	n.joining = nil
-	n.mu.Unlock()
-	for _, done := range waiting {
-		done(err)
-	}
+	return err
 }
 
 // teach is one pipeline, on one connection: should the server be restarted in its midst,
@@ -232,13 +217,7 @@ func (n *node) teach() (nodeState, error) {
 	if _, err := pipe.Exec(ctx); err != nil {
 		return nodeState{}, err
 	}
-	reply, _ := joined.Val().([]any)
-	if len(reply) != 2 {
-		return nodeState{}, fmt.Errorf("unexpected reply %v", reply)
-	}
-	micros, _ := strconv.ParseInt(text(reply[1]), 10, 64)
-	n.clock.saw(micros)
-	return parseNodeState(text(reply[0]))
+	return parseNodeState(rediskit.Text(joined.Val()))
 }
 
 // nodeState is the value of a node key: see lua/join.lua.
@@ -260,47 +239,5 @@ func parseNodeState(s string) (nodeState, error) {
 func (n *node) runID() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.run
-}
-
-// owe asks until the node does it, or until is past: for releases that must not be forgotten
-// while a node is out of reach or in trouble. It gives up at once when too much is owed
-// already. over is called when the node has done it or never will, or there is no more
-// asking; late says that some sending may yet be executed.
-func (n *node) owe(q question, until time.Time, over func(late bool)) {
-	if n.owed.Add(1) > maxOwed {
-		n.owed.Add(-1)
-		over(false)
-		return
-	}
-	n.pay(&debt{q, until, over, false}, 8*minPause)
-}
-
-// debt is a question that a node must still get.
-type debt struct {
-	question
-	until time.Time
-	over  func(late bool)
-	late  bool
-}
-
-func (n *node) pay(d *debt, pause time.Duration) {
-	end := func() {
-		n.owed.Add(-1)
-		d.over(d.late)
-	}
-	time.AfterFunc(pause/2+rand.N(pause), func() {
-		if n.closed.Load() || time.Now().After(d.until) {
-			end()
-			return
-		}
-		n.ask(d.question, func(a answer) {
-			d.late = d.late || a.late()
-			if a.err == nil || !rediskit.Classify(a.err).Passing() {
-				end()
-				return
-			}
-			n.pay(d, min(2*pause, maxPause))
-		})
-	})
+	return n.server
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
@@ -15,21 +16,21 @@ import (
 type view struct {
 	micros  int64 // its clock
 	holders []lock.Holder
-	readers int // how many live, of which holders may have but some
+	readers int // how many live; holders may have only some of them
 }
 
 // parseView reads what lua/seen.lua returns. It is not ok for any other reply.
 func parseView(reply any) (v view, ok bool) {
 	r, _ := reply.([]any)
-	if len(r) < 3 || r[0] != "held" && r[0] != "seen" {
+	if len(r) < 3 || r[0] != "held" {
 		return v, false
 	}
-	v.micros, _ = strconv.ParseInt(text(r[1]), 10, 64)
-	switch rest := text(r[2]); {
+	v.micros, _ = strconv.ParseInt(rediskit.Text(r[1]), 10, 64)
+	switch rest := rediskit.Text(r[2]); {
 	case rest == "+" && len(r) == 6:
 		live, _ := r[5].(int64)
 		v.readers = int(live)
-		owners, infos := texts(r[3]), texts(r[4])
+		owners, infos := rediskit.Texts(r[3]), rediskit.Texts(r[4])
 		for i := range min(len(owners), len(infos)) {
 			expiry, info, _ := strings.Cut(infos[i], ":")
 			token, info, _ := strings.Cut(info, ":")
@@ -139,7 +140,7 @@ func (h *holding) conclude(quorum int) {
 
 // record has those holders that are there on at least so many nodes. One whose token no quorum
 // can have recorded has none yet, and is no holder so far. Where more than one may have the
-// lock, since nodes do not answer, the one with the most nodes is told of.
+// lock, since nodes do not answer, the one with the most nodes is shown.
 func (o outcome) record(key string, nodes int) lock.Record {
 	r := lock.Record{Key: key}
 	for _, h := range o.holders {
@@ -151,25 +152,11 @@ func (o outcome) record(key string, nodes int) lock.Record {
 	}
 	if len(r.Holders) > 0 && r.Holders[0].Shared {
 		for _, v := range o.views {
-			if v.readers > len(v.holders) { // it shows but some
+			if v.readers > len(v.holders) { // it shows only some
 				r.HolderCount = max(r.HolderCount, v.readers)
 			}
 		}
 	}
 	storekit.Bound(&r)
 	return r
-}
-
-func text(v any) string {
-	s, _ := v.(string)
-	return s
-}
-
-func texts(v any) []string {
-	list, _ := v.([]any)
-	all := make([]string, len(list))
-	for i, e := range list {
-		all[i] = text(e)
-	}
-	return all
 }

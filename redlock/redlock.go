@@ -1,3 +1,90 @@
+// Package redlock keeps locks on several independent Redis servers, version 7 or newer, or
+// Valkey. A majority of them decides, so five servers may lose two.
+//
+//	var nodes []goredis.UniversalClient
+//	for _, addr := range addrs { // five servers, none the replica of another
+//		nodes = append(nodes, goredis.NewClient(&goredis.Options{Addr: addr}))
+//	}
+//	client := lock.New(redlock.New(nodes))
+//
+// It follows Redis' description of Redlock
+// (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/) and answers the two
+// objections of https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html: it
+// has fencing tokens, and a node that restarted does not vote from a memory that it may have
+// lost. The reply of Redlock's author to that article is http://antirez.com/news/101.
+//
+// # What it survives
+//
+// A minority of the nodes may be down, frozen or cut off. They may restart without their data,
+// or lose it while they run. A node that restarted or lost its data abstains from votes and
+// tokens for the longest TTL ([WithMaxTTL]). By then every grant that it has forgotten has
+// expired. A renewal writes its grant to such nodes again. So a long lease outlives the restart
+// of each node in turn, if MaxTTL lies between the restarts. If all nodes have lost everything,
+// they vote at once, like new ones: the grants are forgotten, but tokens still rise.
+//
+// The quorum's counters make tokens rise, whatever the clocks say. A quorum records a grant's
+// token before the grant is known, and any later grant has votes from at least one of these
+// nodes. If all of them have lost their data, tokens rise by the nodes' clocks, which must
+// agree:
+//
+//   - within MaxTTL less a quarter of a second, as a rule
+//   - within three quarters of a second, if no node remembers anything, so that none abstained
+//   - within half the time between two such losses, if they are less than a second and a half
+//     apart
+//
+// # What breaks it
+//
+// Exclusion depends on time, as it does with any Redlock. It assumes:
+//
+//   - The clocks of the nodes and of this process run at about the same rate and do not jump. A
+//     node whose clock jumps forward by a TTL forgets a grant, and a majority of such nodes
+//     gives the lock to another.
+//   - No majority loses its data within MaxTTL.
+//   - No node drops keys on its own: maxmemory-policy must be noeviction.
+//   - No replica takes over from a node whose last writes it lacks.
+//   - All Lockers of the same locks have the same nodes and the same MaxTTL.
+//
+// A paused holder does not know that its time is over; no lock can prevent that. So write to
+// fenced resources, with the token ([Fence], or anything else that keeps the newest). Then a
+// grant that came too early, for any of these reasons, costs the older holder's work, but no
+// data. With a fence Redlock is fit for more than saving double work.
+//
+// Choose etcd instead if exclusion must not depend on clocks, or if you run etcd already. Choose
+// a single Redis, package redis, if its restart may lose a lock: it is faster, since it asks one
+// server, and its waiters stand in a fair line and are woken. Choose Redlock if you have Redis,
+// want no lock to depend on one server, and can fence.
+//
+// # Waiting
+//
+// A quorum cannot keep a line, nor wake anybody in another process. Processes poll, with jitter
+// ([WithPoll]). Within a process waiters stand in line: the first of them polls, and a release
+// lets it try at once. When several processes ask at once, it may be that none gets a majority.
+// Then all give back what they got, and try again after random pauses.
+//
+// # Cost
+//
+// An acquire, a renewal and a release each take one round trip to all nodes at once, and return
+// when a majority has answered. An acquire takes a second round trip for its token when the key
+// is contested, when the nodes' clocks differ by more than a tenth of a second, and in the first
+// two seconds after all nodes were new. Concurrent calls share round trips. Only the first call
+// that needs an unresponsive node waits for it. Each lock leaves a counter of some 20 bytes on
+// each node, for a day.
+//
+// # What it needs
+//
+// On each node the Locker needs rights to the keys of its prefix and to the commands that its
+// scripts use, INFO and TIME among them; for [Locker.List] also SCAN and MGET. With the default
+// prefix, in the syntax of Redis 7:
+//
+//	ACL SETUSER app ~redlock:* +@read +@write +@scripting +@connection +info +time
+//
+// # What an operator may delete
+//
+// The keys of a lock, on all nodes. Their names are the prefix, one of
+// s:, r:, i: and m:, and the lock's name. A holder whose lock is gone learns of it at its next
+// renewal. Each node also has a key named "redlock:node": a node that has lost it abstains, as
+// after a loss of all its data. [Locker.ForceRelease] is better: it ends one grant, and only
+// then can somebody else get the lock.
 package redlock
 
 import (
@@ -32,12 +119,11 @@ type Locker struct {
 	nodes   []*node
 	quorum  int
 	scripts *scripts
-	lines   *lines
-	tenures tenures
-	doubts  storekit.Doubts // owners with a vote that may come again
-	closed  atomic.Bool
-	closing chan struct{} // closed by Close
-	closes  sync.Once
+	ahead   atomic.Int64 // how far the nodes' clocks are ahead of this one, in µs, as far as it matters
+	lines   lines
+	doubts  storekit.Doubts // owners of whom a request may come late: see release
+	closed  context.Context // ends with Close
+	close   context.CancelFunc
 
 	mu    sync.Mutex // guards twice
 	twice error      // two nodes are one server; returned by every call
@@ -46,8 +132,8 @@ type Locker struct {
 // Option sets up a [Locker].
 type Option func(*Locker) error
 
-// WithPrefix sets what the names of all keys begin with. Default "redlock:". Lockers with
-// the same prefix on the same nodes share their locks.
+// WithPrefix sets what the names of all keys begin with. Lockers with the same prefix on the
+// same nodes share their locks. Default "redlock:".
 func WithPrefix(prefix string) Option {
 	return func(l *Locker) error {
 		l.prefix = prefix
@@ -55,9 +141,9 @@ func WithPrefix(prefix string) Option {
 	}
 }
 
-// WithTimeout sets how long a node's answer is waited for, at least a millisecond. Default
-// 250 ms. It matters only when so many nodes do not answer that the others can decide
-// nothing: a quorum that answers is waited for no longer than it takes.
+// WithTimeout sets how long a call waits for a node's answer: at least 1 ms. It matters only
+// when too few nodes answer; as soon as a quorum has answered, no call waits longer. Default
+// 250 ms.
 func WithTimeout(d time.Duration) Option {
 	return func(l *Locker) error {
 		if d < time.Millisecond {
@@ -68,10 +154,9 @@ func WithTimeout(d time.Duration) Option {
 	}
 }
 
-// WithMaxTTL sets the longest TTL that is granted, and so for how long a node abstains after a
-// restart or a loss of its data: from 1 s to 24 h. Default one minute. Who asks for a longer
-// TTL is granted this one, and may renew it. It must be the same in all processes that share
-// locks.
+// WithMaxTTL sets the longest TTL that is granted, from 1 s to 24 h. A request for a longer one
+// is granted this one, and may be renewed. A node abstains for as long after a restart or a loss
+// of its data. All processes that share locks must set the same. Default 1 min.
 func WithMaxTTL(d time.Duration) Option {
 	return func(l *Locker) error {
 		if d < time.Second || d > 24*time.Hour {
@@ -82,9 +167,8 @@ func WithMaxTTL(d time.Duration) Option {
 	}
 }
 
-// WithPoll sets how often a process that waits for a lock looks whether it is free: after
-// pauses that grow from shortest to longest. Default 5 ms to 100 ms. However many wait for a key in
-// one process, one of them looks.
+// WithPoll sets the pauses between polls, which grow from shortest to longest. One waiter of a
+// process polls for all that wait there for the same key. Default 5 ms to 100 ms.
 func WithPoll(shortest, longest time.Duration) Option {
 	return func(l *Locker) error {
 		if shortest <= 0 || shortest > longest {
@@ -95,19 +179,20 @@ func WithPoll(shortest, longest time.Duration) Option {
 	}
 }
 
-// New returns a Locker on nodes, doing no I/O. Each node must be a *goredis.Client of one
-// server, or a type of your own around one that has a method Unwrap() goredis.UniversalClient,
-// all with the same database number; there must be 3 at least, and should be an odd
-// number: with 5, two may fail. They must not be replicas of each other, nor fail over.
-// Fewer nodes, a nil one or another kind of client, or a bad option are an error that every
-// call returns; so is, once they have been asked, that two nodes are one server. The clients
-// stay the caller's to close.
+// New returns a Locker on nodes. It does no I/O. The clients stay the caller's to close.
+//
+// There must be from 3 to 15 nodes, and there should be an odd number: of 5, two may fail. Each
+// must be a *goredis.Client of one server, or a type of your own around one with a method
+// Unwrap() goredis.UniversalClient. All must use the same database number. They must not be
+// replicas of each other, nor fail over. Every call returns an error if a node or an option is
+// not valid and, once the nodes have been asked, if two of them are the same server.
 func New(nodes []goredis.UniversalClient, opts ...Option) *Locker {
 	l := &Locker{
 		prefix: "redlock:", timeout: 250 * time.Millisecond, maxTTL: time.Minute,
 		minPoll: 5 * time.Millisecond, maxPoll: 100 * time.Millisecond,
-		lines: newLines(), tenures: tenures{byOwner: make(map[string]*tenure)}, closing: make(chan struct{}),
+		lines: lines{byKey: make(map[string]*line)},
 	}
+	l.closed, l.close = context.WithCancel(context.Background())
 	l.err = l.setUp(nodes, opts)
 	return l
 }
@@ -122,7 +207,7 @@ func (l *Locker) setUp(nodes []goredis.UniversalClient, opts []Option) error {
 		}
 	}
 	if len(nodes) < 3 || len(nodes) > maxNodes {
-		return fmt.Errorf("%w: redlock: %d nodes: must be from 3 to %d; for one server take package redis", lock.ErrInvalid, len(nodes), maxNodes)
+		return fmt.Errorf("%w: redlock: %d nodes: must be from 3 to %d; for one server use package redis", lock.ErrInvalid, len(nodes), maxNodes)
 	}
 	for i, rdb := range nodes {
 		c, err := single(rediskit.Unwrap(rdb))
@@ -156,7 +241,7 @@ func single(rdb goredis.UniversalClient) (*goredis.Client, error) {
 		return nil, fmt.Errorf("is a %T: must be a *redis.Client of one server, "+
 			"or have a method Unwrap() goredis.UniversalClient that returns one", rdb)
 	case c.Options().Addr == "FailoverClient":
-		return nil, errors.New("fails over, and its successor would not know what it has voted: must be one server without replicas")
+		return nil, errors.New("fails over, and its successor would not know its votes: must be one server without replicas")
 	}
 	return c, nil
 }
@@ -164,7 +249,7 @@ func single(rdb goredis.UniversalClient) (*goredis.Client, error) {
 func (l *Locker) newNode(c *goredis.Client) *node {
 	n := &node{
 		name: c.Options().Addr, rdb: c, lane: rediskit.NewLane(c, nil), key: l.prefix + "node",
-		abstain: milliseconds(l.maxTTL), closed: &l.closed,
+		abstain: rediskit.Milliseconds(l.maxTTL), closed: l.closed,
 	}
 	n.known = func() error { return l.unlikeOthers(n) }
 	return n
@@ -184,9 +269,8 @@ func (l *Locker) unlikeOthers(n *node) error {
 	return nil
 }
 
-// Capabilities implements [lock.Locker]. What is said of a restart and of a failover is
-// meant of a minority of the nodes, with or without their data; tokens survive it of all.
-// A TTL above that of [WithMaxTTL] is cut to it.
+// Capabilities implements [lock.Locker]. Grants survive a restart or a failover of a minority of
+// the nodes, with or without their data. Tokens survive one of all nodes.
 func (l *Locker) Capabilities() lock.Capabilities {
 	return lock.Capabilities{
 		Store: "redlock", Shared: true,
@@ -199,66 +283,7 @@ func (l *Locker) Capabilities() lock.Capabilities {
 	}
 }
 
-// Acquire implements [lock.Locker]. TTLs round up to milliseconds; one above that of
-// [WithMaxTTL] is granted as that one. An error that is ErrNoQuorum says what was wrong with
-// which node.
-func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
-	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
-		return lock.Grant{}, err
-	}
-	if err := l.ready(ctx); err != nil {
-		return lock.Grant{}, err
-	}
-	req.TTL = min(req.TTL, l.maxTTL)
-	a := l.acquisition(req)
-	if req.Wait {
-		return l.wait(ctx, a)
-	}
-	g, err := a.try(ctx)
-	if err != nil {
-		a.undo()
-	}
-	return g, err
-}
-
-// Renew implements [lock.Locker]. The grant must be live on a quorum still. Nodes that have
-// lost it get it back then.
-func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
-	if err := storekit.CheckRenewal(g); err != nil {
-		return lock.Grant{}, err
-	}
-	if err := l.ready(ctx); err != nil {
-		return lock.Grant{}, err
-	}
-	g.TTL = time.Duration(milliseconds(min(g.TTL, l.maxTTL))) * time.Millisecond
-	return l.renew(ctx, g)
-}
-
-// Release implements [lock.Locker]. It returns when the grant can be live on no quorum any
-// more. Nodes that have not answered yet, or cannot be reached, get the release in the
-// background, for as long as the grant could live there. When the reply to a first sending
-// got lost and a second one finds the grant gone before it can have expired, the first has
-// released it: that is no error.
-func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
-	if err := l.check(ctx, g); err != nil {
-		return err
-	}
-	l.tenures.end(g.Owner)
-	doubtful := l.doubts.Take(g.Owner)
-	if g.Token != 0 && !g.Shared && !doubtful { // else there are marks to be left
-		if p := l.lines.serve(g.Key); p != nil {
-			return l.handOver(ctx, g, p)
-		}
-	}
-	err := l.release(ctx, g, nil, doubtful)
-	if err != nil && doubtful {
-		l.doubts.Add(g.Owner) // it may be called again
-	}
-	l.lines.hint(g.Key)
-	return err
-}
-
-// check is what every call but Acquire does first.
+// check is what Release and ForceRelease do first.
 func (l *Locker) check(ctx context.Context, g lock.Grant) error {
 	if err := lock.CheckGrant(g); err != nil {
 		return err
@@ -268,11 +293,11 @@ func (l *Locker) check(ctx context.Context, g lock.Grant) error {
 
 func (l *Locker) ready(ctx context.Context) error {
 	switch {
-	case l == nil || l.closing == nil:
+	case l == nil || l.closed == nil:
 		return fmt.Errorf("%w: redlock: the Locker was not made by New", lock.ErrInvalid)
 	case l.err != nil:
 		return l.err
-	case l.closed.Load():
+	case l.closed.Err() != nil:
 		return lock.ErrClosed
 	}
 	l.mu.Lock()
@@ -283,21 +308,12 @@ func (l *Locker) ready(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Close ends this Locker's waits with ErrClosed, and what it does in the background. It
-// leaves the clients and the grants alone: those end with their TTL, unless another Locker
-// releases them. It is idempotent and waits for no server.
+// Close ends this Locker's waits with ErrClosed, and stops its work in the background. It does
+// not close the clients. Grants remain until their TTL expires, unless another Locker releases
+// them. Close is idempotent and waits for no server.
 func (l *Locker) Close() error {
-	if l == nil || l.closing == nil {
-		return nil
+	if l != nil && l.close != nil {
+		l.close()
 	}
-	l.closes.Do(func() {
-		l.closed.Store(true)
-		close(l.closing)
-	})
 	return nil
-}
-
-// milliseconds rounds up.
-func milliseconds(d time.Duration) int64 {
-	return int64((d + time.Millisecond - 1) / time.Millisecond)
 }

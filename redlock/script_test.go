@@ -10,7 +10,6 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
-	"github.com/seed-215fdefa/lock/redlock"
 )
 
 // TestConfirmScript: it neither lowers a counter nor confirms what is not there.
@@ -119,32 +118,5 @@ func TestTokenIsNearTheClocks(t *testing.T) {
 		g := storetest.Acquire(t, p, storetest.Request(fmt.Sprint("k", i)))
 		require.GreaterOrEqual(t, g.Token, before)
 		require.LessOrEqual(t, g.Token, clock()+lock.Token((2*time.Second).Microseconds()))
-	}
-}
-
-// TestPropose: the guess is by the fastest clock, but those that are far off the clocks of a
-// quorum.
-func TestPropose(t *testing.T) {
-	const h, d, near = time.Hour, 24 * time.Hour, 100 * time.Millisecond
-	for _, c := range []struct {
-		ahead []time.Duration
-		by    time.Duration
-	}{
-		{[]time.Duration{h, h, h, h, h}, h},
-		{[]time.Duration{h, d, h, d, h}, h},
-		{[]time.Duration{-d, h, h, h, d}, h},
-		{[]time.Duration{h, d, d, h, d}, d},
-		{[]time.Duration{h, h, 0, 0, h}, h},
-		{[]time.Duration{h + near, h, h, h, h}, h + near},
-		{[]time.Duration{h, h + near, h, 2 * h, h}, h + near},
-		{[]time.Duration{h, h, h + near, h + 2*near, h}, h + near},
-	} {
-		by, ok := redlock.Propose(3, c.ahead...)
-		require.True(t, ok, c.ahead)
-		require.Equal(t, c.by, by, c.ahead)
-	}
-	for _, ahead := range [][]time.Duration{{h, h, 0, 0, 0}, {0, 0, 0, 0, 0}} {
-		_, ok := redlock.Propose(3, ahead...)
-		require.False(t, ok, ahead)
 	}
 }

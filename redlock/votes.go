@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // What an owner has on the nodes while it tries: asking for votes, and giving them back.
@@ -14,18 +17,19 @@ import (
 // a node is left out of a try while anything of the owner is under way to it, and for as long
 // as something may be that is not heard of any more, unless that is another vote.
 
-// poll asks for votes.
-func (a *acquisition) poll(q question, rule func(*ballot) bool, read func(int, answer) vote, late func(int, vote)) *ballot {
-	t := a.l.tenures.request(a.req.Owner, len(a.l.nodes))
-	b := a.l.newBallot(rule, func(i int, r answer) vote {
-		v := read(i, r)
+// poll asks for votes. One that was asked for again may come again, after the release even: so that
+// leaves a mark.
+func (a *acquisition) poll(guess lock.Token) *ballot {
+	q := a.l.question(a.l.scripts.lock, a.req.Key,
+		a.req.Owner, a.ttl, guess.String(), window.Microseconds(), a.meta, flag(a.req.Shared))
+	q.again = func() { a.l.doubts.Add(a.req.Owner) }
+	b := a.l.newBallot(granting, func(i int, r answer) vote {
+		v := readVote(r)
 		if !errors.Is(r.err, errBusy) {
-			a.note(i, v, r.again, t)
+			a.note(i, v, r.again)
 		}
-		a.l.tenures.answered(t)
 		return v
 	})
-	b.late = late
 	a.mu.Lock()
 	a.trying = true
 	now := time.Now()
@@ -37,21 +41,7 @@ func (a *acquisition) poll(q question, rule func(*ballot) bool, read func(int, a
 	return b
 }
 
-// follow asks those nodes again that the last poll has asked.
-func (a *acquisition) follow(q question, rule func(*ballot) bool, read func(int, answer) vote) *ballot {
-	b := a.l.newBallot(rule, func(i int, r answer) vote {
-		v := read(i, r)
-		if !errors.Is(r.err, errBusy) {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			a.idle(i, r.late())
-		}
-		return v
-	})
-	a.send(b, q)
-	return b
-}
-
+// send asks all nodes that are not left out.
 func (a *acquisition) send(b *ballot, q question) {
 	a.mu.Lock()
 	out := a.out
@@ -71,18 +61,14 @@ func (a *acquisition) send(b *ballot, q question) {
 }
 
 // note remembers what there is to give back. A vote that comes after the decision is part of
-// the grant, if that is what came of it. One that was asked for again may come again, after the
-// release even: then that leaves a mark, or what has overtaken it is given back with one.
-func (a *acquisition) note(i int, v vote, again bool, t *tenure) {
+// the grant, if that is what came of it.
+func (a *acquisition) note(i int, v vote, again bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.has[i] = v == yes || v == blank
 	a.doubt[i] = a.doubt[i] || v == unknown || again
-	if a.doubt[i] && (a.has[i] || again) {
+	if a.doubt[i] && a.has[i] {
 		a.l.doubts.Add(a.req.Owner)
-	}
-	if again && a.l.tenures.over(t) { // the release has not seen the doubt
-		a.failed = true
 	}
 	a.idle(i, false)
 }
@@ -91,7 +77,7 @@ func (a *acquisition) note(i int, v vote, again bool, t *tenure) {
 // called under mu.
 func (a *acquisition) idle(i int, late bool) {
 	if late {
-		a.barred[i] = time.Now().Add(markLife)
+		a.barred[i] = time.Now().Add(storekit.UndoLife)
 	}
 	a.busy[i]--
 	a.settle(i)
@@ -104,27 +90,17 @@ func (a *acquisition) idle(i int, late bool) {
 // settle gives a node's vote back when it is of no use, without waiting. A busy node's turn
 // comes when it is idle. It is called under mu.
 func (a *acquisition) settle(i int) {
-	if a.busy[i] == 0 && (a.failed && (a.has[i] || a.doubt[i]) || !a.trying && a.has[i]) {
+	if a.busy[i] == 0 && !a.trying && (a.has[i] || a.failed && a.doubt[i]) {
 		a.giveBack(i)
 	}
 }
 
-// yield gives back the votes that have come in. The owner may come again.
-func (a *acquisition) yield() {
+// yield gives back the votes that have come in. The owner may come again, unless it has failed:
+// then nobody has to undo what it may yet get.
+func (a *acquisition) yield(failed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.trying = false
-	for i := range a.l.nodes {
-		a.settle(i)
-	}
-}
-
-// undo takes back what the owner has or may yet get, in the background. Acquire does it when
-// it fails, since nobody else has to after ErrHeld.
-func (a *acquisition) undo() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.failed = true
+	a.trying, a.failed = false, failed
 	for i := range a.l.nodes {
 		a.settle(i)
 	}
@@ -135,28 +111,20 @@ func (a *acquisition) undo() {
 func (a *acquisition) giveBack(i int) {
 	mark := time.Duration(0)
 	if a.doubt[i] && a.failed {
-		mark, a.doubt[i] = markLife, false
+		mark, a.doubt[i] = storekit.UndoLife, false
 	}
 	a.has[i] = false
 	a.busy[i]++
-	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), a.shared(), flag(mark > 0))
-	n, until := a.l.nodes[i], time.Now().Add(a.req.TTL)
-	over := func(late bool) {
+	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), flag(a.req.Shared), flag(mark > 0))
+	q.until = time.Now().Add(a.req.TTL)
+	a.l.nodes[i].ask(q, func(r answer) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.idle(i, late)
-	}
-	n.ask(q, func(r answer) {
-		if readFlag(i, r) == unknown {
-			n.silent.Store(true) // nobody waits for it
-			n.owe(q, until, func(late bool) { over(late || r.late()) })
-			return
-		}
-		over(r.late())
+		a.idle(i, r.late())
 	})
 }
 
-// quiet returns when no node is busy but silent ones. What is busy for longer than the
+// quiet returns when only silent nodes are busy. What is busy for longer than the
 // timeout is silent.
 func (a *acquisition) quiet(ctx context.Context) {
 	timer := time.NewTimer(a.l.timeout)
@@ -168,7 +136,7 @@ func (a *acquisition) quiet(ctx context.Context) {
 			late = true
 		case <-ctx.Done():
 			return
-		case <-a.l.closing:
+		case <-a.l.closed.Done():
 			return
 		}
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/seed-215fdefa/lock/redlock"
 )
 
-// TestRefusedConnections: who asks servers that are not there is told so, and not just that
-// there was no answer, by a first call as well as by a later one.
+// TestRefusedConnections: a call to servers that are not there says so, and not just that there
+// was no answer, the first call as well as a later one.
 func TestRefusedConnections(t *testing.T) {
 	t.Parallel()
 	w := ownWorld(t)

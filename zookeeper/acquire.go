@@ -17,108 +17,110 @@ type acquisition struct {
 	l      *Locker
 	c      *claim
 	req    lock.Request
-	t      tries
-	stood  bool        // it has had a node
-	behind int         // how many nodes were in front of that
-	told   bool        // req.Waiting has been called
-	seen   lock.Record // what was last seen of who is in front; its Key is set if anybody is
-	front  node        // of whom it waits for
-	nobody bool        // a watch would be no use: whom it waits for is a claim of ours
+	began  bool        // its first claim is over
+	stands bool        // it has a node
+	start  time.Time   // before the creation of that was sent, if it has not waited since
+	count  int         // how many nodes were in front of it when it came
+	doubt  bool        // the outcome of a creation is unknown
+	seen   lock.Record // what is known of who is in front; its Key is set if anybody is
+	front  node        // of whom it waits for; its name is set if it waits
+	ours   bool        // that is a claim of this Locker, so a watch would be no use
 }
 
-// run acquires: it gets a node in line, and waits until that is first. When the node is
-// gone, since the session has expired, it begins again.
-func (a *acquisition) run(ctx context.Context) (lock.Grant, error) {
-	for {
-		var start time.Time
-		var first bool
-		err := storekit.WithinPatience(ctx, func(ctx context.Context) (err error) {
-			start, first, err = a.join(ctx)
-			return err
-		})
-		if err == nil && first {
-			return a.granted(start)
-		}
-		var g lock.Grant
-		if err == nil {
-			g, err = a.stand(ctx, start)
-		}
-		if !errors.Is(err, errGone) {
-			return g, a.ended(ctx, err)
-		}
-		a.l.displaced(a.c)
+// try is an Acquire that does not wait.
+func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
+	g, no, err := a.claim(ctx, true)
+	if err != nil || no == nil {
+		return g, err
 	}
+	return g, &lock.HeldError{Record: no.Record, Err: a.l.remove(ctx, a.c)}
 }
 
-// granted makes the claim held since start.
-func (a *acquisition) granted(start time.Time) (lock.Grant, error) {
-	g, ok := a.l.hold(a.c, start)
-	if !ok {
-		return lock.Grant{}, errUndone
+// claim gets a node in line, and looks whether that is first. Errors that pass it stands by
+// itself only before it is in line.
+func (a *acquisition) claim(ctx context.Context, woken bool) (g lock.Grant, no *storekit.Refusal, err error) {
+	if a.began {
+		return a.claimOnce(ctx, woken)
 	}
-	return g, nil
-}
-
-// ended makes an error that is ctx's say that the key was seen held.
-func (a *acquisition) ended(ctx context.Context, err error) error {
-	if err == nil || a.seen.Key == "" || ctx.Err() == nil || !errors.Is(err, ctx.Err()) || errors.Is(err, lock.ErrHeld) {
+	_, err = storekit.Repeat(ctx, classify, func(ctx context.Context, _ int) error {
+		g, no, err = a.claimOnce(ctx, woken)
 		return err
-	}
-	return &lock.HeldError{Record: a.seen, Err: err}
+	})
+	a.began = true
+	return g, no, err
 }
 
-// join creates the node. start is from before it was sent. first says that no other node
-// is there, so the lock is ours: the transaction that creates the node writes its parent as
-// well, and what the server says of that has the czxid and the number of children.
-func (a *acquisition) join(ctx context.Context) (start time.Time, first bool, err error) {
+// claimOnce gets a node where there is none, and else looks at the line, unless nothing has
+// happened to the one in front. When a's node is gone, since the session has expired or an
+// operator has deleted it, it begins anew.
+func (a *acquisition) claimOnce(ctx context.Context, woken bool) (lock.Grant, *storekit.Refusal, error) {
+	switch {
+	case a.stands:
+		a.start = time.Time{} // it has waited since
+		if !woken && a.front.name != "" && a.inPlace(ctx) {
+			return lock.Grant{}, &storekit.Refusal{Record: a.seen}, nil
+		}
+	default:
+		if err := a.join(ctx); err != nil {
+			return lock.Grant{}, nil, err
+		}
+		if a.count == 0 && !a.start.IsZero() {
+			return lock.Grant{Token: a.c.token, Start: a.start}, nil, nil
+		}
+		if a.afterOurs() {
+			return lock.Grant{}, &storekit.Refusal{Record: a.seen}, nil
+		}
+	}
+	first, err := a.look(ctx)
+	start := a.start
+	if first && start.IsZero() {
+		start, err = a.verify(ctx)
+	}
+	switch {
+	case errors.Is(err, errGone) && a.l.displace(a.c):
+		a.stands, a.front = false, node{}
+		return a.claimOnce(ctx, true)
+	case err != nil && !errors.Is(err, errGone):
+		return lock.Grant{}, nil, err
+	case err == nil && first:
+		return lock.Grant{Token: a.c.token, Start: start}, nil, nil
+	}
+	return lock.Grant{}, &storekit.Refusal{Record: a.seen}, nil
+}
+
+// join creates the node. a.start is from before that was sent. If no other node is there the
+// lock is ours: the transaction that creates the node writes its parent as well, and what the
+// server says of that has the czxid and the number of children.
+func (a *acquisition) join(ctx context.Context) error {
 	l, c := a.l, a.c
+	if a.doubt { // or a second node would stand behind the first
+		if err := a.find(ctx); err != nil || a.stands {
+			return err
+		}
+	}
 	for {
 		u := a.unit()
-		made, err := l.ensure(ctx, c.key)
+		err := l.ensure(ctx, c.key)
 		if err == nil {
 			err = l.lane.do(ctx, u)
 		}
-		if made != nil && errors.Is(err, zk.ErrNoNode) {
-			err = outcome(ctx, made)
-		}
 		switch {
-		case err == nil && u.err != nil: // the container is there now
 		case err == nil && u.session != 0:
 			n, ok := parseNode(u.replies[0].String[len(l.parent(c.key))+1:])
 			if !ok {
-				return start, false, errReply
+				return errReply
 			}
-			a.t.reset()
 			stat := u.replies[1].Stat
-			a.stood, a.behind = true, int(stat.NumChildren)-1
-			return u.start, stat.NumChildren == 1, a.placed(n, stat.Mzxid, u.session)
-		case err == nil, isUnknown(err):
-			l.doubt(c)
-			if found, err := a.resolve(ctx); found || err != nil {
-				return start, false, err
-			}
-		case errors.Is(err, zk.ErrNoNode):
-			l.parents.forget(c.key) // its container was empty for too long
-		case isTransient(err):
-			if err := a.t.pause(ctx, l.done, err); err != nil {
-				return start, false, err
-			}
-			if a.t.noServer > 1 && !a.stood { // the first may have been said before any was asked
-				return start, false, err
-			}
-		default:
-			return start, false, a.t.end(ctx, err)
+			a.start, a.count = u.start, int(stat.NumChildren)-1
+			return a.placed(n, stat.Mzxid, u.session)
+		case errors.Is(err, zk.ErrNoNode): // its container was empty for too long
+			l.parents.forget(c.key)
+			continue
+		case err == nil:
+			err = zk.ErrSessionMoved // it was sent in either of two
 		}
-	}
-}
-
-// outcome waits for what made tells.
-func outcome(ctx context.Context, made <-chan error) error {
-	select {
-	case err := <-made:
+		a.doubt = a.doubt || classify(err) == storekit.Unknown
 		return err
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -127,10 +129,10 @@ func (a *acquisition) unit() *unit {
 	l, c := a.l, a.c
 	parent := l.parent(c.key)
 	return &unit{
-		key: c.key, size: len(c.data) + 2*len(parent), slow: a.req.Wait && l.crowded(c.key),
+		key: c.key, slow: a.req.Wait && l.headed(c.key),
 		ops: []any{
 			&zk.CreateRequest{
-				Path: parent + "/" + prefix(c.owner, c.shared), Data: c.data, Acl: l.acl, Flags: zk.FlagEphemeralSequential,
+				Path: parent + "/" + prefix(c.owner, c.shared, !a.req.Wait), Data: c.data, Acl: l.acl, Flags: zk.FlagEphemeralSequential,
 			},
 			&zk.SetDataRequest{Path: parent, Version: -1},
 		},
@@ -138,8 +140,8 @@ func (a *acquisition) unit() *unit {
 			switch {
 			case u.err == nil:
 				l.discard(u.replies[0].String)
-			case isUnknown(u.err):
-				go l.sweep(c.key, c.owner)
+			case classify(u.err) == storekit.Unknown:
+				l.pruneOwner(c.key, c.owner)
 			}
 		},
 	}
@@ -158,77 +160,41 @@ func (a *acquisition) placed(n node, czxid, session int64) error {
 	if err != nil {
 		a.l.discard(a.l.path(a.c.key, n.name))
 	}
+	a.stands = err == nil
 	return err
-}
-
-// resolve finds out whether the node is there after a creation whose outcome is unknown.
-// Until that is known there is no second creation: its node would stand behind the first.
-func (a *acquisition) resolve(ctx context.Context) (found bool, err error) {
-	for {
-		found, err := a.find(ctx)
-		if err == nil || !isTransient(err) {
-			return found, a.t.end(ctx, err)
-		}
-		if err := a.t.pause(ctx, a.l.done, err); err != nil {
-			return false, err
-		}
-	}
 }
 
 // find looks for the node of a creation whose outcome is unknown, once it is decided. A
 // node of another session, which is to die with it, is not ours to hold: it is deleted.
-func (a *acquisition) find(ctx context.Context) (found bool, err error) {
+func (a *acquisition) find(ctx context.Context) error {
 	l, c := a.l, a.c
 	session, err := l.barrier(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
 	line, err := l.line(ctx, c.key)
 	if err != nil {
-		return false, err
+		return err
 	}
-	for _, n := range line {
+	for i, n := range line {
 		if n.owner != c.owner {
 			continue
 		}
 		path := l.path(c.key, n.name)
-		_, stat, err := l.get(ctx, path)
+		_, stat, err := get(ctx, l.conn, path)
 		switch {
 		case errors.Is(err, zk.ErrNoNode):
 		case err != nil:
-			return false, err
-		case stat.EphemeralOwner != session || found:
+			return err
+		case stat.EphemeralOwner != session || a.stands:
 			l.discard(path)
 		default:
-			found = true
+			a.start, a.count = time.Time{}, i
 			if err := a.placed(n, stat.Czxid, session); err != nil {
-				return false, err
+				return err
 			}
 		}
 	}
-	return found, nil
-}
-
-func (l *Locker) get(ctx context.Context, path string) ([]byte, *zk.Stat, error) {
-	type reply struct {
-		data []byte
-		stat *zk.Stat
-	}
-	r, err := call(ctx, func() (reply, error) {
-		data, stat, err := l.conn.Get(path)
-		return reply{data, stat}, err
-	})
-	return r.data, r.stat, err
-}
-
-// glance is what a try sees of a key that was held a moment ago, without standing in line.
-func (l *Locker) glance(ctx context.Context, req lock.Request) (lock.Record, error) {
-	line, err := l.current(ctx, req.Key)
-	if err != nil {
-		return lock.Record{}, err
-	}
-	if req.Shared && holders(line) == len(line) && (len(line) == 0 || line[0].shared) {
-		line = nil // readers beside whom it may be
-	}
-	return l.inFront(ctx, req.Key, line)
+	a.doubt = false
+	return nil
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Inspect implements [lock.Locker]. Held and Waited compare this machine's clock with the
-// server's; ExpiresIn is not known, since a session lives by its connection.
+// server's. ExpiresIn is not known, since a session lives as long as its connection.
 func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err := l.ready(ctx, lock.CheckKey(key)); err != nil {
 		return lock.Record{}, err
@@ -28,8 +28,8 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	return rec, l.explain(key, err)
 }
 
-// ForceRelease implements [lock.Admin]. A holder that has a Request.Lost is told at once,
-// or a fifth of a second after its grant if that is later.
+// ForceRelease implements [lock.Admin]. A holder with a Request.Lost is told at once, though no
+// sooner than 0.2 s after its grant.
 func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := l.ready(ctx, lock.CheckGrant(lock.Grant{Key: key, Owner: owner})); err != nil {
 		return err
@@ -45,15 +45,15 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	for _, n := range line[:holders(line)] {
 		if n.owner == owner {
 			return l.explain(key, storekit.WithinPatience(ctx, func(ctx context.Context) error {
-				return l.delete(ctx, lock.Grant{}, l.path(key, n.name))
+				return l.delete(ctx, l.path(key, n.name), 0)
 			}))
 		}
 	}
 	return &lock.LostError{}
 }
 
-// List implements [lock.Admin]. It reads each lock on its own, and all names at once: with
-// a great many keys these may be more than the jute.maxbuffer that server and client allow.
+// List implements [lock.Admin]. It reads all names in one reply, which must fit the
+// jute.maxbuffer of server and client, and then each lock on its own.
 func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
 		if err := l.ready(ctx, nil); err != nil {

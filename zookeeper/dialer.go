@@ -16,23 +16,24 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// Dialer makes the connections of one zk.Conn, and sees to two things that zk.Conn does not.
+// Dialer makes the connections of one zk.Conn, and does two things that zk.Conn does not.
 //
 //	d := zookeeper.NewDialer(10*time.Second, nil)
 //	conn, _, err := zk.Connect(servers, 10*time.Second, zk.WithDialer(d.Dial))
 //	locker := zookeeper.New(conn, zookeeper.WithDialer(d))
 //
-// It knows the session timeout that the server has granted, which may be another than the
-// client has asked for, and the Locker grants no TTL that goes beyond it.
+// It learns the session timeout that the server has granted, which may differ from what the
+// client asked for. The Locker grants no TTL beyond it.
 //
-// And it gives a server a third of the session timeout to answer the handshake, for which
-// zk.Conn waits nearly seven session timeouts. A server that is frozen or just starting, or a
-// balancer with no server behind it, may take the connection and never answer. Then all leases
-// are lost, although other servers would have served. After one that was not answered the next
-// may take twice as long, and so on. Each tells the server that the session lives, even if no
-// answer comes back: at T/3 for ever, a client that hears nothing would keep its locks.
+// It limits how long a server may take to answer the handshake: to a third of the session
+// timeout, where zk.Conn waits nearly seven session timeouts. A server that is frozen or
+// starting, or a balancer with no server behind it, may accept a connection and never answer.
+// All leases would then be lost, although other servers work. Each unanswered handshake in a row
+// doubles the limit, up to 32 times. That matters because each handshake tells the server that
+// the session lives, even if no answer comes back. With a fixed limit, a client that hears
+// nothing could keep its locks for ever.
 //
-// It is safe for concurrent use.
+// A Dialer is safe for concurrent use.
 type Dialer struct {
 	timeout time.Duration // of the session, as asked for
 	dial    zk.Dialer
@@ -76,8 +77,8 @@ func (d *Dialer) granted(id int64) (timeout time.Duration, ok bool) {
 	return 0, false
 }
 
-// NewDialer returns a Dialer for a zk.Conn of that session timeout. dial makes the
-// connections, with TLS perhaps; nil is net.DialTimeout.
+// NewDialer returns a Dialer for a zk.Conn with this session timeout. dial makes the
+// connections, for example with TLS; nil means net.DialTimeout.
 func NewDialer(sessionTimeout time.Duration, dial zk.Dialer) *Dialer {
 	if dial == nil {
 		dial = net.DialTimeout
@@ -85,7 +86,7 @@ func NewDialer(sessionTimeout time.Duration, dial zk.Dialer) *Dialer {
 	return &Dialer{timeout: sessionTimeout, dial: dial}
 }
 
-// Dial is for [zk.WithDialer]. Its errors are those of the dial that NewDialer was given.
+// Dial is for [zk.WithDialer]. It returns the errors of NewDialer's dial.
 func (d *Dialer) Dial(network, address string, timeout time.Duration) (net.Conn, error) {
 	conn, err := d.dial(network, address, timeout)
 	if err != nil {
@@ -94,9 +95,9 @@ func (d *Dialer) Dial(network, address string, timeout time.Duration) (net.Conn,
 	return &handshake{Conn: conn, dialer: d, limit: d.timeout / 3 << min(d.silent.Load(), 5)}, nil
 }
 
-// WithDialer says that d makes the connections of the Locker's zk.Conn. It does for
-// [WithSessionTimeout], and better. Where zk.Connect was not given d.Dial, calls fail with
-// ErrInvalid as soon as there is a session: d has not seen what that was granted.
+// WithDialer says that d makes the connections of the Locker's zk.Conn. It replaces
+// [WithSessionTimeout]. If zk.Connect was not given d.Dial, calls return ErrInvalid as soon as
+// there is a session, because d does not know that session's timeout.
 func WithDialer(d *Dialer) Option {
 	return func(l *Locker) error {
 		if d == nil {

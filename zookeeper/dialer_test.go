@@ -70,6 +70,16 @@ func TestShorterSession(t *testing.T) {
 	require.Equal(t, most, storetest.Renew(t, l, g).TTL)
 	storetest.Release(t, l, g)
 
+	// A waiter is granted what the session leaves by then.
+	g = storetest.Acquire(t, l, storetest.Request("k"))
+	waiting := storetest.Waits(t, l, storetest.Lasting(storetest.Request("k"), asked))
+	dialer.SetGranted(granted / 2)
+	storetest.Release(t, l, g)
+	g = waiting.Granted(t)
+	require.Equal(t, granted/2*2/3-tick, g.TTL)
+	storetest.Release(t, l, g)
+	dialer.SetGranted(granted)
+
 	// A tick that would leave a TTL of the session that was asked for leaves none of this.
 	_, err := open(granted*2/3).Acquire(storetest.Bounded(t), storetest.Request("k"))
 	require.ErrorContains(t, err, "session timeout of 1m0s")

@@ -101,32 +101,45 @@ func TestFollowerTellsLate(t *testing.T) {
 	}
 }
 
-// TestFollowerStale: who waits by way of a follower that is cut off sees a line of the past.
-// It is not granted a lock by that.
+// TestFollowerStale: who waits by way of a follower that is cut off sees a line of the past, in
+// which it is behind who has left, or in front though its own node has gone. It is not granted a
+// lock by that.
 func TestFollowerStale(t *testing.T) {
 	t.Parallel()
 	w, e := ensembleWorld(t)
 	follower := e.Followers()[0]
-	a, b := w.open(t), w.openAt(t, follower.Addr())
-	first := storetest.Acquire(t, a, storetest.Request("k"))
-	waiting := storetest.Waits(t, b, storetest.Request("k"))
-	heal := e.CutOff(follower)
-	storetest.Release(t, a, first)
-	// b's node goes with its session, although b's server has not heard of it.
-	next := storetest.Await(t, a, storetest.Request("k"))
-	stop := keep(t, a, next)
-	select {
-	case <-waiting.Done:
-		require.FailNow(t, "granted by a server that is cut off", "%v %v", waiting.Grant, waiting.Err)
-	default:
+	a, witness := w.open(t), dial(t, timeout, follower.Addr())
+	for _, inFront := range []bool{false, true} {
+		b := w.openAt(t, follower.Addr())
+		first := storetest.Acquire(t, a, storetest.Request("k"))
+		waiting := storetest.Waits(t, b, storetest.Request("k"))
+		var heal func()
+		if inFront {
+			thaw := b.proxy.Freeze()
+			storetest.Release(t, a, first)
+			storetest.Eventually(t, "the follower to know", func() bool { return len(names(t, witness, w.root+"/k")) == 1 })
+			heal = e.CutOff(follower)
+			thaw() // and b looks
+		} else {
+			heal = e.CutOff(follower)
+			storetest.Release(t, a, first)
+		}
+		// b's node goes with its session, although b's server has not heard of it.
+		next := storetest.Await(t, a, storetest.Request("k"))
+		stop := keep(t, a, next)
+		select {
+		case <-waiting.Done:
+			require.FailNow(t, "granted by a server that is cut off", "%v %v", waiting.Grant, waiting.Err)
+		default:
+		}
+		heal()
+		e.AwaitQuorum()
+		stop()
+		storetest.Release(t, a, next)
+		g := waiting.Granted(t)
+		require.Greater(t, g.Token, next.Token)
+		storetest.Release(t, b, g)
 	}
-	heal()
-	e.AwaitQuorum()
-	stop()
-	storetest.Release(t, a, next)
-	g := waiting.Granted(t)
-	require.Greater(t, g.Token, next.Token)
-	storetest.Release(t, b, g)
 }
 
 // TestLeaderKilled: the leader dies while a lease is held and hundreds wait. The lease

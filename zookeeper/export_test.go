@@ -37,7 +37,7 @@ func Ahead(name string, names ...string) (front string, present bool) {
 func (l *Locker) Claims() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.claims) + len(l.places) + len(l.behind) + len(l.lengths) + len(l.heads)
+	return len(l.claims) + len(l.places) + len(l.behind) + len(l.heads)
 }
 
 // Watches is how many nodes l watches.
@@ -47,11 +47,15 @@ func (l *Locker) Watches() int {
 	return len(l.watched)
 }
 
-// Writes is how many transactions l has under way, and how many writes wait for the next.
+// Writes is how many transactions l has under way, one at most, and how many writes wait for the
+// next.
 func (l *Locker) Writes() (flights, queued int) {
 	l.lane.mu.Lock()
 	defer l.lane.mu.Unlock()
-	return l.lane.flights, len(l.lane.queue)
+	if l.lane.busy {
+		flights = 1
+	}
+	return flights, len(l.lane.queue)
 }
 
 // Patience is how long a call is repeated while there is no server.

@@ -9,26 +9,24 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// Fence guards nodes: it refuses a step whose token is older than the newest that was seen
-// for the resource, in the same transaction as the step.
+// Fence guards nodes: it refuses a step whose token is older than the newest seen for the
+// resource. One transaction checks the token and runs the step.
 //
-// Reads are guarded as well as writes, and a read-modify-write must read through the
-// Fence: else a holder that froze between its read and its write loses its successor's
-// update. Reading raises the mark, so once a successor has read, the predecessor's write is
-// refused.
+// A read-modify-write must read through the Fence too. Otherwise a holder that froze between its
+// read and its write overwrites its successor's update. Reading raises the mark, so once a
+// successor has read, the predecessor's write is refused.
 //
-// The mark of a resource is a node of its own, below "/fence" unless another root is given.
-// Nobody may delete it: a stale holder may wake at any time. Tokens of shared leases do not
-// order their holders.
+// The mark of a resource is a node of its own, below "/fence" or the root of [WithRoot]. Nobody
+// may delete it: a stale holder may wake at any time. Tokens of shared leases do not order their
+// holders.
 //
 // A Fence is safe for concurrent use and needs no closing.
 type Fence struct {
-	conn *zk.Conn
-	root string
-	acl  []zk.ACL
-	err  error
+	l   *Locker // for its connection, root and ACL
+	err error
 
 	mu    sync.Mutex // guards marks
 	marks map[string]mark
@@ -40,68 +38,72 @@ type mark struct {
 	version int32
 }
 
-// NewFence returns a Fence for nodes that conn reaches, doing no I/O. Of the options it
-// takes WithRoot and WithACL, for the marks; others are for locks. A bad option or a nil
-// connection is an error that every call returns.
+// NewFence returns a Fence for the nodes that conn reaches. It does no I/O. [WithRoot] and
+// [WithACL] apply to its marks; other options do not apply. Every call returns an error if conn
+// is nil or an option is bad.
 func NewFence(conn *zk.Conn, opts ...Option) *Fence {
 	l := &Locker{conn: conn, root: "/fence", acl: zk.WorldACL(zk.PermAll)}
-	err := l.apply(opts)
-	return &Fence{conn: conn, root: l.root, acl: l.acl, err: err, marks: make(map[string]mark)}
+	return &Fence{l: l, err: l.apply(opts), marks: make(map[string]mark)}
 }
 
-// Multi runs ops, as zk.Conn.Multi takes them, in one transaction with the guard, and
-// returns the replies to ops. A *lock.StaleError means that none was run, and so does the
-// error of an op, such as zk.ErrBadVersion, which is that of the reply too. With no ops it
-// raises the mark.
+// Multi runs ops, as zk.Conn.Multi takes them, and the guard in one transaction. It returns the
+// replies to ops. Without ops it raises the mark.
 //
-// After zk.ErrConnectionClosed, or when ctx ends, ops may have been run or yet be: they are
-// sent once only. What could not be sent, since the client is looking for a server, waits
-// for up to 30 s, then the error is zk.ErrNoServer and nothing was run. Inside Do, whose ctx ends with the lease, a write that must be told apart
-// may be sent with context.WithoutCancel and a timeout: the token decides about it, not ctx.
-func (f *Fence) Multi(ctx context.Context, resource string, token lock.Token, ops ...any) ([]zk.MultiResponse, error) {
+// After a *lock.StaleError none of ops has run. The same holds after an op's error, such as
+// zk.ErrBadVersion, which is in that op's reply too. After zk.ErrConnectionClosed, or if ctx
+// ends, ops may have run or may yet run. Multi retries, for some seconds, only after errors that
+// mean that ops have not run: zk.ErrNoServer if nothing could be sent, or a server that is too
+// busy.
+//
+// Inside Do, ctx ends with the lease. If you must know the outcome of a write, send it with
+// context.WithoutCancel and a timeout: the token protects the nodes, not ctx.
+func (f *Fence) Multi(ctx context.Context, resource string, token lock.Token, ops ...any) (replies []zk.MultiResponse, err error) {
 	if err := f.check(ctx, resource, token); err != nil {
 		return nil, err
 	}
-	for t := (tries{}); ; {
-		m, err := f.seen(ctx, resource)
-		if err != nil {
-			return nil, explain(f.path(resource), f.root, err)
-		}
-		if token < m.token {
-			return nil, &lock.StaleError{Key: resource, Token: token, Newest: m.token}
-		}
-		replies, raced, err := f.run(ctx, resource, m, token, ops)
-		switch {
-		case raced:
-		case errors.Is(err, zk.ErrNoServer): // zk.Conn says so of what it has not sent
-			if err := t.pause(ctx, context.Background(), err); err != nil {
-				return nil, explain(f.path(resource), f.root, err)
+	_, err = storekit.Repeat(ctx, unrun, func(ctx context.Context, _ int) error {
+		for raced := true; raced; {
+			m, err := f.seen(ctx, resource)
+			if err != nil {
+				return err
 			}
-		default:
-			return replies, explain(f.path(resource), f.root, err)
+			if token < m.token {
+				return &lock.StaleError{Key: resource, Token: token, Newest: m.token}
+			}
+			if replies, raced, err = f.run(ctx, resource, m, token, ops); err != nil {
+				return err
+			}
 		}
-	}
+		return nil
+	})
+	return replies, f.l.explain(resource, err)
 }
 
-// Get reads a node, after a transaction that raises the mark or finds it as it should be:
-// what it returns is no older than that, and no older token can write it any more. The
-// error is a *lock.StaleError if token is stale, and zk.ErrNoNode if the node is not there.
+// unrun is classify for what must not be done twice.
+func unrun(err error) storekit.Class {
+	if c := classify(err); c != storekit.Unknown {
+		return c
+	}
+	return storekit.Final
+}
+
+// Get raises the mark, if it is not high enough yet, and then reads a node. The result is no
+// older than the mark, and no older token can write the node any more. Get returns a
+// *lock.StaleError if token is stale, and zk.ErrNoNode if the node does not exist.
 func (f *Fence) Get(ctx context.Context, resource string, token lock.Token, path string) ([]byte, *zk.Stat, error) {
 	if _, err := f.Multi(ctx, resource, token); err != nil {
 		return nil, nil, err
 	}
-	data, stat, err := f.read(ctx, func(l *Locker) ([]byte, *zk.Stat, error) { return l.get(ctx, path) })
-	return data, stat, wrap(err)
+	return f.read(ctx, func(ctx context.Context) ([]byte, *zk.Stat, error) { return get(ctx, f.l.conn, path) })
 }
 
-// read reads by means of a Locker.
-func (f *Fence) read(ctx context.Context, get func(*Locker) ([]byte, *zk.Stat, error)) (data []byte, stat *zk.Stat, err error) {
-	l := &Locker{conn: f.conn, root: f.root}
-	err = again(ctx, context.Background(), func() (err error) {
-		data, stat, err = get(l)
+// read reads, and once more where that may help.
+func (f *Fence) read(ctx context.Context, get func(context.Context) ([]byte, *zk.Stat, error)) (data []byte, stat *zk.Stat, err error) {
+	_, err = storekit.Repeat(ctx, classify, func(ctx context.Context, _ int) (err error) {
+		data, stat, err = get(ctx)
 		return err
 	})
-	return data, stat, err
+	return data, stat, wrap(err)
 }
 
 func (f *Fence) check(ctx context.Context, resource string, token lock.Token) error {
@@ -121,26 +123,25 @@ func (f *Fence) check(ctx context.Context, resource string, token lock.Token) er
 // run sends the guard and ops. raced says that the mark is not m any more: nothing was run,
 // and the mark is to be read again.
 func (f *Fence) run(ctx context.Context, resource string, m mark, token lock.Token, ops []any) (replies []zk.MultiResponse, raced bool, err error) {
-	path := f.path(resource)
+	path, conn := f.l.parent(resource), f.l.conn
 	var guard any
 	switch {
 	case m.token == 0:
-		guard = &zk.CreateRequest{Path: path, Data: []byte(token.String()), Acl: f.acl}
+		guard = &zk.CreateRequest{Path: path, Data: []byte(token.String()), Acl: f.l.acl}
 	case token > m.token:
 		guard = &zk.SetDataRequest{Path: path, Data: []byte(token.String()), Version: m.version}
 	default:
 		guard = &zk.CheckVersionRequest{Path: path, Version: m.version}
 	}
-	replies, err = call(ctx, func() ([]zk.MultiResponse, error) {
-		return f.conn.Multi(append([]any{guard}, ops...)...)
-	})
+	guarded := append([]any{guard}, ops...)
+	replies, err = call(ctx, func() ([]zk.MultiResponse, error) { return conn.Multi(guarded...) })
 	if len(replies) > 0 && replies[0].Error != nil {
 		f.forget(resource)
 		switch err := replies[0].Error; {
 		case errors.Is(err, zk.ErrBadVersion), errors.Is(err, zk.ErrNodeExists):
 			return nil, true, nil
 		case errors.Is(err, zk.ErrNoNode): // the mark's root is not there yet
-			_, err := call(ctx, func() (int, error) { return 0, createPath(f.conn, f.root, f.acl) })
+			_, err := call(ctx, func() (int, error) { return 0, createPath(conn, f.l.root, f.l.acl) })
 			return nil, err == nil, err
 		default:
 			return nil, false, err
@@ -169,11 +170,12 @@ func (f *Fence) seen(ctx context.Context, resource string) (mark, error) {
 	if ok {
 		return m, nil
 	}
-	data, stat, err := f.read(ctx, func(l *Locker) ([]byte, *zk.Stat, error) {
-		if err := l.sync(ctx); err != nil {
+	path := f.l.parent(resource)
+	data, stat, err := f.read(ctx, func(ctx context.Context) ([]byte, *zk.Stat, error) {
+		if err := f.l.sync(ctx); err != nil {
 			return nil, nil, err
 		}
-		return l.get(ctx, f.path(resource))
+		return get(ctx, f.l.conn, path)
 	})
 	if errors.Is(err, zk.ErrNoNode) {
 		return mark{}, nil
@@ -183,7 +185,7 @@ func (f *Fence) seen(ctx context.Context, resource string) (mark, error) {
 	}
 	token, err := lock.ParseToken(string(data))
 	if err != nil {
-		return mark{}, fmt.Errorf("%s is no mark: %w", f.path(resource), err)
+		return mark{}, fmt.Errorf("%s is no mark: %w", path, err)
 	}
 	m = mark{token, stat.Version}
 	f.remember(resource, m)
@@ -206,8 +208,4 @@ func (f *Fence) forget(resource string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.marks, resource)
-}
-
-func (f *Fence) path(resource string) string {
-	return f.root + "/" + escaping.Encode(resource)
 }

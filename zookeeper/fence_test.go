@@ -86,6 +86,23 @@ func TestFenceOrder(t *testing.T) {
 	}
 }
 
+// TestFenceOfAnOldMark: a Fence remembers a mark that another has raised since. A token between the
+// two is newer than all that the first has seen, and stale.
+func TestFenceOfAnOldMark(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	conn := dial(t, timeout, w.server.Addr())
+	one, other := w.fence(conn), w.fence(conn)
+	step := func(f *zookeeper.Fence, token lock.Token) error {
+		_, err := f.Multi(context.Background(), "r", token)
+		return err
+	}
+	require.NoError(t, step(one, 5))
+	require.NoError(t, step(other, 10))
+	staleBy(t, step(one, 7), "r", 7, 10)
+	staleBy(t, step(w.fence(conn), 7), "r", 7, 10)
+}
+
 // TestFenceOps: an op that the server refuses takes the others, and the mark, with it.
 func TestFenceOps(t *testing.T) {
 	t.Parallel()

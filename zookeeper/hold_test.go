@@ -119,6 +119,6 @@ func TestVerify(t *testing.T) {
 	_, err = a.verify(t.Context())
 	require.ErrorIs(t, err, errGone)
 	l.end(c) // by an undo, perhaps
-	_, err = a.granted(start)
+	_, err = l.hold(c, start)
 	require.ErrorIs(t, err, errUndone)
 }

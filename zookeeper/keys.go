@@ -19,30 +19,37 @@ var escaping = storekit.NewEscaping(func(b byte) bool {
 func (l *Locker) parent(key string) string     { return l.root + "/" + escaping.Encode(key) }
 func (l *Locker) path(key, name string) string { return l.parent(key) + "/" + name }
 
-// node is the name of a holder or waiter taken apart: x or s, the owner, a dot, and the
-// sequence number that the server has added.
+// node is the name of a holder or waiter taken apart: x or s, or X or S of who does not wait, the
+// owner, a dot, and the sequence number that the server has added.
 type node struct {
 	name   string
 	owner  string
 	shared bool
+	try    bool // it leaves as soon as it knows that it is not first
 	seq    int32
 }
 
 // prefix is what the name of a node begins with.
-func prefix(owner string, shared bool) string {
+func prefix(owner string, shared, try bool) string {
+	mode := "x"
 	if shared {
-		return "s" + owner + "."
+		mode = "s"
 	}
-	return "x" + owner + "."
+	if try {
+		mode = strings.ToUpper(mode)
+	}
+	return mode + owner + "."
 }
 
 func parseNode(name string) (node, bool) {
 	head, digits, ok := strings.Cut(name, ".")
-	if !ok || len(head) < 2 || head[0] != 'x' && head[0] != 's' || len(digits) < 10 {
+	if !ok || len(head) < 2 || !strings.Contains("xsXS", head[:1]) || len(digits) < 10 {
 		return node{}, false
 	}
 	seq, err := strconv.ParseInt(digits, 10, 32)
-	return node{name: name, owner: head[1:], shared: head[0] == 's', seq: int32(seq)}, err == nil
+	return node{
+		name: name, owner: head[1:], shared: head[0]|' ' == 's', try: head[0] < 'a', seq: int32(seq),
+	}, err == nil
 }
 
 // parseLine returns the nodes in line order. Names that are not ours are passed over.
@@ -71,6 +78,17 @@ func holders(line []node) int {
 		return 1
 	}
 	return n
+}
+
+// split parts a line into those who hold the lock and those who wait for it.
+func split(line []node) (holding, waiting []node) {
+	n := holders(line)
+	for _, w := range line[n:] {
+		if !w.try {
+			waiting = append(waiting, w)
+		}
+	}
+	return line[:n], waiting
 }
 
 // ahead returns whom in line me has to wait for: the last one in front, for a shared node

@@ -20,6 +20,7 @@ import (
 const (
 	tick    = 200 * time.Millisecond // of the test servers
 	timeout = 5 * time.Second        // of most sessions
+	distant = 10 * time.Second       // of those whose case takes dozens of long round trips
 	long    = 30 * time.Second       // of those that are to outlast the test
 )
 
@@ -69,6 +70,7 @@ type world struct {
 	root    string
 	timeout time.Duration
 	all     *processes
+	oneWay  time.Duration // from a process to the server
 }
 
 // processes are those of one world.
@@ -89,7 +91,7 @@ func (p *processes) reconnect() {
 
 func newWorld(tb testing.TB, server *testserver.Server) world {
 	tb.Helper()
-	w := world{server, "/" + strings.TrimSuffix(testserver.Prefix(), ":"), timeout, new(processes)}
+	w := world{server: server, root: "/" + strings.TrimSuffix(testserver.Prefix(), ":"), timeout: timeout, all: new(processes)}
 	_, err := dial(tb, long, server.Addr()).Create(w.root, nil, 0, zk.WorldACL(zk.PermAll))
 	require.NoError(tb, err)
 	return w
@@ -137,6 +139,7 @@ func (w world) open(tb testing.TB, opts ...zookeeper.Option) *process {
 func (w world) openAt(tb testing.TB, addr string, opts ...zookeeper.Option) *process {
 	tb.Helper()
 	proxy := faultproxy.New(tb, addr)
+	proxy.Delay(faultproxy.All(), w.oneWay)
 	conn := dial(tb, w.timeout, proxy.Addr())
 	l := zookeeper.New(conn, append([]zookeeper.Option{
 		zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithSessionTimeout(w.timeout),

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-zookeeper/zk"
@@ -34,18 +35,24 @@ func laneRoot(tb testing.TB) (conn *zk.Conn, root string) {
 	return conn, root
 }
 
+// hold queues u, for which nobody waits.
+func (l *lane) hold(u *unit) {
+	u.done, u.failed, u.alone = make(chan struct{}), -1, true
+	l.queue = append(l.queue, u)
+}
+
 // TestLaneRefused: whichever units of a transaction the server refuses, each gets the outcome
 // of its own operations, once, and nobody else's.
 func TestLaneRefused(t *testing.T) {
 	t.Parallel()
 	conn, root := laneRoot(t)
-	l := &lane{conn: conn}
+	l := &lane{conn: conn, hurry: make(chan struct{}, 1)}
 	const n = 5
 	for refused := range 1 << n {
 		began := time.Now()
 		var late [n]atomic.Int32
 		units := make([]*unit, n)
-		l.flights = maxFlights // nothing is sent yet
+		l.busy = true // nothing is sent yet
 		for i := range units {
 			name := root + "/" + strconv.Itoa(i) + "."
 			u := &unit{ops: []any{&zk.SetDataRequest{Path: root, Version: -1}}, late: func(*unit) { late[i].Add(1) }}
@@ -57,10 +64,10 @@ func TestLaneRefused(t *testing.T) {
 				u.ops = append(u.ops, &zk.DeleteRequest{Path: name, Version: -1})
 			}
 			units[i] = u
-			l.post(u)
+			l.hold(u)
 		}
-		l.fly()
-		require.Zero(t, l.flights)
+		l.run()
+		require.False(t, l.busy)
 		require.Empty(t, l.queue)
 		for i, u := range units {
 			select {
@@ -89,43 +96,71 @@ func TestLaneRefused(t *testing.T) {
 	}
 }
 
-// TestLaneTake: no transaction is larger than the server takes, none creates two nodes of one
-// key, whose tokens would be equal, and nothing that is put off is forgotten.
+// TestLaneTake: no transaction has too many units or bytes, none creates two nodes of one key, whose tokens
+// would be equal, and nothing that is put off is forgotten.
 func TestLaneTake(t *testing.T) {
 	t.Parallel()
+	large := unit{ops: []any{&zk.CreateRequest{Path: "/k"}, &zk.SetDataRequest{Data: make([]byte, maxBytes/2)}}}
 	for name, c := range map[string]struct {
 		units []unit
 		want  []int // sizes of the batches
 	}{
-		"few":           {make([]unit, 3), []int{3}},
-		"many":          {make([]unit, 2*maxBatch+1), []int{maxBatch, maxBatch, 1}},
-		"full":          {[]unit{{size: maxBytes - 2}, {size: 1}, {size: 1}}, []int{3}},
-		"too much":      {[]unit{{size: maxBytes - 2}, {size: 1}, {size: 1}, {size: 1}}, []int{3, 1}},
-		"large":         {[]unit{{size: maxBytes}, {size: maxBytes}, {size: 1}}, []int{1, 1, 1}},
-		"huge":          {[]unit{{size: 2 * maxBytes}, {size: 2 * maxBytes}}, []int{1, 1}},
-		"around it":     {[]unit{{size: 1}, {size: maxBytes}, {size: 1}}, []int{2, 1}},
-		"one key":       {[]unit{{key: "k"}, {key: "k"}, {}, {key: "k"}, {key: "j"}}, []int{3, 1, 1}},
-		"two keys":      {[]unit{{key: "k"}, {key: "j"}, {key: "k"}, {key: "j"}}, []int{2, 2}},
-		"nothing":       {nil, nil},
-		"some patience": {[]unit{{slow: true}, {}}, []int{2}},
+		"few":      {make([]unit, 3), []int{3}},
+		"many":     {make([]unit, 2*maxUnits+1), []int{maxUnits, maxUnits, 1}},
+		"large":    {[]unit{large, large, {}, large, {}}, []int{2, 3}},
+		"one key":  {[]unit{{key: "k"}, {key: "k"}, {}, {key: "k"}, {key: "j"}}, []int{3, 1, 1}},
+		"two keys": {[]unit{{key: "k"}, {key: "j"}, {key: "k"}, {key: "j"}}, []int{2, 2}},
+		"nothing":  {nil, nil},
 	} {
-		l := &lane{flights: maxFlights}
+		l := &lane{busy: true}
 		for i := range c.units {
-			l.post(&c.units[i])
+			l.hold(&c.units[i])
 		}
 		var sizes []int
 		seen := make(map[*unit]bool)
 		for batch := l.take(); len(batch) > 0; batch = l.take() {
 			sizes = append(sizes, len(batch))
 			for _, u := range batch {
-				require.True(t, u.sent, name)
 				require.False(t, seen[u], name)
 				seen[u] = true
 			}
 		}
 		require.Equal(t, c.want, sizes, name)
-		require.Zero(t, l.flights, name)
+		require.False(t, l.busy, name)
 	}
+}
+
+// TestLaneGathers: what is in no hurry waits for what is, but not for long.
+func TestLaneGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lane{busy: true, hurry: make(chan struct{}, 1)}
+		gathers := func() (waited time.Duration) {
+			began := time.Now()
+			l.gather()
+			require.NotEmpty(t, l.take())
+			l.busy = true
+			return time.Since(began)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		come := func(u *unit) {
+			go func() { _ = l.do(ctx, u) }()
+			synctest.Wait()
+		}
+		come(&unit{})
+		require.Zero(t, gathers())
+		come(&unit{slow: true})
+		require.Equal(t, patience, gathers())
+		come(&unit{slow: true})
+		come(&unit{})
+		require.Zero(t, gathers())
+		come(&unit{slow: true})
+		go func() {
+			time.Sleep(patience / 2)
+			_ = l.do(ctx, &unit{})
+		}()
+		require.Equal(t, patience/2, gathers())
+	})
 }
 
 // TestLaneGivenUp: the ctx of a call ends as its outcome comes. Either the call returns that,
@@ -134,7 +169,7 @@ func TestLaneGivenUp(t *testing.T) {
 	t.Parallel()
 	var returned, late int
 	for range 2000 {
-		l := &lane{flights: maxFlights} // nothing is sent: the test says when it is done
+		l := &lane{busy: true, hurry: make(chan struct{}, 1)} // nothing is sent: the test says when it is done
 		ctx, cancel := context.WithCancel(context.Background())
 		passed := false
 		u := &unit{late: func(*unit) { passed = true }}

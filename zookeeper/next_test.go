@@ -1,39 +1,31 @@
 package zookeeper
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
-)
 
-// Doubtful is of how many claims of l it is unknown what was done.
-func (l *Locker) Doubtful() (n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.claims {
-		if c.doubtful {
-			n++
-		}
-	}
-	return n
-}
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
+)
 
 // waiter is a claim that waits, as the n-th in line of key k.
 func waiter(l *Locker, n int32, shared bool) *claim {
 	owner := string('a' + n)
 	c := &claim{
-		key: "k", owner: owner, shared: shared, ttl: time.Hour, phase: waiting, session: 1,
-		node: node{name: prefix(owner, shared) + "0000000000", owner: owner, shared: shared, seq: n},
-		wake: make(chan struct{}, 1), handed: make(chan time.Time, 1),
+		key: "k", owner: owner, shared: shared, token: 7, ttl: time.Hour, phase: waiting, session: 1,
+		node: node{name: prefix(owner, shared, false) + "0000000000", owner: owner, shared: shared, seq: n},
+		box:  storekit.NewMailbox(),
 	}
 	l.claims[id{c.key, c.owner}], l.places[c.place()] = c, c
 	return c
 }
 
-// TestNext: a release hands over to one writer that is right behind, or to readers, and to
-// nobody where it is not plain who is next.
+// TestNext: a release hands over to the only one right behind it, and to nobody where it is not
+// plain who is next.
 func TestNext(t *testing.T) {
 	t.Parallel()
 	none := func(*claim) {}
@@ -41,21 +33,19 @@ func TestNext(t *testing.T) {
 		shared bool   // who releases
 		behind []bool // of those who wait for it, whether they are shared
 		change func(*claim)
-		want   int
+		want   bool
 	}{
-		"nobody":             {false, nil, none, 0},
-		"a writer":           {false, []bool{false}, none, 1},
-		"readers":            {false, []bool{true, true}, none, 2},
-		"many readers":       {false, manyReaders(), none, maxBatch},
-		"much data":          {false, []bool{true, true, true}, func(c *claim) { c.data = make([]byte, maxBytes/2-1000) }, 2},
-		"from a reader":      {true, []bool{false}, none, 0},
-		"two writers":        {false, []bool{false, false}, none, 0},
-		"a writer, a reader": {false, []bool{false, true}, none, 0},
-		"a reader, a writer": {false, []bool{true, false}, none, 0},
-		"undone":             {false, []bool{false}, func(c *claim) { c.undone = true }, 0},
-		"of an old session":  {false, []bool{false}, func(c *claim) { c.session++ }, 0},
-		"not placed yet":     {false, []bool{false}, func(c *claim) { c.phase = creating }, 0},
-		"over":               {false, []bool{false}, func(c *claim) { c.phase = ended }, 0},
+		"nobody":             {false, nil, none, false},
+		"a writer":           {false, []bool{false}, none, true},
+		"a reader":           {false, []bool{true}, none, true},
+		"readers":            {false, []bool{true, true}, none, false},
+		"from a reader":      {true, []bool{false}, none, false},
+		"two writers":        {false, []bool{false, false}, none, false},
+		"a writer, a reader": {false, []bool{false, true}, none, false},
+		"undone":             {false, []bool{false}, func(c *claim) { c.undone = true }, false},
+		"of an old session":  {false, []bool{false}, func(c *claim) { c.session++ }, false},
+		"not placed yet":     {false, []bool{false}, func(c *claim) { c.phase = creating }, false},
+		"over":               {false, []bool{false}, func(c *claim) { c.phase = ended }, false},
 	} {
 		l := New(nil)
 		first := waiter(l, 0, c.shared)
@@ -65,16 +55,9 @@ func TestNext(t *testing.T) {
 			l.follow(f, first.place())
 			c.change(f)
 		}
-		require.Len(t, l.next(l.grip(first)), c.want, name)
+		_, found := l.next(l.snapshot(first))
+		require.Equal(t, c.want, found, name)
 	}
-}
-
-func manyReaders() []bool {
-	shared := make([]bool, maxBatch+1)
-	for i := range shared {
-		shared[i] = true
-	}
-	return shared
 }
 
 // TestTake: what a release has verified is held if it still waits, by the node and in the
@@ -98,44 +81,77 @@ func TestTake(t *testing.T) {
 	} {
 		l := New(conn, WithRoot(root), WithSessionTimeout(time.Minute))
 		w := waiter(l, 0, false)
-		u, next := &unit{session: 1, start: start}, []grip{l.grip(w)}
+		u, next := &unit{session: 1, start: start}, l.snapshot(w)
 		c.change(u, w)
 		before := w.phase
 		l.take(u, next)
-		select {
-		case at := <-w.handed:
-			require.True(t, c.want, name)
-			require.Equal(t, start, at)
-			require.Equal(t, held, w.phase)
-			require.Equal(t, start.Add(w.ttl), w.deadline)
-		default:
-			require.False(t, c.want, name)
+		if !c.want {
 			require.Equal(t, before, w.phase, name)
+			require.NoError(t, l.Close())
+			continue
 		}
+		require.Equal(t, held, w.phase)
+		require.Equal(t, start.Add(w.ttl), w.deadline)
+		handed := storekit.Wait{ // which takes it from the mailbox
+			Request: lock.Request{TTL: time.Hour}, Mailbox: w.box, Closed: l.done, Classify: classify, Recheck: l.recheck,
+			Claim: func(context.Context, bool) (lock.Grant, *storekit.Refusal, error) {
+				return lock.Grant{}, &storekit.Refusal{}, nil
+			},
+		}
+		g, err := handed.Run(t.Context())
+		require.NoError(t, err, name)
+		require.Equal(t, start, g.Start)
+		require.Equal(t, w.token, g.Token)
 		require.NoError(t, l.Close())
 	}
 }
 
-// TestLasts: what is done in the background ends with the session, and with the connection,
-// and with nothing else.
-func TestLasts(t *testing.T) {
+// TestHold: what its owner has undone, or released, is not granted any more.
+func TestHold(t *testing.T) {
+	t.Parallel()
+	conn, root := laneRoot(t)
+	for name, c := range map[string]struct {
+		change func(*claim)
+		want   bool
+	}{
+		"as it was":   {func(*claim) {}, true},
+		"handed over": {func(c *claim) { c.phase = held }, true},
+		"undone":      {func(c *claim) { c.undone = true }, false},
+		"released":    {func(c *claim) { c.phase = releasing }, false},
+		"displaced":   {func(c *claim) { c.phase = creating }, false},
+		"over":        {func(c *claim) { c.phase = ended }, false},
+	} {
+		l := New(conn, WithRoot(root), WithSessionTimeout(time.Minute))
+		w := waiter(l, 0, false)
+		c.change(w)
+		_, err := l.hold(w, time.Now())
+		require.Equal(t, c.want, err == nil, name)
+		require.NoError(t, l.Close())
+	}
+}
+
+// TestPersist: what is done in the background ends when it is done, with the session, and with the
+// connection, and with nothing else.
+func TestPersist(t *testing.T) {
 	t.Parallel()
 	conn, _ := laneRoot(t)
 	l := New(conn, WithSessionTimeout(time.Minute))
-	session := conn.SessionID()
-	failing := func(session int64, err error) (lasts bool) {
-		for tries, i := (tries{}), 0; i <= 2*maxBroken; i++ {
-			lasts = l.lasts(session, &tries, err)
-		}
-		return lasts
+	persist := func(err func(n int) error) (n int) {
+		l.persist(func(context.Context) error { n++; return err(n) })
+		return n
 	}
-	for _, err := range []error{zk.ErrConnectionClosed, zk.ErrNoServer} {
-		require.True(t, failing(session, err), err)
-		require.False(t, failing(session-1, err), err)
+	for _, passing := range []error{zk.ErrConnectionClosed, zk.ErrNoServer} {
+		require.Equal(t, 2*maxClosed, persist(func(n int) error {
+			if n == 2*maxClosed {
+				return nil
+			}
+			return passing
+		}))
 	}
+	require.Equal(t, 1, persist(func(int) error { return zk.ErrNoAuth }))
 	conn.Close()
 	for conn.State() != zk.StateDisconnected {
 		time.Sleep(time.Millisecond)
 	}
-	require.False(t, failing(session, zk.ErrConnectionClosed))
+	require.Equal(t, maxClosed, persist(func(int) error { return zk.ErrConnectionClosed }))
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // vigil is the watch of one node. One goroutine at a time has it.
@@ -16,9 +17,10 @@ type vigil struct {
 	at     place
 	path   string
 	events <-chan zk.Event
-	began  time.Time
-	t      tries
 }
+
+// rearm is how long a watch that has ended before its node is out of order.
+const rearm = 500 * time.Millisecond
 
 // watch sees to it that who waits for the node at p, or holds by it, learns its end. There
 // is one watch for a node, however many wait, and it stays until the node goes: watches of
@@ -39,7 +41,6 @@ func (l *Locker) watch(p place, path string) {
 
 // arm asks for the watch, and has a watcher wait for its event.
 func (l *Locker) arm(v *vigil) {
-	v.began = time.Now()
 	_, _, events, err := l.conn.ChildrenW(v.path)
 	if err != nil {
 		l.over(v, errors.Is(err, zk.ErrNoNode))
@@ -66,18 +67,15 @@ func (l *Locker) over(v *vigil, gone bool) {
 	if gone {
 		l.deaf.Store(false)
 	}
-	if time.Since(v.began) > maxPause {
-		v.t = tries{}
-	}
 	l.mu.Lock()
 	c := l.places[v.at]
 	if c != nil && l.path(c.key, c.node.name) != v.path {
 		c = nil
 	}
-	again := !gone && c != nil && c.phase == held && !v.t.over(errGone)
+	again := !gone && c != nil && c.phase == held
 	var why lock.LostReason
 	if gone && c != nil {
-		why = l.howLost(l.grip(c))
+		why = l.howLost(l.snapshot(c))
 	}
 	ours := gone && c != nil && c.phase == releasing // its release tells who is next
 	if !again {                                      // now, so that who looks from here on gets a watch of its own
@@ -88,10 +86,12 @@ func (l *Locker) over(v *vigil, gone bool) {
 		l.lose(c, why)
 	}
 	if !ours {
-		nudgeAll(l.followers(v.at))
+		l.mu.Lock()
+		l.wakeBehind(v.at)
+		l.mu.Unlock()
 	}
 	if again {
-		time.AfterFunc(v.t.wait(), func() { l.arm(v) })
+		time.AfterFunc(rearm, func() { l.arm(v) })
 	}
 }
 
@@ -131,38 +131,44 @@ func (w *watcher) run() {
 	}
 }
 
-// watchSession tells the claims when their session has expired. zk.Conn ends all watches
-// then, so one of its own serves.
+// watchSession tells the claims when their session has expired, or zk.Conn was closed. That ends
+// all watches then, so one of its own serves. A conn that was closed between two watches says no
+// more than that it is disconnected.
 func (l *Locker) watchSession() {
-	for t := (tries{}); l.done.Err() == nil; {
+	for closed := 0; l.done.Err() == nil; {
 		_, _, events, err := l.conn.ExistsW(l.root)
-		l.checkSession()
+		l.loseAllBut(l.conn.SessionID())
 		if err != nil {
-			timer := time.NewTimer(t.wait())
-			t.n++
-			select {
-			case <-timer.C:
-			case <-l.done.Done():
-				timer.Stop()
+			if l.conn.State() != zk.StateDisconnected {
+				closed = 0
+			} else if closed++; closed == maxClosed {
+				l.clientClosed()
 			}
+			_ = storekit.Sleep(l.done, rearm)
 			continue
 		}
-		t = tries{}
+		closed = 0
 		select {
 		case ev := <-events:
 			if errors.Is(ev.Err, zk.ErrClosing) {
+				l.clientClosed()
 				return
 			}
-			l.checkSession()
+			l.loseAllBut(l.conn.SessionID())
 		case <-l.done.Done():
 		}
 	}
 }
 
-// checkSession ends the grants of sessions other than the current one, and makes those who
-// wait in one look.
-func (l *Locker) checkSession() {
-	session := l.conn.SessionID()
+// clientClosed ends the waits and grants of a Locker whose zk.Conn was closed: closing it ends the
+// session, and another process may have the keys already.
+func (l *Locker) clientClosed() {
+	l.shutDown(errClientClosed)
+	l.loseAllBut(0)
+}
+
+// loseAllBut ends the grants of sessions other than that one, and makes those who wait in one look.
+func (l *Locker) loseAllBut(session int64) {
 	var stale []*claim
 	l.mu.Lock()
 	for _, c := range l.claims {
@@ -173,6 +179,6 @@ func (l *Locker) checkSession() {
 	l.mu.Unlock()
 	for _, c := range stale {
 		l.lose(c, lock.ReasonExpired)
-		c.nudge()
+		c.box.Wake()
 	}
 }

@@ -13,10 +13,10 @@ import (
 // Option sets up a [Locker].
 type Option func(*Locker) error
 
-// WithSessionTimeout says what the session timeout of the connection is, which zk.Conn does
-// not tell: the timeout passed to zk.Connect, within the server's minSessionTimeout and
-// maxSessionTimeout (by default 2 and 20 ticks, 4 s and 40 s). One that is shorter than the
-// real one is safe, and costs renewals. It or [WithDialer] must be given.
+// WithSessionTimeout says what the connection's session timeout is, since zk.Conn does not tell.
+// That is the timeout passed to zk.Connect, within the server's minSessionTimeout and
+// maxSessionTimeout (by default 2 and 20 ticks, 4 s and 40 s). A value shorter than the real one
+// is safe, but costs more renewals. Either this or [WithDialer] must be given.
 func WithSessionTimeout(d time.Duration) Option {
 	return func(l *Locker) error {
 		if d <= 0 {
@@ -27,8 +27,8 @@ func WithSessionTimeout(d time.Duration) Option {
 	}
 }
 
-// WithTick says what the server's tickTime is. Default 2 s, as in the configuration that
-// ZooKeeper comes with.
+// WithTick says what the server's tickTime is. Default 2 s, as in ZooKeeper's sample
+// configuration.
 func WithTick(d time.Duration) Option {
 	return func(l *Locker) error {
 		if d <= 0 {
@@ -39,8 +39,8 @@ func WithTick(d time.Duration) Option {
 	}
 }
 
-// WithRoot sets the node below which all locks are. Default "/lock". It is created, with
-// what is above it, where it is missing. Lockers with the same root share their locks.
+// WithRoot sets the node below which all locks are. The Locker creates it and the nodes above it
+// if they are missing. Lockers with the same root share their locks. Default "/lock".
 func WithRoot(path string) Option {
 	return func(l *Locker) error {
 		l.root = path
@@ -48,8 +48,8 @@ func WithRoot(path string) Option {
 	}
 }
 
-// WithACL sets the access control list of all nodes that the Locker creates. Default
-// zk.WorldACL(zk.PermAll). It must allow the connection to create, read, write and delete.
+// WithACL sets the access control list of all nodes that the Locker creates. It must allow the
+// connection to create, read, write and delete. Default zk.WorldACL(zk.PermAll).
 func WithACL(acl ...zk.ACL) Option {
 	return func(l *Locker) error {
 		if len(acl) == 0 {
@@ -60,10 +60,10 @@ func WithACL(acl ...zk.ACL) Option {
 	}
 }
 
-// WithTokenBase adds base to all tokens. Default 0: a token is a transaction id of ZooKeeper, far
-// below those of some other stores, so the fences of a resource that another store's tokens have
-// marked refuse all of ZooKeeper's. Who moves from another store gives a base that is not below
-// the newest token that one has granted. All Lockers with the same root must have the same base.
+// WithTokenBase adds base, at most half of lock.MaxToken, to all tokens. Set it when you move
+// from another store: to the newest token that store has granted, or more. Otherwise ZooKeeper's
+// tokens, which are transaction ids, are far below the other store's, and fences refuse them.
+// All Lockers with the same root must have the same base. Default 0.
 func WithTokenBase(base lock.Token) Option {
 	return func(l *Locker) error {
 		if base > lock.MaxToken/2 {
@@ -96,7 +96,7 @@ func (l *Locker) setUp(opts []Option) error {
 	}
 	switch {
 	case l.timeout == 0:
-		return fmt.Errorf("%w: zookeeper: WithSessionTimeout is missing: it must say what was passed to zk.Connect, or WithDialer", lock.ErrInvalid)
+		return fmt.Errorf("%w: zookeeper: no session timeout: give WithDialer, or WithSessionTimeout with the timeout passed to zk.Connect", lock.ErrInvalid)
 	case l.mostOf(l.timeout) < minTTL:
 		return fmt.Errorf("%w: zookeeper: session timeout %v with a tick of %v leaves no TTL: two thirds of it must be more than a tick",
 			lock.ErrInvalid, l.timeout, l.tick)
@@ -110,7 +110,7 @@ func checkRoot(path string) error {
 	}
 	for name := range strings.SplitSeq(path[1:], "/") {
 		if name == "" || name == "." || name == ".." || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }) {
-			return fmt.Errorf("%w: zookeeper: root %q: name %q: must be printable ASCII, and no dots alone", lock.ErrInvalid, path, name)
+			return fmt.Errorf("%w: zookeeper: root %q: name %q: must be printable ASCII, and not \".\" or \"..\"", lock.ErrInvalid, path, name)
 		}
 	}
 	return nil

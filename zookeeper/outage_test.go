@@ -2,8 +2,10 @@ package zookeeper_test
 
 import (
 	"context"
+	"encoding/binary"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -75,32 +77,6 @@ func TestOutageLeavesNothing(t *testing.T) {
 	require.Zero(t, a.Claims())
 }
 
-// TestReleaseNotSent: a release that was given up before it was sent has not deleted the node,
-// so the next one that finds it gone has lost it.
-func TestReleaseNotSent(t *testing.T) {
-	t.Parallel()
-	w := sharedWorld(t).lasting()
-	a, b := w.open(t), w.open(t)
-	g := storetest.Acquire(t, a, storetest.Request("k"))
-	other := storetest.Acquire(t, a, storetest.Request("other"))
-	writes := func(flights int) func() bool {
-		return func() bool { f, q := a.Writes(); return f == flights && q == 0 }
-	}
-	storetest.Eventually(t, "the end of all writes", writes(0))
-	thaw := a.proxy.Freeze()
-	renewed := make(chan error, 1)
-	go func() { _, err := a.Renew(storetest.Bounded(t), other); renewed <- err }()
-	storetest.Eventually(t, "a write under way", writes(1))
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-	defer cancel()
-	require.ErrorIs(t, a.Release(ctx, g), context.DeadlineExceeded)
-	thaw()
-	require.NoError(t, <-renewed)
-	require.NoError(t, b.ForceRelease(storetest.Bounded(t), g.Key, g.Owner))
-	storetest.Lost(t, a.Release(storetest.Bounded(t), g))
-	storetest.Release(t, a, other)
-}
-
 // fragile is a connection on which the next write fails when broken says so.
 type fragile struct {
 	net.Conn
@@ -149,8 +125,123 @@ func TestWriteFails(t *testing.T) {
 	storetest.Release(t, a, g)
 }
 
-// TestHandOverToMany: a release hands over to as many readers as one request may tell of.
-// The others look for themselves.
+// TestBrokenInARow: a wait goes on, however many connections break one after another, as long as
+// they do for less than lock.Patience.
+func TestBrokenInARow(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	broken, watched := new(atomic.Int32), new(gate)
+	addr := w.server.Addr() // With three servers to try the client does not pause before it connects again.
+	conn, _, err := zk.Connect([]string{addr, addr, addr}, w.timeout, zk.WithLogger(silent{}), zk.WithLogInfo(false),
+		zk.WithDialer(func(network, addr string, timeout time.Duration) (net.Conn, error) {
+			c, err := watched.dial(network, addr, timeout)
+			return breaking{c, broken}, err
+		}))
+	require.NoError(t, err)
+	t.Cleanup(func() { drain(conn); conn.Close() })
+	a := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithSessionTimeout(w.timeout))
+	t.Cleanup(func() { require.NoError(t, a.Close()) })
+	b := w.open(t)
+	blocker := storetest.Acquire(t, b, storetest.Request("k"))
+	waiting := storetest.Waits(t, a, storetest.Lasting(storetest.Request("k"), 300*time.Millisecond))
+	const inARow = 40
+	broken.Store(inARow)
+	storetest.Eventually(t, "so many looks", func() bool { return broken.Load() <= 0 })
+	storetest.Release(t, b, blocker)
+	storetest.Release(t, a, waiting.Granted(t))
+}
+
+// breaking is a connection that breaks when a line is looked at, as often as left says.
+type breaking struct {
+	net.Conn
+	left *atomic.Int32
+}
+
+func (c breaking) Write(b []byte) (int, error) {
+	if len(b) >= 12 && b[len(b)-1] == 0 { // length, xid, operation, and no watch
+		switch binary.BigEndian.Uint32(b[8:]) {
+		case opExists, opGetChildren2:
+			if c.left.Add(-1) >= 0 {
+				return 0, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
+			}
+		}
+	}
+	return c.Conn.Write(b)
+}
+
+const (
+	opExists       = 3
+	opGetChildren2 = 12
+	opMulti        = 14
+)
+
+// TestThrottled: a server under heavy load says that it has not executed a request. It is asked
+// again; who waits goes on for longer than a call does.
+func TestThrottled(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	throttled, watched := &throttling{}, new(gate)
+	conn := dialBy(t, func(network, addr string, timeout time.Duration) (net.Conn, error) {
+		c, err := watched.dial(network, addr, timeout)
+		return &throttledConn{Conn: c, of: throttled}, err
+	}, w.timeout, w.server.Addr())
+	a := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithSessionTimeout(w.timeout))
+	t.Cleanup(func() { require.NoError(t, a.Close()) })
+	b := w.open(t)
+	twice := func(call func()) {
+		throttled.left.Store(2)
+		call()
+		require.LessOrEqual(t, throttled.left.Load(), int32(0))
+	}
+	var g lock.Grant
+	twice(func() { g = storetest.Acquire(t, a, storetest.Request("k")) })
+	twice(func() { g = storetest.Renew(t, a, g) })
+	twice(func() { storetest.Release(t, a, g) })
+	g = storetest.Acquire(t, b, storetest.Request("k"))
+	waiting := storetest.Waits(t, a, storetest.Request("k"))
+	throttled.left.Store(15)
+	storetest.Release(t, b, g)
+	g = waiting.Granted(t)
+	require.LessOrEqual(t, throttled.left.Load(), int32(0))
+	storetest.Release(t, a, g)
+}
+
+// throttling makes the next transactions be refused.
+type throttling struct {
+	left atomic.Int32
+	xids sync.Map // of those
+}
+
+// throttledConn sends the server something else in place of a transaction, and makes the error of
+// its reply THROTTLEDOP.
+type throttledConn struct {
+	net.Conn
+	of *throttling
+}
+
+func (c *throttledConn) Write(b []byte) (int, error) {
+	if len(b) < 12 || binary.BigEndian.Uint32(b[8:]) != opMulti || c.of.left.Add(-1) < 0 { // length, xid, operation
+		return c.Conn.Write(b)
+	}
+	c.of.xids.Store([4]byte(b[4:8]), true)
+	exists := append([]byte{0, 0, 0, 14}, b[4:8]...)
+	exists = append(exists, 0, 0, 0, opExists, 0, 0, 0, 1, '/', 0) // the path, and no watch
+	_, err := c.Conn.Write(exists)
+	return len(b), err
+}
+
+func (c *throttledConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n >= 16 { // xid, zxid, error, after the length has been read by itself
+		if _, is := c.of.xids.LoadAndDelete([4]byte(b[:4])); is {
+			const throttledOp = -127
+			binary.BigEndian.PutUint32(b[12:], 1<<32+throttledOp)
+		}
+	}
+	return n, err
+}
+
+// TestHandOverToMany: many readers are next. They look for themselves.
 func TestHandOverToMany(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t).lasting()

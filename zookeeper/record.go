@@ -28,64 +28,57 @@ func since(ms int64) time.Duration { return max(0, time.Since(time.UnixMilli(ms)
 func (l *Locker) holderOf(s sight) lock.Holder {
 	return lock.Holder{
 		Owner: s.owner, Token: l.tokenOf(s.stat.Czxid), Shared: s.shared,
-		Held: since(s.stat.Mtime), ExpiresIn: -1, Metadata: metadata(s.data),
+		Held: since(s.stat.Mtime), ExpiresIn: -1, Metadata: note(s.data).Metadata,
 	}
 }
 
 func (s sight) waiter() lock.Waiter {
-	return lock.Waiter{
-		Owner: s.owner, Shared: s.shared, Waited: since(s.stat.Ctime), Metadata: metadata(s.data),
-	}
+	w := note(s.data)
+	w.Owner, w.Shared, w.Waited = s.owner, s.shared, since(s.stat.Ctime)
+	return w
 }
 
-// readers is how many nodes are read at once.
-const readers = 16
-
-// look reads nodes side by side.
+// look reads nodes side by side: those that a Record shows, so they are few.
 func (l *Locker) look(ctx context.Context, key string, line []node) ([]sight, error) {
 	sights, errs := make([]sight, len(line)), make([]error, len(line))
-	next := make(chan int)
 	var all sync.WaitGroup
-	for range min(readers, len(line)) {
+	for i, n := range line {
 		all.Go(func() {
-			for i := range next {
-				data, stat, err := l.get(ctx, l.path(key, line[i].name))
-				sights[i] = sight{line[i], err == nil, data, stat}
-				if !errors.Is(err, zk.ErrNoNode) {
-					errs[i] = err
-				}
+			data, stat, err := get(ctx, l.conn, l.path(key, n.name))
+			sights[i] = sight{n, err == nil, data, stat}
+			if !errors.Is(err, zk.ErrNoNode) {
+				errs[i] = err
 			}
 		})
 	}
-	for i := range line {
-		next <- i
-	}
-	close(next)
 	all.Wait()
 	return sights, errors.Join(errs...)
 }
 
-// metadata is what a node holds. What is no JSON somebody else has written.
-func metadata(data []byte) map[string]string {
-	m, _ := storekit.DecodeMetadata(string(data))
-	return m
+// note is what a node's data says of who made it. What says nothing somebody else has written.
+func note(data []byte) (w lock.Waiter) {
+	w.Metadata, w.Under, _ = storekit.DecodeNote(string(data))
+	return w
 }
 
 // inFront is what a refusal says of those in line: the first holders, and the names of the first
 // waiters. Who has gone since is left out.
 func (l *Locker) inFront(ctx context.Context, key string, line []node) (lock.Record, error) {
-	n := holders(line)
-	rec := lock.Record{Key: key, HolderCount: n, WaiterCount: len(line) - n}
-	sights, err := l.look(ctx, key, line[:min(n, lock.MaxRecord)])
+	holding, waiting := split(line)
+	rec := lock.Record{Key: key, HolderCount: len(holding), WaiterCount: len(waiting)}
+	sights, err := l.look(ctx, key, first(holding))
 	if err != nil {
 		return rec, err
 	}
 	l.fill(&rec, sights)
-	for _, n := range line[n:min(len(line), n+lock.MaxRecord)] {
+	for _, n := range first(waiting) {
 		rec.Waiters = append(rec.Waiters, lock.Waiter{Owner: n.owner, Shared: n.shared})
 	}
 	return rec, nil
 }
+
+// first is as many as a Record shows.
+func first(nodes []node) []node { return nodes[:min(len(nodes), lock.MaxRecord)] }
 
 // fill adds the holders that were seen, and takes those that are gone from the count.
 func (l *Locker) fill(rec *lock.Record, holders []sight) {
@@ -110,17 +103,16 @@ func (l *Locker) inspect(ctx context.Context, key string) (lock.Record, error) {
 		if err != nil {
 			return lock.Record{}, err
 		}
-		n := holders(line)
-		shown := min(n, lock.MaxRecord)
-		first := slices.Concat(line[:shown], line[n:min(len(line), n+lock.MaxRecord)])
-		sights, err := l.look(ctx, key, first)
+		holding, waiting := split(line)
+		shown := len(first(holding))
+		sights, err := l.look(ctx, key, slices.Concat(first(holding), first(waiting)))
 		if err != nil {
 			return lock.Record{}, err
 		}
 		if left > 0 && slices.ContainsFunc(sights, func(s sight) bool { return !s.there }) {
 			continue
 		}
-		rec := lock.Record{Key: key, HolderCount: n, WaiterCount: len(line) - n}
+		rec := lock.Record{Key: key, HolderCount: len(holding), WaiterCount: len(waiting)}
 		l.fill(&rec, sights[:shown])
 		for _, s := range sights[shown:] {
 			if s.there {

@@ -11,124 +11,91 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// release deletes the node of a grant. It is repeated while the outcome is unknown: when
-// a second try finds the node gone, the first has deleted it.
-func (l *Locker) release(ctx context.Context, c grip) error {
-	next := l.next(c)
-	for t := (tries{}); ; {
-		doubtful := l.isDoubtful(c.claim)
-		u := l.handOver(c, next)
-		err := l.lane.do(ctx, u)
+// release deletes the node of a grant. When that is gone after a try of unknown outcome, in this
+// call or again one before it, that try has deleted it.
+func (l *Locker) release(ctx context.Context, c snapshot, again bool) error {
+	next, found := l.next(c)
+	_, err := storekit.Repeat(ctx, classify, func(ctx context.Context, _ int) error {
+		err := l.handOver(ctx, c, next, found)
 		switch {
-		case err == nil:
-			l.take(u, next)
-			l.end(c.claim)
-			return nil
-		case errors.Is(err, zk.ErrNoNode) && u.failed > 0:
-			next = nil // one of them has left: the others are to look themselves
-			continue
 		case errors.Is(err, zk.ErrNoNode):
 			l.end(c.claim)
-			if doubtful {
+			if again {
 				return nil
 			}
 			return &lock.LostError{Reason: l.howLost(c), Token: c.token}
-		case isUnknown(err):
-			l.doubt(c.claim)
-		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-			if u.sent {
-				l.doubt(c.claim)
-			}
-			return t.end(ctx, err)
-		case !isTransient(err):
-			return err
-		}
-		if s := l.conn.SessionID(); s != 0 && s != c.session {
+		case err != nil && l.expired(c):
 			l.end(c.claim)
 			return &lock.LostError{Reason: lock.ReasonExpired, Token: c.token}
 		}
-		if err := t.pause(ctx, l.done, err); err != nil {
-			return err
-		}
-	}
+		again = again || classify(err) == storekit.Unknown
+		return err
+	})
+	return err
 }
 
-// next is who holds the lock as soon as the node of c is gone, as far as they wait in this
-// Locker: an exclusive claim right behind it, or all shared ones that wait for it. Since c
-// is first in line, they are then. Those that are too many for one request look themselves.
-func (l *Locker) next(c grip) []grip {
+// next is who holds the lock as soon as the node of c is gone, if it waits in this Locker and is
+// the only one right behind: since c is first in line, it is then.
+func (l *Locker) next(c snapshot) (next snapshot, found bool) {
 	if c.shared {
-		return nil // others may read still, so nobody is known to be first
+		return next, false // others may read still, so nobody is known to be first
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	behind := l.behind[c.at]
-	var next []grip
-	size := 0
-	for _, f := range behind {
-		if f.phase != waiting || f.undone || f.session != c.session || !f.shared && len(behind) > 1 {
-			return nil
-		}
-		n := l.grip(f)
-		if size += n.size(); len(next) < maxBatch && size <= maxBytes {
-			next = append(next, n)
-		}
+	if len(behind) != 1 || behind[0].phase != waiting || behind[0].undone || behind[0].session != c.session {
+		return next, false
 	}
-	return next
+	return l.snapshot(behind[0]), true
 }
 
-// size is what the verification of c adds to a request, about.
-func (c grip) size() int { return len(c.path) + len(c.data) }
-
-// handOver is the release of c, in one transaction with the verification of the nodes that
-// are next. It is refused if one of those is gone.
-func (l *Locker) handOver(c grip, next []grip) *unit {
+// handOver deletes the node of c, in one transaction with the verification of the node that is
+// next, if one was found. Where that has left, nobody is handed over to.
+func (l *Locker) handOver(ctx context.Context, c, next snapshot, found bool) error {
 	u := &unit{ops: []any{&zk.DeleteRequest{Path: c.path, Version: -1}}}
-	for _, n := range next {
-		u.size += n.size()
-		u.ops = append(u.ops, &zk.SetDataRequest{Path: n.path, Data: n.data, Version: -1})
+	if found {
+		u.ops = append(u.ops, &zk.SetDataRequest{Path: next.path, Data: next.data, Version: -1})
 	}
-	u.late = func(u *unit) {
+	over := func(u *unit) {
 		switch {
 		case u.err == nil:
-			l.take(u, next)
+			if found {
+				l.take(u, next)
+			}
 			l.end(c.claim)
 		case errors.Is(u.err, zk.ErrNoNode) && u.failed == 0:
 			l.end(c.claim)
 		}
 	}
-	return u
+	u.late = over
+	err := l.lane.do(ctx, u)
+	if errors.Is(err, zk.ErrNoNode) && u.failed > 0 {
+		return l.handOver(ctx, c, snapshot{}, false)
+	}
+	if err == nil {
+		over(u)
+	}
+	return err
 }
 
-// take makes those claims held whose nodes u has verified.
-func (l *Locker) take(u *unit, next []grip) {
+// take makes the claim held whose node u has verified.
+func (l *Locker) take(u *unit, next snapshot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, n := range next {
-		c := n.claim
-		if c.phase != waiting || c.undone || u.session != c.session || l.path(c.key, c.node.name) != n.path {
-			continue
-		}
-		l.holds(c, u.start)
-		c.handed <- u.start
+	c := next.claim
+	if c.phase != waiting || c.undone || u.session != c.session || l.path(c.key, c.node.name) != next.path {
+		return
 	}
+	l.holds(c, u.start)
+	c.box.Deliver(storekit.Handover{Token: c.token, Start: u.start})
 }
 
-func (r *registry) isDoubtful(c *claim) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return c.doubtful
-}
-
-func (r *registry) doubt(c *claim) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c.doubtful = true
-}
+// expired reports whether the session of c has ended.
+func (l *Locker) expired(c snapshot) bool { return l.conn.SessionID() != c.session }
 
 // howLost is why the node of a grant is not there although nobody has released it.
-func (l *Locker) howLost(c grip) lock.LostReason {
-	if l.conn.SessionID() != c.session {
+func (l *Locker) howLost(c snapshot) lock.LostReason {
+	if l.expired(c) {
 		return lock.ReasonExpired
 	}
 	return lock.ReasonForced
@@ -141,69 +108,61 @@ func (l *Locker) releaseOther(ctx context.Context, g lock.Grant) error {
 	if err != nil {
 		return err
 	}
-	return l.delete(ctx, g, l.path(g.Key, n.name))
+	return l.delete(ctx, l.path(g.Key, n.name), g.Token)
 }
 
-// delete deletes the node of a grant.
-func (l *Locker) delete(ctx context.Context, g lock.Grant, path string) error {
-	doubtful := false
-	for t := (tries{}); ; {
+// delete deletes the node of a grant with that token, or of a waiter.
+func (l *Locker) delete(ctx context.Context, path string, token lock.Token) error {
+	doubt := false
+	_, err := storekit.Repeat(ctx, classify, func(ctx context.Context, _ int) error {
 		err := l.lane.do(ctx, &unit{ops: []any{&zk.DeleteRequest{Path: path, Version: -1}}})
 		switch {
-		case err == nil, errors.Is(err, zk.ErrNoNode) && doubtful:
-			return nil
-		case errors.Is(err, zk.ErrNoNode):
-			return &lock.LostError{Token: g.Token}
-		case isUnknown(err):
-			doubtful = true
-		case !isTransient(err):
-			return t.end(ctx, err)
-		}
-		if err := t.pause(ctx, l.done, err); err != nil {
+		case !errors.Is(err, zk.ErrNoNode):
+			doubt = doubt || classify(err) == storekit.Unknown
 			return err
+		case doubt: // an earlier try has deleted it
+			return nil
 		}
-	}
+		return &lock.LostError{Token: token}
+	})
+	return err
 }
 
 // locate returns the node of a grant that is none of our claims. If it is not there the
 // error is ErrLost.
-func (l *Locker) locate(ctx context.Context, g lock.Grant) (n node, err error) {
-	err = l.again(ctx, func(ctx context.Context) (err error) {
-		n, err = l.locateOnce(ctx, g)
-		return err
+func (l *Locker) locate(ctx context.Context, g lock.Grant) (found node, err error) {
+	_, err = storekit.Repeat(ctx, classify, func(ctx context.Context, _ int) error {
+		line, err := l.current(ctx, g.Key)
+		if err != nil {
+			return err
+		}
+		for _, n := range line {
+			if n.owner != g.Owner {
+				continue
+			}
+			_, stat, err := get(ctx, l.conn, l.path(g.Key, n.name))
+			if err == nil && l.tokenOf(stat.Czxid) == g.Token {
+				found = n
+				return nil
+			}
+			if err != nil && !errors.Is(err, zk.ErrNoNode) {
+				return err
+			}
+		}
+		lost := &lock.LostError{Token: g.Token}
+		switch {
+		case len(line) > 0:
+			lost.Reason = lock.ReasonTaken
+		case !g.Start.IsZero():
+			lost.Reason = storekit.Vanished(g)
+		}
+		return lost
 	})
-	return n, err
-}
-
-func (l *Locker) locateOnce(ctx context.Context, g lock.Grant) (node, error) {
-	line, err := l.current(ctx, g.Key)
-	if err != nil {
-		return node{}, err
-	}
-	for _, n := range line {
-		if n.owner != g.Owner {
-			continue
-		}
-		_, stat, err := l.get(ctx, l.path(g.Key, n.name))
-		if err == nil && l.tokenOf(stat.Czxid) == g.Token {
-			return n, nil
-		}
-		if err != nil && !errors.Is(err, zk.ErrNoNode) {
-			return node{}, err
-		}
-	}
-	lost := &lock.LostError{Token: g.Token}
-	switch {
-	case len(line) > 0:
-		lost.Reason = lock.ReasonTaken
-	case !g.Start.IsZero():
-		lost.Reason = storekit.Vanished(g)
-	}
-	return node{}, lost
+	return found, err
 }
 
 // errOther is for a renewal by a Locker that cannot vouch for the holder's session.
-var errOther = errors.New("the grant is of another session: only the Locker that has acquired it can renew it")
+var errOther = errors.New("the grant belongs to another session: only the Locker that acquired it can renew it")
 
 // notMine is the error of a renewal of what is none of this Locker's claims.
 func (l *Locker) notMine(ctx context.Context, g lock.Grant) error {
@@ -215,45 +174,60 @@ func (l *Locker) notMine(ctx context.Context, g lock.Grant) error {
 
 // abandon ends the claim of an Acquire that failed, and sees to it that its node goes, be
 // it there already or on its way.
-func (l *Locker) abandon(c *claim) {
+func (l *Locker) abandon(a *acquisition) {
+	c := a.c
 	l.mu.Lock()
-	var path string
-	if c.phase != ended && c.node.name != "" {
-		path = l.path(c.key, c.node.name)
+	name := c.node.name
+	if c.phase == ended {
+		name = ""
 	}
-	doubtful := c.doubtful
-	wake := l.close(c)
+	l.close(c)
 	l.mu.Unlock()
-	nudgeAll(wake)
 	switch {
-	case path != "":
-		l.discard(path)
-	case doubtful:
-		go l.sweep(c.key, c.owner)
+	case name != "":
+		l.discard(l.path(c.key, name))
+	case a.doubt:
+		l.pruneOwner(c.key, c.owner)
 	}
 }
 
-// discard has a node deleted in the background. It goes on until it has seen to that, however
-// long there is no server: the node would else live as long as the session. It stops when the
-// session has ended, and its nodes with it, or the connection has.
-func (l *Locker) discard(path string) { l.discardAgain(path, l.conn.SessionID(), &tries{}) }
+// discard has a node deleted in the background.
+func (l *Locker) discard(path string) {
+	go l.persist(func(ctx context.Context) error {
+		return l.lane.do(ctx, &unit{ops: []any{&zk.DeleteRequest{Path: path, Version: -1}}})
+	})
+}
 
-func (l *Locker) discardAgain(path string, session int64, t *tries) {
-	u := &unit{ops: []any{&zk.DeleteRequest{Path: path, Version: -1}}}
-	u.late = func(u *unit) {
-		if isTransient(u.err) && l.lasts(session, t, u.err) {
-			time.AfterFunc(t.wait(), func() { l.discardAgain(path, session, t) })
+// pruneOwner deletes, in the background, the nodes of an owner without a claim, whose creation was
+// given up before its outcome was known.
+func (l *Locker) pruneOwner(key, owner string) {
+	go l.persist(func(ctx context.Context) error { return l.pruneOwnerOnce(ctx, key, owner) })
+}
+
+// persist calls f until what it does is done, however long there is no server: the node would else
+// live as long as the session. It stops when the session has ended, and its nodes with it, or the
+// connection was closed: then that stays disconnected.
+func (l *Locker) persist(f func(context.Context) error) {
+	session := l.conn.SessionID()
+	for n, closed := 0, 0; closed < maxClosed && session != 0 && l.conn.SessionID() == session; {
+		if !classify(f(context.Background())).Passing() {
+			return
 		}
+		if l.conn.State() == zk.StateDisconnected {
+			n, closed = 0, closed+1
+		} else {
+			n, closed = n+1, 0
+		}
+		_ = pauses.Sleep(context.Background(), n)
 	}
-	l.lane.post(u)
 }
 
-// lasts counts one more failure, and reports whether session may live still.
-func (l *Locker) lasts(session int64, t *tries, err error) bool {
-	t.failed(err)
-	closed := t.broken > maxBroken && l.conn.State() == zk.StateDisconnected
-	return !closed && l.conn.SessionID() == session
-}
+// maxClosed is how often in a row a connection that was closed is seen disconnected. One that
+// connects again is so for no time, and answers nothing meanwhile.
+const maxClosed = 10
+
+// pauses are those between two tries of what goes on in the background.
+var pauses = storekit.Backoff{Min: 5 * time.Millisecond, Max: 500 * time.Millisecond}
 
 // remove deletes the node of a claim that nobody needs any more, and ends it.
 func (l *Locker) remove(ctx context.Context, c *claim) error {
@@ -263,8 +237,7 @@ func (l *Locker) remove(ctx context.Context, c *claim) error {
 	if name == "" { // it has gone already
 		return nil
 	}
-	path := l.path(c.key, name)
-	err := l.delete(ctx, lock.Grant{}, path)
+	err := l.delete(ctx, l.path(c.key, name), 0)
 	if err == nil || errors.Is(err, lock.ErrLost) {
 		l.end(c)
 		return nil
@@ -286,34 +259,17 @@ func (l *Locker) undo(ctx context.Context, key, owner string) error {
 	}
 	l.mu.Unlock()
 	if known {
-		c.nudge()
+		c.box.Wake()
 		return l.remove(ctx, c)
 	}
-	for t := (tries{}); ; {
-		err := l.sweepOnce(ctx, key, owner)
-		if !isTransient(err) {
-			return t.end(ctx, err)
-		}
-		if err := t.pause(ctx, l.done, err); err != nil {
-			return err
-		}
-	}
+	_, err := storekit.Repeat(ctx, classify, func(ctx context.Context, _ int) error {
+		return l.pruneOwnerOnce(ctx, key, owner)
+	})
+	return err
 }
 
-// sweep deletes the nodes of an owner without a claim, whose creation was given up before
-// its outcome was known. It goes on as long as discard does.
-func (l *Locker) sweep(key, owner string) {
-	session := l.conn.SessionID()
-	for t := (tries{}); session != 0 && l.conn.SessionID() == session; {
-		err := l.sweepOnce(context.Background(), key, owner)
-		if !isTransient(err) || !l.lasts(session, &t, err) {
-			return
-		}
-		_ = t.rest(context.Background(), context.Background())
-	}
-}
-
-func (l *Locker) sweepOnce(ctx context.Context, key, owner string) error {
+// pruneOwnerOnce deletes the nodes of an owner once its creations are decided.
+func (l *Locker) pruneOwnerOnce(ctx context.Context, key, owner string) error {
 	if _, err := l.barrier(ctx); err != nil {
 		return err
 	}
@@ -325,7 +281,7 @@ func (l *Locker) sweepOnce(ctx context.Context, key, owner string) error {
 		if n.owner != owner {
 			continue
 		}
-		if err := l.delete(ctx, lock.Grant{}, l.path(key, n.name)); err != nil && !errors.Is(err, lock.ErrLost) {
+		if err := l.delete(ctx, l.path(key, n.name), 0); err != nil && !errors.Is(err, lock.ErrLost) {
 			return err
 		}
 	}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
-	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
@@ -199,32 +198,25 @@ func TestBatchOfSome(t *testing.T) {
 	require.Zero(t, a.Claims())
 }
 
-// TestTriesOnHeldKey: a try that is refused again a moment later writes nothing.
-func TestTriesOnHeldKey(t *testing.T) {
+// TestTryIsNoWaiter: a try stands in line until it knows that it is not first. It is not shown as one
+// who waits, and neither is it counted.
+func TestTryIsNoWaiter(t *testing.T) {
 	t.Parallel()
-	w := ownWorld(t).lasting()
-	a, b := w.open(t), w.open(t)
+	w := sharedWorld(t).lasting()
+	a, other := w.open(t), dial(t, long, w.server.Addr())
 	g := storetest.Acquire(t, a, storetest.Request("k"))
-	storetest.Eventually(t, "a machine that is fast enough", func() bool {
-		storetest.Refused(t, b, storetest.Request("k"))
-		begun := time.Now()
-		before := storetest.Acquire(t, a, storetest.Request("z"))
-		for range 5 {
-			rec := storetest.Refused(t, b, storetest.Request("k"))
-			require.Equal(t, g.Owner, rec.Holders[0].Owner)
-			require.Equal(t, g.Token, rec.Holders[0].Token)
-		}
-		storetest.Release(t, a, before)
-		after := storetest.Acquire(t, a, storetest.Request("z"))
-		storetest.Release(t, a, after)
-		if time.Since(begun) > 800*time.Millisecond {
-			return false // that is no moment
-		}
-		require.Equal(t, before.Token+2, after.Token)
-		return true
-	})
+	_, err := other.Create(w.root+"/k/Xtry.", nil, zk.FlagEphemeralSequential, zk.WorldACL(zk.PermAll))
+	require.NoError(t, err)
+	waiting := storetest.Waits(t, w.open(t), storetest.Request("k"))
+	for _, rec := range []lock.Record{storetest.Inspect(t, a, "k"), storetest.Refused(t, a, storetest.Request("k"))} {
+		require.Equal(t, 1, rec.HolderCount)
+		require.Equal(t, 1, rec.WaiterCount)
+		require.Len(t, rec.Waiters, 1)
+		require.Equal(t, waiting.Owner, rec.Waiters[0].Owner)
+	}
 	storetest.Release(t, a, g)
-	storetest.Release(t, b, storetest.Acquire(t, b, storetest.Request("k")))
+	rec := storetest.Inspect(t, a, "k") // it is first now, and so it holds the lock
+	require.Equal(t, "try", rec.Holders[0].Owner)
 }
 
 // TestBadInput: an error from every call, and no panic.
@@ -343,21 +335,6 @@ func TestNoAnswer(t *testing.T) {
 	}
 	heal()
 	storetest.Release(t, w.open(t), storetest.Await(t, w.open(t), storetest.Request("free"))) // nothing is left there
-}
-
-// TestConnClosed: the caller has closed the connection first. Calls fail soon.
-func TestConnClosed(t *testing.T) {
-	t.Parallel()
-	testserver.NeedServer(t)
-	w := sharedWorld(t).lasting()
-	a := w.open(t)
-	g := storetest.Acquire(t, a, storetest.Request("k"))
-	a.conn.Close()
-	_, err := a.Acquire(storetest.Bounded(t), storetest.Request("z"))
-	require.ErrorIs(t, err, zk.ErrConnectionClosed)
-	_, err = a.Renew(storetest.Bounded(t), g)
-	require.Error(t, err)
-	require.Error(t, a.Release(storetest.Bounded(t), g))
 }
 
 // TestOwnerTwice: an owner is for one try.

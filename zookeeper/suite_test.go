@@ -1,11 +1,14 @@
 package zookeeper_test
 
 import (
+	"errors"
 	"flag"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/seed-215fdefa/lock"
@@ -32,32 +35,62 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(testserver.Main{M: m}, goleak.IgnoreTopFunction("github.com/go-zookeeper/zk.(*Conn).flushRequests"))
 }
 
-// TestSuite has a root and sessions for each case, on a server that they share, but for
-// those that restart it.
+// TestSuite has a root and sessions for each case. The cases share a server, except those that
+// restart it.
 func TestSuite(t *testing.T) {
 	testserver.NeedServer(t)
-	locktest.Run(t, suite())
+	locktest.Run(t, suite(0))
 }
+
+// TestSuiteFarAway is TestSuite on a network with a round trip of 200 ms.
+func TestSuiteFarAway(t *testing.T) { storetest.FarAway(t, suite) }
 
 // TestClientSuite tries a Client over this store.
 func TestClientSuite(t *testing.T) {
 	testserver.NeedServer(t)
-	locktest.RunClient(t, suite())
+	locktest.RunClient(t, suite(0))
 }
 
-func suite() locktest.Harness {
+// suite is the harness of processes which are oneWay from their server.
+func suite(oneWay time.Duration) locktest.Harness {
 	return locktest.Harness{
 		TTL: time.Second,
 		New: func(tb testing.TB) func() lock.Locker {
 			w := worldFor(tb)
+			if oneWay > 0 {
+				w.oneWay, w.timeout = oneWay, max(w.timeout, distant)
+			}
 			return func() lock.Locker { return w.open(tb) }
 		},
 		Around: func(t *testing.T, f func(*testing.T)) {
 			t.Parallel()
 			f(t)
 		},
-		Faults: faults(),
+		LosePart: losePart,
+		Faults:   faults(),
+		Proxy:    way,
 	}
+}
+
+func way(l lock.Locker) *faultproxy.Proxy { return l.(*process).proxy }
+
+// losePart deletes one of the nodes of a lock, the last of them with the lock's own.
+func losePart(tb testing.TB, l lock.Locker, key string, k int) bool {
+	tb.Helper()
+	p := l.(*process)
+	conn, path := dial(tb, timeout, p.world.server.Addr()), p.world.root+"/"+key
+	all := names(tb, conn, path)
+	if k < len(all) {
+		require.NoError(tb, conn.Delete(path+"/"+all[k], -1))
+		return true
+	}
+	if k > len(all) {
+		return false
+	}
+	deleteBelow(tb, conn, path)
+	err := conn.Delete(path, -1)
+	require.True(tb, err == nil || errors.Is(err, zk.ErrNotEmpty) || errors.Is(err, zk.ErrNoNode), "%v", err)
+	return true
 }
 
 func worldFor(tb testing.TB) world {
@@ -83,14 +116,12 @@ func TestExplore(t *testing.T) {
 		},
 		TTL:    time.Second,
 		Faults: faults(),
+		Proxy:  way,
 	})
 }
 
 func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
-		locktest.Sever:     func(_ testing.TB, l lock.Locker) func() { return l.(*process).proxy.Cut() },
-		locktest.Freeze:    func(_ testing.TB, l lock.Locker) func() { return l.(*process).proxy.Freeze() },
-		locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() { return l.(*process).proxy.HoldReplies() },
 		locktest.LoseWakeup: func(_ testing.TB, l lock.Locker) func() {
 			return l.(*process).proxy.Drop(faultproxy.Replies().Matching(isEvent)).Heal
 		},

@@ -48,10 +48,9 @@ func (p *process) together(tb testing.TB, g lock.Grant, calls ...func()) {
 	all.Wait()
 }
 
-// TestManyHandOvers: releases that come together hand over to so many readers, of keys so
-// long, that one request could not tell of all. A server breaks the connection of one that
-// is too long.
-func TestManyHandOvers(t *testing.T) {
+// TestLargeBatch: writes that come together are the largest that there are. A server breaks the
+// connection of a request that is too long.
+func TestLargeBatch(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t).lasting()
 	b := w.open(t)
@@ -62,38 +61,38 @@ func TestManyHandOvers(t *testing.T) {
 	}, w.timeout, proxy.Addr())
 	a := &process{zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithSessionTimeout(w.timeout)), conn, proxy, w}
 	t.Cleanup(func() { require.NoError(t, a.Close()) })
-	const keys, readers = 16, 50
-	other := storetest.Acquire(t, a, storetest.Request("other"))
-	errs := make(chan error, keys*readers)
-	var releases []func()
+	const keys = 40
+	bulky := func(i int) lock.Request {
+		req := storetest.Request(fmt.Sprint(strings.Repeat("/", lock.MaxKeyLen-2), 10+i))
+		req.Metadata = map[string]string{"k": strings.Repeat("\x01", lock.MaxMetadataLen-1)} // six bytes each as JSON
+		return req
+	}
+	for i := range keys { // so that the containers are there
+		storetest.Release(t, a, storetest.Acquire(t, a, bulky(i)))
+	}
+	acquired, waiting := make([]lock.Grant, keys), make([]*storetest.Waiting, keys)
+	var acquires, releases []func()
 	for i := range keys {
-		key := fmt.Sprint(strings.Repeat("/", lock.MaxKeyLen-2), 10+i)
-		g := storetest.Acquire(t, a, storetest.Request(key))
-		for range readers {
-			go func() {
-				req := storetest.Shared(storetest.Request(key))
-				req.Wait = true
-				_, err := a.Acquire(storetest.Bounded(t), req)
-				errs <- err
-			}()
-		}
+		acquires = append(acquires, func() {
+			var err error
+			if acquired[i], err = a.Acquire(storetest.Bounded(t), bulky(i)); err != nil {
+				t.Error(err)
+			}
+		})
 		releases = append(releases, func() {
-			if err := a.Release(storetest.Bounded(t), g); err != nil {
+			if err := a.Release(storetest.Bounded(t), acquired[i]); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	storetest.Eventually(t, "the lines", func() bool {
-		for _, name := range names(t, b.conn, w.root) {
-			if name != "other" && len(names(t, b.conn, w.root+"/"+name)) != 1+readers {
-				return false
-			}
-		}
-		return true
-	})
-	a.together(t, other, releases...)
-	for range keys * readers {
-		require.NoError(t, <-errs)
+	other := storetest.Acquire(t, a, storetest.Request("other"))
+	a.together(t, other, acquires...)
+	for i := range keys {
+		waiting[i] = storetest.Waits(t, a, bulky(i))
+	}
+	a.together(t, other, releases...) // each hands over
+	for i := range keys {
+		storetest.Holds(t, b, waiting[i].Granted(t))
 	}
 	require.EqualValues(t, 1, connections.Load())
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
@@ -75,6 +76,28 @@ func TestUndoUnderWay(t *testing.T) {
 	}
 }
 
+// TestLateCreation: an Acquire is given up while its creation is under way, and nobody undoes it. The
+// node goes when the reply comes: it would live as long as the session.
+func TestLateCreation(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	a, b := w.open(t), w.open(t)
+	storetest.Release(t, a, storetest.Acquire(t, a, storetest.Request("k")))
+	for _, wait := range []bool{false, true} {
+		deliver := a.proxy.HoldReplies()
+		ctx, cancel := context.WithCancel(storetest.Bounded(t))
+		req, result := storetest.Request("k"), make(chan error, 1)
+		req.Wait = wait
+		go func() { _, err := a.Acquire(ctx, req); result <- err }()
+		storetest.Eventually(t, "the node", func() bool { return len(names(t, b.conn, w.root+"/k")) == 1 })
+		cancel()
+		require.ErrorIs(t, <-result, context.Canceled)
+		deliver()
+		storetest.Eventually(t, "the end of the node", func() bool { return len(names(t, b.conn, w.root+"/k")) == 0 })
+		require.Zero(t, a.Claims())
+	}
+}
+
 // TestUndoInDoubt: an Acquire is given up while it asks whether its creation was done. The
 // node goes all the same.
 func TestUndoInDoubt(t *testing.T) {
@@ -90,8 +113,8 @@ func TestUndoInDoubt(t *testing.T) {
 	storetest.Eventually(t, "the node", func() bool { return len(names(t, b.conn, w.root+"/k")) == 1 })
 	heal := a.proxy.Cut()
 	deliver()
-	storetest.Eventually(t, "the doubt", func() bool { return a.Doubtful() == 1 })
-	cancel()
+	storetest.Eventually(t, "the break", func() bool { return a.conn.State() != zk.StateHasSession })
+	cancel() // before it has heard that the outcome is unknown, or after
 	require.ErrorIs(t, <-result, context.Canceled)
 	heal()
 	storetest.Eventually(t, "the end of the node", func() bool { return len(names(t, b.conn, w.root+"/k")) == 0 })

@@ -1,9 +1,11 @@
-// Cron runs a job once per tick, however many replicas of the program there are: the
-// first that comes gets the lock, and whoever comes later in the same tick finds that it
-// has been run.
+// Cron runs a job once per tick, however many replicas of the program there are and however
+// their clocks differ. The job is over before the slowest clock has come to the tick, so the
+// lock alone would let each replica run it. The minimum hold keeps the key taken for longer than
+// the clocks differ by, and the program that ran the job goes on meanwhile, or ends.
 //
-//	go run ./examples/cron                 # three replicas in this process
-//	go run ./examples/cron -store redis    # in as many terminals as you like
+//	go run ./examples/cron                         # three replicas in this process
+//	go run ./examples/cron -min-hold 0             # each of them runs every tick
+//	go run ./examples/cron -store redis -first 1   # in as many terminals as you like
 package main
 
 import (
@@ -14,7 +16,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -41,9 +42,12 @@ type config struct {
 	job      string
 	every    time.Duration
 	takes    time.Duration
-	late     time.Duration
+	minHold  time.Duration
+	differ   time.Duration
+	behind   time.Duration
 	ticks    int
 	replicas int
+	first    int
 }
 
 func (c *config) flags() *flag.FlagSet {
@@ -56,10 +60,13 @@ func (c *config) flags() *flag.FlagSet {
 	f.StringVar(&c.redis, "redis", addr, "address of the server; the default is $REDIS_ADDR if that is set")
 	f.StringVar(&c.job, "job", "report", "name of the job")
 	f.DurationVar(&c.every, "every", 2*time.Second, "a tick; the same for all replicas")
-	f.DurationVar(&c.takes, "takes", 300*time.Millisecond, "how long the job takes")
-	f.DurationVar(&c.late, "late", 200*time.Millisecond, "how much later than the one before each replica comes, as clocks differ")
+	f.DurationVar(&c.takes, "takes", 50*time.Millisecond, "how long the job takes")
+	f.DurationVar(&c.minHold, "min-hold", time.Second, "how long a tick stays taken; less than a tick")
+	f.DurationVar(&c.differ, "differ", 500*time.Millisecond, "by how much clocks differ at most; less than -min-hold")
+	f.DurationVar(&c.behind, "behind", 200*time.Millisecond, "by how much the clock of each replica in this process is behind that of the one before")
 	f.IntVar(&c.ticks, "ticks", 0, "how many ticks until the program ends; 0: when it is interrupted")
 	f.IntVar(&c.replicas, "replicas", 3, "how many replicas run in this process")
+	f.IntVar(&c.first, "first", 0, "how many replicas there are in other processes, whose clocks are ahead of those in this one")
 	return f
 }
 
@@ -68,22 +75,25 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := c.flags().Parse(args); err != nil {
 		return err
 	}
-	store, last, err := open(&c)
+	store, err := open(&c)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	client := lock.New(store, lock.WithTTL(5*time.Second))
+	client := lock.New(store, lock.WithTTL(5*time.Second), lock.WithMinHold(c.minHold))
+	if err := client.Err(); err != nil {
+		return err
+	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		_ = client.Close(ctx) // what it could not release ends with its TTL
+		_ = client.Close(ctx) // a tick that is still taken stays so until its TTL is over
 	}()
 
 	var mu sync.Mutex // guards out
 	var wg sync.WaitGroup
 	for i := range c.replicas {
-		r := &replica{config: &c, client: client, last: last, late: time.Duration(i) * c.late}
+		r := &replica{config: &c, client: client, behind: time.Duration(i+c.first) * c.behind}
 		r.say = func(format string, args ...any) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -101,17 +111,15 @@ type store interface {
 	Close() error
 }
 
-// open returns the store, and where the last run is written down.
-func open(c *config) (store, lastRun, error) {
-	key := "cron:" + c.job + ":last"
+func open(c *config) (store, error) {
 	switch c.store {
 	case "memory":
-		return memory.New(), inMemory{memory.NewValue[int64](key, 0)}, nil
+		return memory.New(), nil
 	case "redis":
 		rdb := goredis.NewClient(&goredis.Options{Addr: c.redis})
-		return closing{redis.New(rdb), rdb}, inRedis{redis.NewFence(rdb), key}, nil
+		return closing{redis.New(rdb), rdb}, nil
 	}
-	return nil, nil, fmt.Errorf("-store %s: must be memory or redis", c.store)
+	return nil, fmt.Errorf("-store %s: must be memory or redis", c.store)
 }
 
 // closing closes the client with the store.
@@ -121,34 +129,3 @@ type closing struct {
 }
 
 func (c closing) Close() error { return errors.Join(c.Locker.Close(), c.rdb.Close()) }
-
-// lastRun is the newest tick that has been run. Both methods refuse a stale token.
-type lastRun interface {
-	get(ctx context.Context, t lock.Token) (tick int64, err error)
-	set(ctx context.Context, t lock.Token, tick int64) error
-}
-
-type inMemory struct{ v *memory.Value[int64] }
-
-func (m inMemory) get(_ context.Context, t lock.Token) (int64, error)    { return m.v.Load(t) }
-func (m inMemory) set(_ context.Context, t lock.Token, tick int64) error { return m.v.Store(t, tick) }
-
-type inRedis struct {
-	fence *redis.Fence
-	key   string
-}
-
-func (r inRedis) get(ctx context.Context, t lock.Token) (int64, error) {
-	s, err := r.fence.Get(ctx, r.key, t)
-	if errors.Is(err, goredis.Nil) {
-		return 0, nil // never
-	}
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseInt(s, 10, 64)
-}
-
-func (r inRedis) set(ctx context.Context, t lock.Token, tick int64) error {
-	return r.fence.Set(ctx, r.key, t, tick, 0)
-}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -20,17 +21,31 @@ import (
 func TestMain(m *testing.M) { program.Main(testserver.Main{M: m}, main) }
 
 // outcome is what a line says of a tick.
-var outcome = regexp.MustCompile(`^replica \d+\.\d+ (\d\d:\d\d:\d\d\.\d{3}) (runs|done|is being run|has been run|failed)`)
+var outcome = regexp.MustCompile(`^replica \d+\.\d+ (\d\d:\d\d:\d\d\.\d{3}) (runs|done|is taken|failed)`)
 
-// TestMemory has four replicas in fake time: the first runs the tick, the second comes
-// while it does, the third and fourth when it has.
+// TestMemory has four replicas in fake time, whose clocks differ by more than the job takes:
+// the first runs the tick, and none of the others.
 func TestMemory(t *testing.T) {
+	for tick, got := range inMemory(t, "-min-hold=500ms", "-differ=400ms") {
+		require.Equal(t, map[string]int{"runs": 1, "done": 1, "is taken": 3}, got, tick)
+	}
+}
+
+// TestWithoutMinHold shows that it is the minimum hold that the other tests rest on.
+func TestWithoutMinHold(t *testing.T) {
+	for tick, got := range inMemory(t, "-min-hold=0") {
+		require.Equal(t, map[string]int{"runs": 4, "done": 4}, got, tick)
+	}
+}
+
+// inMemory counts what comes of five ticks.
+func inMemory(t *testing.T, flags ...string) map[string]map[string]int {
+	t.Helper()
+	ticks := make(map[string]map[string]int)
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		require.NoError(t, run(t.Context(), []string{
-			"-replicas=4", "-ticks=5", "-every=1s", "-late=100ms", "-takes=150ms",
-		}, &out))
-		ticks := make(map[string]map[string]int)
+		require.NoError(t, run(t.Context(), append(flags,
+			"-replicas=4", "-ticks=5", "-every=1s", "-behind=100ms", "-takes=50ms"), &out))
 		for line := range bytes.Lines(out.Bytes()) {
 			m := outcome.FindSubmatch(line)
 			require.NotNil(t, m, "%s", line)
@@ -40,11 +55,9 @@ func TestMemory(t *testing.T) {
 			}
 			ticks[tick][string(m[2])]++
 		}
-		require.Len(t, ticks, 5)
-		for _, got := range ticks {
-			require.Equal(t, map[string]int{"runs": 1, "done": 1, "is being run": 1, "has been run": 2}, got, "%s", out.String())
-		}
 	})
+	require.Len(t, ticks, 5)
+	return ticks
 }
 
 // TestRedis has three processes of one replica each.
@@ -52,9 +65,9 @@ func TestRedis(t *testing.T) {
 	server := testserver.SharedRedis(t)
 	job := testserver.Prefix()
 	var replicas []*program.Program
-	for range 3 {
-		p := program.Start(t, "-store=redis", "-redis", server.Addr(), "-job", job,
-			"-replicas=1", "-ticks=5", "-every=200ms", "-takes=20ms")
+	for i := range 3 {
+		p := program.Start(t, "-store=redis", "-redis", server.Addr(), "-job", job, "-replicas=1", "-first", strconv.Itoa(i),
+			"-ticks=5", "-every=1s", "-takes=20ms", "-behind=100ms", "-min-hold=800ms", "-differ=200ms")
 		replicas = append(replicas, p)
 	}
 	runs := make(map[string]int)

@@ -12,12 +12,11 @@ import (
 type replica struct {
 	*config
 	client *lock.Client
-	last   lastRun
-	late   time.Duration
+	behind time.Duration // its clock
 	say    func(format string, args ...any)
 }
 
-var errHasRun = errors.New("has been run")
+var errLate = errors.New("is too late for it")
 
 // run tries each tick until there are no more, or ctx ends.
 func (r *replica) run(ctx context.Context) {
@@ -25,39 +24,31 @@ func (r *replica) run(ctx context.Context) {
 	tick := time.Now().Truncate(r.every)
 	for n := 0; n < r.ticks || r.ticks == 0; n++ {
 		tick = tick.Add(r.every)
-		if sleep(ctx, time.Until(tick)+r.late) != nil {
+		due := tick.Add(r.behind)
+		if sleep(ctx, time.Until(due)) != nil {
 			return
 		}
 		name := tick.UTC().Format("15:04:05.000")
-		err := r.client.TryDo(ctx, "cron:"+r.job, func(ctx context.Context, l *lock.Lease) error {
-			return r.once(ctx, l, tick, name)
+		err := r.client.TryDo(ctx, "cron:"+r.job, func(ctx context.Context, _ *lock.Lease) error {
+			return r.once(ctx, due, name)
 		})
 		switch {
 		case err == nil:
 			r.say("%s done", name)
 		case lock.Refused(err, "cron:"+r.job):
-			r.say("%s is being run by another", name)
-		case errors.Is(err, errHasRun):
-			r.say("%s has been run", name)
+			r.say("%s is taken", name)
 		default: // the store is away, the lock was lost: the next tick is another try
 			r.say("%s failed: %v", name, err)
 		}
 	}
 }
 
-// once runs the job unless the tick has been run. It writes the tick down first: a job
-// that dies half-way is not run again before the next tick. If yours may rather run twice
-// than not at all, do it in the other order.
-func (r *replica) once(ctx context.Context, l *lock.Lease, tick time.Time, name string) error {
-	last, err := r.last.get(ctx, l.Token())
-	if err != nil {
-		return err
-	}
-	if last >= tick.UnixNano() {
-		return errHasRun
-	}
-	if err := r.last.set(ctx, l.Token(), tick.UnixNano()); err != nil {
-		return err
+// once runs the job, unless the replica was stopped on its way here until the tick may have
+// been taken and left again: whoever took it did so at -differ before due at the earliest, and
+// has kept it for -min-hold.
+func (r *replica) once(ctx context.Context, due time.Time, name string) error {
+	if late := time.Since(due); r.minHold > 0 && late >= r.minHold-r.differ {
+		return errLate
 	}
 	r.say("%s runs the %s", name, r.job)
 	return sleep(ctx, r.takes) // the work: it must stop when ctx ends

@@ -1,8 +1,8 @@
 // Leader elects one of several processes, by a lock in etcd that it holds for as long as it
-// lives. Only the leader writes the term's plan, and a leader that was deposed without
-// knowing it, a zombie, is refused. Start it in two terminals: the second waits. Interrupt
-// the first, and the second leads at once; kill it (-9), or freeze it (-STOP), and the
-// second leads when the TTL is over.
+// lives. Only the leader writes the term's plan, the others find it by the lock's metadata and
+// ask it, and a leader that was deposed without knowing it, a zombie, is refused. Start it in
+// three terminals: the second and the third follow the first. Interrupt that, and another
+// leads at once; kill it (-9), or freeze it (-STOP), and another leads when the TTL is over.
 //
 //	go run ./examples/leader -etcd localhost:2379 -name a
 //
@@ -16,9 +16,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,7 +29,6 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/etcd"
-	"github.com/seed-215fdefa/lock/examples/internal/pause"
 )
 
 func main() {
@@ -44,6 +46,7 @@ type config struct {
 	etcd     string
 	election string
 	name     string
+	listen   string
 	ttl      time.Duration
 	every    time.Duration
 	freeze   int
@@ -53,7 +56,8 @@ func (c *config) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("leader", flag.ContinueOnError)
 	f.StringVar(&c.etcd, "etcd", "127.0.0.1:2379", "addresses of the members, with commas between them")
 	f.StringVar(&c.election, "election", "plan", "what is led")
-	f.StringVar(&c.name, "name", fmt.Sprint(os.Getpid()), "what this candidate is called")
+	f.StringVar(&c.name, "name", fmt.Sprint(os.Getpid()), "what this process is called")
+	f.StringVar(&c.listen, "listen", "127.0.0.1:0", "where this process can be asked while it leads")
 	f.DurationVar(&c.ttl, "ttl", 2*time.Second, "how long the others wait for a leader that does not answer")
 	f.DurationVar(&c.every, "every", 300*time.Millisecond, "how often the leader writes")
 	f.IntVar(&c.freeze, "freeze", 0, "the number of the write before which this process stops itself; 0: none")
@@ -75,74 +79,41 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	defer cli.Close()
 	store := etcd.New(cli)
 	defer store.Close()
-	client := lock.New(store, lock.WithTTL(c.ttl), lock.WithMetadata(map[string]string{"name": c.name}))
+	client := lock.New(store, lock.WithTTL(c.ttl))
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = client.Close(ctx) // what it could not release ends with its TTL
 	}()
-	return (&candidate{config: c, client: client, fence: etcd.NewFence(cli), out: out}).run(ctx)
-}
-
-// candidate is this process.
-type candidate struct {
-	config
-	client *lock.Client
-	fence  *etcd.Fence
-	out    io.Writer
-	writes int
-}
-
-// run leads whenever it is elected, until ctx ends.
-func (c *candidate) run(ctx context.Context) error {
-	for {
-		err := c.client.Do(ctx, c.election, c.lead)
-		switch {
-		case ctx.Err() != nil:
-			return nil // and Do has released the lock
-		case errors.Is(err, lock.ErrStale):
-			c.say("is refused, for it leads no more")
-		case errors.Is(err, lock.ErrLost):
-			c.say("leads no more")
-		default:
-			return err
-		}
+	door, err := net.Listen("tcp", c.listen)
+	if err != nil {
+		return err
 	}
+	r := &replica{config: c, client: client, fence: etcd.NewFence(cli), out: out, address: door.Addr().String()}
+	return r.run(ctx, door)
 }
 
-// lead is what only one process may do. The token is the number of its term.
-func (c *candidate) lead(ctx context.Context, l *lock.Lease) error {
-	c.say("leads, term %d", l.Token())
-	for ctx.Err() == nil {
-		if err := c.write(ctx, l.Token()); err != nil {
-			return err
-		}
-		c.say("has written %d", c.writes)
-		select {
-		case <-time.After(c.every):
-		case <-ctx.Done():
-		}
+// run serves, follows and stands for election, until ctx ends or one of these fails.
+func (r *replica) run(ctx context.Context, door net.Listener) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	server := &http.Server{Handler: r, ReadHeaderTimeout: time.Second}
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	var all sync.WaitGroup
+	for _, part := range []func() error{
+		func() error { return server.Serve(door) },
+		func() error { return r.follow(ctx) },
+		func() error {
+			return r.client.Lead(ctx, r.election, r.lead, lock.WithMetadata(map[string]string{
+				"name": r.name, "address": r.address,
+			}))
+		},
+	} {
+		all.Go(func() { cancel(part()) })
 	}
-	return context.Cause(ctx)
-}
-
-// write is one transaction, refused if a later term has begun to write. Whether it comes in
-// time is for the fence to say, so it is not given up when ctx ends meanwhile.
-func (c *candidate) write(ctx context.Context, term lock.Token) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	c.writes++
-	if c.writes == c.freeze {
-		c.say("freezes")
-		if err := pause.Self(); err != nil {
-			return err
-		}
-		c.say("goes on, and writes %d", c.writes)
+	all.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
 	}
-	return c.fence.Put(ctx, "example/"+c.election, term, fmt.Sprintf("%s's plan number %d", c.name, c.writes))
-}
-
-// say writes one line with one call, as files and pipes like it.
-func (c *candidate) say(format string, args ...any) {
-	fmt.Fprintf(c.out, "%s %s\n", c.name, fmt.Sprintf(format, args...))
+	return nil
 }

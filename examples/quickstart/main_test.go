@@ -19,8 +19,8 @@ import (
 
 func TestMain(m *testing.M) { program.Main(m, main) }
 
-// theStory is what the program prints, but for who came FIRST, what he and the SECOND one
-// write (MINE, THEIRS), and the tokens.
+// theStory is what the program prints. Placeholders stand for what varies: who came FIRST, what
+// that one and the SECOND write (MINE, THEIRS), and the tokens.
 const theStory = `0.00s story the account has 100; Ann books 50 and Bob 10, at the same time
 0.00s FIRST has the lock, token OLD
 0.00s FIRST reads 100

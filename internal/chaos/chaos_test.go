@@ -25,6 +25,7 @@ import (
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest/faultproxy"
+	"github.com/seed-215fdefa/lock/semaphore"
 )
 
 var (
@@ -224,6 +225,10 @@ func (r *campaign) leftovers(healed time.Time) {
 			continue
 		}
 		require.NoError(r, l.Release(ctx))
+	}
+	all := semaphore.New(probe, semaphoreName, permits, lock.WithWait(5*time.Second))
+	if err := all.Do(ctx, permits, func(context.Context, []semaphore.Permit) error { return nil }); err != nil {
+		r.Errorf("left behind: not all permits can be had %v after the last fault: %v", time.Since(healed), err)
 	}
 	if admin, ok := lock.As[lock.Admin](r.direct.locker); ok {
 		for rec, err := range admin.List(ctx, "") {

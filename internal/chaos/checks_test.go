@@ -146,20 +146,48 @@ func (c *checker) checkExclusion() {
 
 // overlap is for b, which was had before the holder of a was told of its end.
 func (c *checker) overlap(a, b *hold) {
-	excuse := c.excuse(a.At, b.End, "")
+	// A worker has the first keys of a DoAll long after they were granted.
+	excuse := c.excuse(min(a.At, b.At), max(a.End, b.End), "")
 	if a.forced > 0 && a.forced <= b.End || b.forced > 0 && b.forced <= a.End {
 		excuse = "force release"
 	}
-	byDeadline := min(a.told, a.deadline) - b.got
+	byDeadline := min(a.told, a.deadline, b.deadline) - b.got
+	late, from, to := a, a.deadline, a.told
+	if b.got > b.deadline { // its process was stopped on the way into the section
+		late, from, to = b, b.deadline, b.got
+	}
 	switch {
 	case excuse != "":
 		c.counts["two holders, excused by "+excuse]++
 	case byDeadline > 0:
 		c.bad("exclusion by deadline", a.Key, b.got, "by %v: %s and %s", time.Duration(byDeadline), a, b)
-	case c.ran(a.Proc, a.deadline, a.told):
+	case c.ran(late.Proc, from, to):
 		c.bad("exclusion by what was told", a.Key, b.got, "by %v: %s and %s", time.Duration(a.told-b.got), a, b)
 	default:
 		c.counts["two holders, excused by a process that did not run"]++
+	}
+}
+
+// checkPermits: no more than there are permits are held at one time, on whatever keys. A
+// permit counts until its local deadline, or until its worker was told; one that is forced
+// does not.
+func (c *checker) checkPermits() {
+	holds := slices.Clone(c.holds)
+	slices.SortFunc(holds, func(a, b *hold) int { return int(a.got - b.got) })
+	var held []*hold
+	for _, b := range holds {
+		if !strings.HasPrefix(b.Key, semaphoreName) || b.forced > 0 {
+			continue
+		}
+		c.counts["permits"]++
+		held = slices.DeleteFunc(append(held, b), func(a *hold) bool { return min(a.told, a.deadline) <= b.got })
+		from, to := b.At, b.End
+		for _, a := range held {
+			from, to = min(from, a.At), max(to, a.End)
+		}
+		if len(held) > permits && c.excuse(from, to, "") == "" {
+			c.bad("too many permits", b.Key, b.got, "%d of %d: the last is %s", len(held), permits, b)
+		}
 	}
 }
 
@@ -237,7 +265,7 @@ func (c *checker) checkReleased() {
 }
 
 // checkOrder: where FIFO is declared and nothing has been broken for a while, nobody who
-// came after a waiter is granted a smaller token.
+// came after a waiter, by their arrivals less their head starts, is granted a smaller token.
 func (c *checker) checkOrder() {
 	lines := make(map[string][]event)
 	for _, e := range c.byKind[kAcquire] {
@@ -254,7 +282,7 @@ func (c *checker) checkOrder() {
 				if b.At > a.End {
 					break
 				}
-				if b.At <= a.Waiting || a.Shared && b.Shared {
+				if b.At <= a.Waiting || b.At-b.Head <= a.Waiting-a.Head || a.Shared && b.Shared {
 					continue
 				}
 				c.counts["pairs in line"]++
@@ -278,4 +306,29 @@ func (c *checker) quiet(from, to int64) bool {
 		}
 	}
 	return true
+}
+
+// checkTerms: no op runs its function for a key while it runs it for that key already, as a
+// candidate does who stands in line again before the work of a lost term has ended.
+func (c *checker) checkTerms() {
+	type section struct {
+		op  int64
+		key string
+	}
+	runs, before := make(map[section]event), make(map[section]bool)
+	all := slices.Concat(c.byKind[kDone], c.byKind[kHold])
+	slices.SortStableFunc(all, func(a, b event) int { return int(a.At - b.At) })
+	for _, e := range all {
+		s := section{e.Op, e.Key}
+		if first, ok := runs[s]; ok && e.Kind == kHold {
+			c.bad("two terms at once", e.Key, e.At, "%s while %s", e, first)
+		}
+		if delete(runs, s); e.Kind == kHold {
+			runs[s] = e
+			if before[s] {
+				c.counts["terms after a lost one"]++
+			}
+			before[s] = true
+		}
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/semaphore"
 )
 
 // childEnv makes the test binary a process of a campaign. Its value is a spec.
@@ -26,6 +27,9 @@ const (
 	workers   = 5 // in each process
 	shortKeys = 10
 	longKeys  = 3 // of the first worker of each process, which holds for about a TTL
+	permits   = 3 // of the semaphore that all processes share
+
+	semaphoreName = "permits"
 )
 
 func keyName(i int) string { return fmt.Sprintf("key-%d", i) }
@@ -61,6 +65,8 @@ type child struct {
 	ops     atomic.Int64
 	stop    atomic.Bool
 	wg      sync.WaitGroup // of workers
+
+	semaphore *semaphore.Semaphore
 }
 
 // runChild is the whole life of a process. It ends when its standard input does, at the
@@ -83,6 +89,7 @@ func runChild(env string) error {
 		return err
 	}
 	c.client = lock.New(&tap{Locker: c.conn.locker, journal: c.journal, flaw: c.Flaw})
+	c.semaphore = semaphore.New(c.client, semaphoreName, permits, lock.WithTTL(c.TTL[0]))
 	for i := range workers {
 		c.wg.Go(func() { c.work(i) })
 	}

@@ -1,7 +1,7 @@
 // Package chaos runs campaigns against the stores, in the manner of Jepsen
-// (https://jepsen.io): several processes take locks through a [lock.Client] while a
-// nemesis breaks their network, their servers and the processes themselves, and what the
-// callers were told is checked afterwards.
+// (https://jepsen.io): several processes take locks and permits through a [lock.Client] and
+// a semaphore while a nemesis breaks their network, their servers and the processes
+// themselves, and what the callers were told is checked afterwards.
 //
 //	make chaos STORE=etcd SEED=7 FOR=3m
 //

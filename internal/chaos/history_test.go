@@ -41,6 +41,15 @@ func (h *hold) String() string {
 	return s + " " + h.ended.Err + "]"
 }
 
+// lease tells the leases of an op apart: the keys of a DoAll, and the terms of a Lead.
+type lease struct {
+	op    int64
+	key   string
+	token lock.Token
+}
+
+func (e event) lease() lease { return lease{e.Op, e.Key, e.Token} }
+
 // checker is a history put in order, and the report about it.
 type checker struct {
 	history
@@ -68,9 +77,11 @@ func (h history) check() *report {
 	c.checkFence()
 	c.checkTokens()
 	c.checkExclusion()
+	c.checkPermits()
 	c.checkLosses()
 	c.checkReleased()
 	c.checkOrder()
+	c.checkTerms()
 	return c.report
 }
 
@@ -126,26 +137,27 @@ func (c *checker) checkPrompt(e event) {
 }
 
 func (c *checker) collectHolds() {
-	granted := make(map[int64][]event) // by op
+	granted := make(map[string]event) // by owner
 	for _, e := range c.byKind[kAcquire] {
 		if e.Err == "" {
-			granted[e.Op] = append(granted[e.Op], e)
+			granted[e.Owner] = e
 		}
 	}
-	byOp, byOwner := make(map[int64]*hold), make(map[string]*hold)
+	byLease, byOwner := make(map[lease]*hold), make(map[string]*hold)
 	for _, e := range c.byKind[kHold] {
-		i := slices.IndexFunc(granted[e.Op], func(g event) bool { return g.Token == e.Token })
-		if i < 0 {
+		g := granted[e.Owner]
+		if g.Key != e.Key || g.Token != e.Token || g.Op != e.Op && g.Op != 0 { // a semaphore's requests are of no op
 			c.bad("lease without a grant", e.Key, e.At, "%s", e)
 			continue
 		}
-		h := &hold{event: granted[e.Op][i], got: e.At, told: c.last}
+		g.Op = e.Op
+		h := &hold{event: g, got: e.At, told: c.last}
 		h.extend(h.event)
 		if t := c.killed[h.Proc]; t > 0 {
 			h.told = t
 		}
 		c.holds = append(c.holds, h)
-		byOp[h.Op], byOwner[h.Owner] = h, h
+		byLease[h.lease()], byOwner[h.Owner] = h, h
 	}
 	for _, e := range c.byKind[kRenew] {
 		// One that was answered at the last moment may have counted, or not.
@@ -164,7 +176,7 @@ func (c *checker) collectHolds() {
 		}
 	}
 	for _, e := range append(c.byKind[kEnded], c.byKind[kDone]...) {
-		if h := byOp[e.Op]; h != nil && e.At < h.told {
+		if h := byLease[e.lease()]; h != nil && e.At < h.told {
 			h.told, h.ended = e.At, e
 		}
 	}

@@ -31,11 +31,12 @@ type event struct {
 	Token    lock.Token    `json:",omitempty"`
 	Shared   bool          `json:",omitempty"`
 	Wait     bool          `json:",omitempty"`
+	Head     int64         `json:",omitempty"` // start
 	TTL      int64         `json:",omitempty"`
 	Start    int64         `json:",omitempty"` // of the grant
 	Waiting  int64         `json:",omitempty"` // when Request.Waiting was called
 	Bound    int64         `json:",omitempty"` // when an op must have returned, if without a lease
-	Value    int64         `json:",omitempty"` // of a register: the op of the round that wrote it
+	Value    int64         `json:",omitempty"` // of a register: the number of the round that wrote it
 	Prev     int64         `json:",omitempty"` // the value that a write replaces
 	Err      string        `json:",omitempty"` // a class: see classOf
 	Text     string        `json:",omitempty"`

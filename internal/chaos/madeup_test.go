@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -21,9 +22,12 @@ type story []event
 // grant is an Acquire of process op that returns at end, and the worker that gets the lease.
 func grant(op int64, token lock.Token, at, end int64) story {
 	owner := string('a' + rune(op))
+	if int64(token) != op { // another term
+		owner = fmt.Sprint(owner, token)
+	}
 	return story{
 		{Kind: kAcquire, Key: "k", Proc: int(op), Op: op, Owner: owner, Token: token, At: at, End: end, Start: at, TTL: 1000},
-		{Kind: kHold, Key: "k", Proc: int(op), Op: op, Token: token, At: end},
+		{Kind: kHold, Key: "k", Proc: int(op), Op: op, Owner: owner, Token: token, At: end},
 	}
 }
 
@@ -53,16 +57,43 @@ func TestChecks(t *testing.T) {
 	tight := func(more ...event) story {
 		return append(more, append(grant(1, 1, 0, 1).done(998), grant(2, 2, 989, 991).done(999)...)...)
 	}
+	begun := func(more ...event) story { // a section after the deadline, while another has the lock
+		late := grant(1, 1, 0, 1).done(996)
+		late[1].At = 995
+		return append(more, append(late, grant(2, 2, 989, 991).done(999)...)...)
+	}
+	late := func(more ...event) story { // a first key of a DoAll, which another got before its worker had all
+		first := grant(1, 1, 0, 1).done(600)
+		first[1].At = 400
+		return append(more, append(first, grant(2, 2, 299, 300).done(500)...)...)
+	}
 	held := func(at int64, others string) story {
 		return append(grant(1, 1, 0, 1).done(10),
 			event{Kind: kRelease, Key: "k", Owner: "b", Token: 1, At: 10, End: 12},
 			event{Kind: kAcquire, Key: "k", Owner: "c", At: at, End: at + 1, Err: "held", Text: others + "b"})
 	}
+	// permit is a lease of a slot, by a request that is of no op.
+	permit := func(op int64, slot string, at int64) story {
+		s := grant(op, lock.Token(op), at, at+1).done(500)
+		s[0].Op = 0
+		for i := range s {
+			s[i].Key = semaphoreName + "#semaphore/slot/" + slot
+		}
+		return s
+	}
+	full := slices.Concat(permit(1, "0", 0), permit(2, "1", 0), permit(3, "2", 100))
 	inLine := func(second lock.Token, more ...event) story {
 		first := grant(1, 5, 5000, 5300).done(5301)
 		first[0].Waiting, first[0].Wait = 5010, true
 		return append(more, append(first, grant(2, second, 5100, 5101+int64(second)*100).done(5800)...)...)
 	}
+	ahead := func(head int64) story { // of one who came later
+		s := inLine(4)
+		s[3].Head = head
+		return s
+	}
+	early := inLine(4) // the waiter has a head start, and the other came before it was in line
+	early[0].Head, early[3].At, early[3].Start = 500, 5009, 5009
 	fence := func(k kind, token lock.Token, at, value, prev int64) event {
 		return event{Kind: k, Key: "k", Token: token, At: at, End: at + 1, Value: value, Prev: prev}
 	}
@@ -79,11 +110,15 @@ func TestChecks(t *testing.T) {
 		{"two, one forced", "", two(event{Kind: kForce, Key: "k", Owner: "b", At: 50, End: 51})},
 		{"two, over a fault to survive", "exclusion by deadline", two(event{Kind: kFault, At: 50, End: 60, Text: "fault", Survives: lock.SurvivesRestart})},
 		{"two, over one that kills", "", two(event{Kind: kFault, At: 50, End: 60, Text: "fault", Survives: lock.SurvivesFailover})},
+		{"two, the first had last", "exclusion by deadline", late()},
+		{"two, the first had last, over one that kills", "", late(event{Kind: kFault, At: 50, End: 60, Text: "fault", Survives: lock.SurvivesFailover})},
 		{"two, long after it", "exclusion by deadline", two(event{Kind: kFault, At: -2000, End: -1900, Text: "fault", Survives: lock.SurvivesFailover})},
 		{"two, one killed before", "", two(event{Kind: kKill, At: 98, Value: 1})},
 		{"told at the end of TTL", "exclusion by what was told", tight()},
 		{"told then, stopped", "", tight(event{Kind: kStop, Value: 1, At: 980, End: 997})},
 		{"told then, starved", "", tight(event{Kind: kLate, Proc: 1, At: 980, End: 997})},
+		{"begun then", "exclusion by what was told", begun()},
+		{"begun then, stopped", "", begun(event{Kind: kStop, Value: 1, At: 980, End: 994})},
 		{"told later", "told after Start + TTL", grant(1, 1, 0, 1).done(1001)},
 		{"told later, renewed", "", append(grant(1, 1, 0, 1).done(1001), event{Kind: kRenew, Owner: "b", At: 300, End: 301, Start: 300, TTL: 1000})},
 		{"renewed too late", "told after Start + TTL", append(grant(1, 1, 0, 1).done(1101), event{Kind: kRenew, Owner: "b", At: 300, End: 1100, Start: 300, TTL: 1000})},
@@ -110,11 +145,23 @@ func TestChecks(t *testing.T) {
 		{"released, and undone", "", append(held(30, ""), event{Kind: kFault, At: 20, End: 25, Text: "crash", Takes: "releases"})},
 		{"served in order", "", inLine(6)},
 		{"overtaken", "order in line", inLine(4)},
+		{"a head start came before it stood in line", "", early},
+		{"overtaken by a head start", "", ahead(91)},
+		{"overtaken by one that is too small", "order in line", ahead(89)},
+		{"all permits", "", full},
+		{"one after another", "", slices.Concat(full, permit(4, "1", 501))},
+		{"a permit too many", "too many permits", slices.Concat(full, permit(4, "3", 300))},
+		{"that, over a fault that kills", "", slices.Concat(full, permit(4, "3", 300), story{{Kind: kFault, At: 50, End: 60, Text: "fault", Survives: lock.SurvivesFailover}})},
+		{"that, one forced", "", slices.Concat(full, permit(4, "3", 300), story{{Kind: kForce, Owner: "b", At: 50, End: 51}})},
+		{"a slot twice", "exclusion by deadline", slices.Concat(permit(1, "0", 0), permit(2, "0", 100))},
+		{"a permit of another op", "lease without a grant", append(grant(1, 1, 0, 1)[:1], event{Kind: kHold, Key: "k", Op: 2, Owner: "b", Token: 1, At: 1})},
 		{"overtaken in a storm", "", inLine(4, event{Kind: kFault, At: 4000, End: 4100})},
 		{"fenced writes", "", slices.Concat(written(1, 1, 10, 0), story{fence(kFenceSend, 2, 5, 20, 10)}, written(3, 9, 30, 20))},
 		{"fence lets by", "fence: stale token accepted", slices.Concat(story{fence(kFenceRead, 2, 1, 0, 0)}, written(1, 5, 10, 0))},
 		{"fence overwrites", "fence: lost update", slices.Concat(written(1, 1, 10, 0), written(2, 5, 20, 0))},
 		{"fence goes back", "fence: older write over a newer", slices.Concat(story{fence(kFenceSend, 9, 1, 10, 0)}, written(2, 5, 20, 10))},
+		{"two terms", "", slices.Concat(grant(1, 1, 0, 1).lost(988, "expired").done(995), grant(1, 2, 996, 997).done(998))},
+		{"two terms at once", "two terms at once", slices.Concat(grant(1, 1, 0, 1).lost(988, "expired").done(999), grant(1, 2, 995, 996).done(998))},
 		{"call in time", "", story{{Kind: kOp, Bound: 100, At: 0, End: 5000}}},
 		{"call that hangs", "call late", story{{Kind: kOp, Bound: 100, At: 0, End: 5200}}},
 		{"a leak", "goroutines left", story{{Kind: kClosed, Value: 2}}},
@@ -125,7 +172,7 @@ func TestChecks(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			for i := range c.story {
 				e := &c.story[i]
-				for _, at := range []*int64{&e.At, &e.End, &e.Start, &e.TTL, &e.Waiting, &e.Bound} {
+				for _, at := range []*int64{&e.At, &e.End, &e.Start, &e.TTL, &e.Waiting, &e.Bound, &e.Head} {
 					*at *= ms
 				}
 			}

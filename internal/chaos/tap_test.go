@@ -28,7 +28,7 @@ type opKey struct{}
 func (t *tap) Unwrap() lock.Locker { return t.Locker }
 
 func (t *tap) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
-	e := event{Kind: kAcquire, At: now(), Key: req.Key, Owner: req.Owner, Shared: req.Shared, Wait: req.Wait}
+	e := event{Kind: kAcquire, At: now(), Key: req.Key, Owner: req.Owner, Shared: req.Shared, Wait: req.Wait, Head: int64(req.HeadStart)}
 	e.Op, _ = ctx.Value(opKey{}).(int64)
 	then := req.Waiting
 	var waiting atomic.Int64

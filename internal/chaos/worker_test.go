@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/semaphore"
 )
 
 // worker does random ops, one after the other.
@@ -45,24 +47,28 @@ const longest = 12 * time.Second
 
 // op is one call of a Client, with what it does under the lock.
 func (w *worker) op() (err error) {
-	e := event{Kind: kOp, Op: int64(w.Proc)<<32 | w.ops.Add(1), Key: w.key(), Shared: w.rng.IntN(6) == 0}
+	if w.rng.IntN(8) == 0 && !w.long {
+		return w.permitOp()
+	}
+	e := event{Kind: kOp, Op: w.number(), Key: w.key()}
 	ttl := between(w.rng, w.TTL[0], w.TTL[1])
-	e.TTL, e.Text = int64(ttl), []string{"do", "do", "lock", "lock", "trydo", "trylock"}[w.rng.IntN(6)]
+	e.TTL, e.Text = int64(ttl), []string{"do", "do", "lock", "lock", "trydo", "trylock", "lead", "doall"}[w.rng.IntN(8)]
+	e.Shared = e.Text != "lead" && w.rng.IntN(6) == 0
 	opts := w.options(e, ttl)
 	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), opKey{}, e.Op), longest)
 	defer cancel()
-	bound := longest
+	bound, tries := longest, false
 	switch {
 	case strings.HasPrefix(e.Text, "try"):
-		bound = ttl // a Client gives a try no longer
-	case w.rng.IntN(2) == 0: // WithWait(0) is a try
+		bound, tries = ttl, true // a Client gives a try no longer
+	case e.Text != "lead" && w.rng.IntN(2) == 0: // WithWait(0) is a try
 		wait := max(0, between(w.rng, -100*time.Millisecond, 3*time.Second))
 		opts = append(opts, lock.WithWait(wait))
 		bound = wait
 		if wait == 0 {
-			bound = ttl
+			bound, tries = ttl, true
 		}
-	case w.rng.IntN(2) == 0:
+	case e.Text == "lead" || w.rng.IntN(2) == 0: // a candidate would go on until longest
 		bound = between(w.rng, 5*time.Millisecond, 3*time.Second)
 		var stop context.CancelFunc
 		if w.rng.IntN(2) == 0 {
@@ -73,16 +79,58 @@ func (w *worker) op() (err error) {
 		}
 		defer stop()
 	}
+	if !tries && w.conn.locker.Capabilities().Priority && w.rng.IntN(4) == 0 {
+		opts = append(opts, lock.WithHeadStart(between(w.rng, 0, ttl)))
+	}
 	e.At = now()
 	e.Bound = e.At + int64(bound)
 	err = w.call(ctx, &e, ttl, opts)
+	w.ended(e, err)
+	return err
+}
+
+func (w *worker) ended(e event, err error) {
 	e.End, e.Err = now(), classOf(err)
 	if err != nil {
 		e.Text += ": " + text(err)
 	}
 	w.journal.add(e)
+}
+
+// permitOp is one call of the process's semaphore.
+func (w *worker) permitOp() (err error) {
+	weight := 1 + w.rng.IntN(permits)
+	e := event{Kind: kOp, Op: w.number(), Key: semaphoreName, Text: "permits"}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	do, bound := w.semaphore.Do, between(w.rng, 5*time.Millisecond, 3*time.Second)
+	if w.rng.IntN(4) == 0 { // it tries one slot after the other, at worst
+		do, bound, e.Text = w.semaphore.TryDo, permits*w.TTL[1], "trypermits"
+	} else {
+		defer time.AfterFunc(bound, cancel).Stop()
+	}
+	e.At = now()
+	e.Bound = e.At + int64(bound)
+	err = do(ctx, weight, func(ctx context.Context, ps []semaphore.Permit) error {
+		e.Value = 1
+		for _, p := range ps {
+			w.has(e, p.Lease)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(max(w.length(w.TTL[0]), between(w.rng, 0, 30*time.Millisecond))): // so that they run out
+		}
+		for _, p := range ps {
+			w.journal.add(event{Kind: kDone, Op: e.Op, Key: p.Lease.Key(), Token: p.Lease.Token()})
+		}
+		return nil
+	})
+	w.ended(e, err)
 	return err
 }
+
+// number is of no other op, nor of a value that another round writes.
+func (w *worker) number() int64 { return int64(w.Proc)<<32 | w.ops.Add(1) }
 
 func (w *worker) key() string {
 	if w.long {
@@ -107,7 +155,7 @@ func (w *worker) call(ctx context.Context, e *event, ttl time.Duration, opts []l
 	section := func(ctx context.Context, l *lock.Lease) error {
 		e.Value = 1
 		err := w.hold(ctx, *e, l, ttl)
-		w.journal.add(event{Kind: kDone, Op: e.Op, Key: e.Key, Token: l.Token()})
+		w.journal.add(event{Kind: kDone, Op: e.Op, Key: l.Key(), Token: l.Token()})
 		return err
 	}
 	switch e.Text {
@@ -115,6 +163,12 @@ func (w *worker) call(ctx context.Context, e *event, ttl time.Duration, opts []l
 		return w.client.Do(ctx, e.Key, section, opts...)
 	case "trydo":
 		return w.client.TryDo(ctx, e.Key, section, opts...)
+	case "lead":
+		return w.client.Lead(ctx, e.Key, section, opts...)
+	case "doall":
+		return w.client.DoAll(ctx, []string{e.Key, w.key(), w.key()}, func(ctx context.Context, ls []*lock.Lease) error {
+			return w.all(ctx, ls, section)
+		}, opts...)
 	}
 	take := w.client.Lock
 	if e.Text == "trylock" {
@@ -133,22 +187,42 @@ func (w *worker) call(ctx context.Context, e *event, ttl time.Duration, opts []l
 	return errors.Join(err, l.Release(rctx))
 }
 
+// all is the section of several keys, one after the other, until ctx ends: it ends with each
+// of the leases.
+func (w *worker) all(ctx context.Context, ls []*lock.Lease, section func(context.Context, *lock.Lease) error) error {
+	slices.SortFunc(ls, func(a, b *lock.Lease) int { return strings.Compare(a.Key(), b.Key()) })
+	for _, l := range slices.Compact(ls) { // a key that was given twice
+		if ctx.Err() != nil {
+			break
+		}
+		if err := section(ctx, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // hold is the critical section: one round or two.
 func (w *worker) hold(ctx context.Context, e event, l *lock.Lease, ttl time.Duration) error {
-	w.journal.add(event{Kind: kHold, Op: e.Op, Key: e.Key, Token: l.Token(), Shared: e.Shared})
-	context.AfterFunc(l.Context(), func() {
-		at := now()
-		err := context.Cause(l.Context())
-		w.journal.add(event{Kind: kEnded, At: at, Op: e.Op, Key: e.Key, Token: l.Token(), Err: classOf(err), Text: text(err)})
-	})
+	w.has(e, l)
 	r := round{worker: w, l: l, work: w.length(ttl), heedless: w.rng.IntN(8) == 0}
-	for n := range 1 + w.rng.IntN(5)/4 {
-		r.value = e.Op<<1 | int64(n)
+	for range 1 + w.rng.IntN(5)/4 {
+		r.value = w.number() // e.Op may have several terms, and several keys
 		if err := r.do(ctx, e.Shared); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// has notes that e's section has l, and when l ends.
+func (w *worker) has(e event, l *lock.Lease) {
+	w.journal.add(event{Kind: kHold, Op: e.Op, Key: l.Key(), Owner: l.Owner(), Token: l.Token(), Shared: e.Shared})
+	context.AfterFunc(l.Context(), func() {
+		at := now()
+		err := context.Cause(l.Context())
+		w.journal.add(event{Kind: kEnded, At: at, Op: e.Op, Key: l.Key(), Token: l.Token(), Err: classOf(err), Text: text(err)})
+	})
 }
 
 // length is how long a section takes: mostly little, at times more than a TTL.

@@ -79,7 +79,8 @@ func TestParseErrors(t *testing.T) {
 		"== a\nfile: f\nbreaks: b\ntest: T\n<<<\nx\n===\nx\n>>>\n": "a: the new text is the old one",
 		"== a\nfile: f\nbreaks: b\ntest: T\n":                      "a: no old text",
 		"== a\n<<<\nx\n>>>\n===\n":                                 "a: <<< without ===",
-		"== a\nwhat: f\n":                                          `line 2: "what: f": want file:`,
+		"== a\n<<<\nx\n===\ny\n\n== b\n<<<\nx\n===\ny\n>>>\n":      "a: <<< without ===",
+		"== a\nwhat: f\n": `line 2: "what: f": want file:`,
 	} {
 		_, err := parse("redis", text)
 		assert.ErrorContains(t, err, want)

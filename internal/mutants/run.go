@@ -24,14 +24,15 @@ type runner struct {
 	parallel   int
 	verbose    bool
 
-	mu    sync.Mutex // guards sound and out
-	sound map[tests]func() error
+	mu       sync.Mutex // guards the rest, and what is printed
+	sound    map[tests]func() error
+	programs map[string]func() (string, error) // of the sound code, by package
 }
 
 func newRunner(root, work string, limit time.Duration, parallel int, verbose bool) *runner {
 	return &runner{
 		root: root, work: work, limit: limit, parallel: max(1, parallel), verbose: verbose,
-		sound: make(map[tests]func() error),
+		sound: make(map[tests]func() error), programs: make(map[string]func() (string, error)),
 	}
 }
 
@@ -65,18 +66,26 @@ func (r *runner) one(ctx context.Context, m *mutant, dir string) []byte {
 		return nil
 	}
 	var all []byte
+	programs := make(map[string]string) // by package: to link one takes seconds
+	defer func() {
+		for _, p := range programs {
+			_ = os.Remove(p)
+		}
+	}()
 	for _, t := range m.tests {
 		if err := r.passesWhenSound(ctx, t); err != nil {
 			m.outcome, m.detail = stale, fmt.Sprintf("without the fault: %s: %v", t, err)
 			return nil
 		}
-		program, err := r.build(ctx, t.dir, dir, "-overlay="+overlay)
-		if err != nil {
-			m.outcome, m.detail = stale, err.Error()
-			return nil
+		program := programs[t.dir]
+		if program == "" {
+			if program, err = r.build(ctx, t.dir, dir, fmt.Sprintf("mutant%d.test", len(programs)), "-overlay="+overlay); err != nil {
+				m.outcome, m.detail = stale, err.Error()
+				return nil
+			}
+			programs[t.dir] = program
 		}
 		out, err := r.test(ctx, program, t)
-		_ = os.Remove(program)
 		all = append(all, out...)
 		switch {
 		case ctx.Err() != nil:
@@ -122,13 +131,11 @@ func (r *runner) passesWhenSound(ctx context.Context, t tests) error {
 	r.mu.Lock()
 	once := r.sound[t]
 	if once == nil {
-		dir := filepath.Join(r.work, fmt.Sprintf("sound%d", len(r.sound)))
 		once = sync.OnceValue(func() error {
-			program, err := r.build(ctx, t.dir, dir)
+			program, err := r.soundProgram(ctx, t.dir)
 			if err != nil {
 				return err
 			}
-			defer func() { _ = os.Remove(program) }()
 			// Twice: a busy machine may spoil one run, and is none of the mutants' business.
 			for range 2 {
 				var out []byte
@@ -145,10 +152,24 @@ func (r *runner) passesWhenSound(ctx context.Context, t tests) error {
 	return once()
 }
 
-// build makes the test program of the package in pkg.
-func (r *runner) build(ctx context.Context, pkg, dir string, flags ...string) (string, error) {
-	program := filepath.Join(dir, "mutant.test")
-	args := append([]string{"test", "-c", "-o", program}, flags...)
+// soundProgram builds the test program of the package in pkg as it is, once.
+func (r *runner) soundProgram(ctx context.Context, pkg string) (string, error) {
+	r.mu.Lock()
+	once := r.programs[pkg]
+	if once == nil {
+		name := fmt.Sprintf("sound%d.test", len(r.programs))
+		once = sync.OnceValues(func() (string, error) { return r.build(ctx, pkg, r.work, name) })
+		r.programs[pkg] = once
+	}
+	r.mu.Unlock()
+	return once()
+}
+
+// build makes a test program of the package in pkg. Without what a debugger needs it is linked
+// in half the time.
+func (r *runner) build(ctx context.Context, pkg, dir, name string, flags ...string) (string, error) {
+	program := filepath.Join(dir, name)
+	args := append([]string{"test", "-c", "-ldflags=-s -w", "-o", program}, flags...)
 	cmd := exec.CommandContext(ctx, "go", append(args, "./"+pkg)...)
 	cmd.Dir = r.root
 	if out, err := cmd.CombinedOutput(); err != nil {

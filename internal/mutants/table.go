@@ -164,7 +164,8 @@ func (m *mutant) field(line string) error {
 func (m *mutant) body(lines []string) ([]string, error) {
 	middle := slices.Index(lines, "===")
 	end := slices.Index(lines, ">>>")
-	if middle < 0 || end < middle {
+	next := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "== ") })
+	if middle < 0 || end < middle || next >= 0 && next < end {
 		return nil, errors.New("<<< without === and >>> after it")
 	}
 	m.old = strings.Join(lines[:middle], "\n")

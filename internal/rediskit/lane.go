@@ -12,6 +12,8 @@ import (
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // A Lane lets concurrent calls to one server share round trips. A call that finds the
@@ -63,7 +65,7 @@ const (
 type call struct {
 	ctx  context.Context // the caller's, without its end: for the client's hooks
 	cmd  Command
-	done func(*goredis.Cmd) // called once, when cmd has its reply or error
+	done func(reply any, err error) // called once
 }
 
 // Command is a command that go-redis does not send again by itself: the Locker does so
@@ -99,7 +101,7 @@ func (l *Lane) Do(ctx context.Context, args []any, again bool) (any, error) {
 		return l.direct(ctx, args)
 	}
 	done := make(chan struct{})
-	c := newCall(ctx, args, func(*goredis.Cmd) { close(done) })
+	c := newCall(ctx, args, func(any, error) { close(done) })
 	l.submit(c)
 	select {
 	case <-done:
@@ -110,14 +112,13 @@ func (l *Lane) Do(ctx context.Context, args []any, again bool) (any, error) {
 	}
 }
 
-// Go sends args and returns at once. done is called with the command when that has its
-// reply or error, on a goroutine that carries the replies of others too: it must not block.
-// The values of ctx are for the client's hooks; its end is ignored.
-func (l *Lane) Go(ctx context.Context, args []any, done func(*goredis.Cmd)) {
-	l.submit(newCall(ctx, args, done))
+// Go sends args and returns at once. done is called on a goroutine that carries the replies of
+// others too: it must not block.
+func (l *Lane) Go(args []any, done func(reply any, err error)) {
+	l.submit(newCall(context.Background(), args, done))
 }
 
-func newCall(ctx context.Context, args []any, done func(*goredis.Cmd)) *call {
+func newCall(ctx context.Context, args []any, done func(any, error)) *call {
 	ctx = context.WithoutCancel(ctx)
 	return &call{ctx, NewCommand(ctx, args...), done}
 }
@@ -201,7 +202,7 @@ func (l *Lane) fly() {
 			l.speed.Add(1)
 		}
 		for _, c := range batch {
-			c.done(c.cmd.Cmd)
+			c.done(c.cmd.Result())
 		}
 		if len(batch) > 1 {
 			// Let the callers run first: most of them come back with their next call,
@@ -269,12 +270,28 @@ func IsTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
-// MaxStale is how many stale connections a call meets without using up its tries.
-const MaxStale = 8
+// maxStale is how many stale connections a call meets without using up its tries.
+const maxStale = 8
 
-// IsStale tells whether err is of a connection that was there and is no more. After a restart
+// Repeat is [storekit.Repeat], which does not count connections that a restart of the server has
+// broken: a pool hands them out one by one.
+func Repeat(ctx context.Context, classify func(error) storekit.Class, send func(ctx context.Context, n int) error) (unsure bool, err error) {
+	stale := 0
+	unsure, err = storekit.Repeat(ctx, classify, func(ctx context.Context, n int) error {
+		for {
+			err := send(ctx, n+stale)
+			if stale == maxStale || ctx.Err() != nil || !isStale(err) {
+				return err
+			}
+			stale++
+		}
+	})
+	return unsure || stale > 0, err
+}
+
+// isStale tells whether err is of a connection that was there and is no more. After a restart
 // a pool hands out one like it after another, and those of TLS it does not look at before.
-func IsStale(err error) bool {
+func isStale(err error) bool {
 	for _, of := range []error{io.EOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE} {
 		if errors.Is(err, of) {
 			return true

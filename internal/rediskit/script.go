@@ -4,7 +4,7 @@ import (
 	"crypto/sha1" // the name that Redis gives a script, no secret
 	"embed"
 	"encoding/hex"
-	"regexp"
+	"strings"
 )
 
 // Script is a Lua script and the name that Redis gives it.
@@ -36,13 +36,15 @@ type Sources struct{ embed.FS }
 // Load returns the script of a file, in which a line "-- include part.lua" stands for
 // another file.
 func (f Sources) Load(name string) *Script {
-	return NewScript(include.ReplaceAllStringFunc(f.File(name), func(line string) string {
-		return f.File(include.FindStringSubmatch(line)[1])
-	}))
+	var source strings.Builder
+	for line := range strings.Lines(f.File(name)) {
+		if part, ok := strings.CutPrefix(strings.TrimSpace(line), "-- include "); ok {
+			line = f.File(strings.TrimSuffix(part, ".lua"))
+		}
+		source.WriteString(line)
+	}
+	return NewScript(source.String())
 }
-
-// include is a line that stands for a part which several scripts share.
-var include = regexp.MustCompile(`(?m)^ *-- include (\w+)\.lua\n`)
 
 // File returns what is in lua/name.lua.
 func (f Sources) File(name string) string {

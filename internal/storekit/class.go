@@ -104,7 +104,7 @@ func WithinPatience(ctx context.Context, f func(context.Context) error) error {
 	defer cancel()
 	err := f(bounded)
 	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
-		return Unanswered(err)
+		return unanswered(err)
 	}
 	return err
 }
@@ -116,9 +116,27 @@ func EndsWithin(ctx context.Context, d time.Duration) bool {
 	return ok && time.Until(deadline) <= d
 }
 
-// Unanswered is lock.ErrUnavailable around the store's error of a request that patience gave
+// ClientClosed is lock.ErrClosed for a store's client that its owner has closed: nothing can be asked
+// of the store any more. err is what the client says, and may be nil.
+func ClientClosed(store string, err error) error {
+	text := "lock: " + store + ": the client is closed"
+	if err == nil {
+		return &clientClosed{text, []error{lock.ErrClosed}}
+	}
+	return &clientClosed{text + ": " + err.Error(), []error{lock.ErrClosed, err}}
+}
+
+type clientClosed struct {
+	text string
+	errs []error
+}
+
+func (e *clientClosed) Error() string   { return e.text }
+func (e *clientClosed) Unwrap() []error { return e.errs }
+
+// unanswered is lock.ErrUnavailable around the store's error of a request that patience gave
 // up. It does not pass for the end of the caller's context, which goes on.
-func Unanswered(err error) error {
+func unanswered(err error) error {
 	return &ownBound{fmt.Errorf("%w: no answer for %v: %w", lock.ErrUnavailable, lock.Patience, err)}
 }
 

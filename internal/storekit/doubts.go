@@ -1,48 +1,43 @@
 package storekit
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-215fdefa/lock"
 )
 
 // UndoLife is how long a tombstone refuses the late requests of an owner: longer than a request
 // may linger in the buffers of a connection whose client has given it up.
 const UndoLife = 2 * time.Minute
 
-// Doubts remembers for [UndoLife] the owners that have a grant, but whose request was sent
-// more than once, since the fate of the first was unknown. That one may still be on its way,
-// and arrive after the release: so a release of such an owner leaves a tombstone that refuses
-// it. The zero value has none. It is safe for concurrent use.
+// Doubts remembers owners that have a grant, but of which a copy of a request may still be on its
+// way, and arrive after the release: so a release of such an owner leaves a tombstone that refuses
+// it. It forgets them after one [UndoLife] and before two, as long as others are added. The zero
+// value has none. It is safe for concurrent use.
 type Doubts struct {
-	some atomic.Bool // whether owners may have any
+	some atomic.Bool // whether there are any
 
-	mu     sync.Mutex // guards the rest
-	owners map[string]time.Time
-	oldest []doubt // all that were ever added and may still be in owners, in order
+	mu         sync.Mutex // guards the rest
+	young, old map[string]struct{}
+	since      time.Time // when the first of the young was added
 }
 
-type doubt struct {
-	owner string
-	since time.Time
-}
-
-// Add remembers owner, and forgets those whose late requests cannot come any more.
+// Add remembers owner.
 func (d *Doubts) Add(owner string) {
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.owners == nil {
-		d.owners = make(map[string]time.Time)
-	}
-	for len(d.oldest) > 0 && now.Sub(d.oldest[0].since) > UndoLife {
-		if first := d.oldest[0]; d.owners[first.owner].Equal(first.since) { // else it was added again
-			delete(d.owners, first.owner)
+	if age := now.Sub(d.since); age > UndoLife {
+		if age > 2*UndoLife {
+			d.young = nil
 		}
-		d.oldest = d.oldest[1:] // append copies the rest, and frees the front, when it must grow
+		d.young, d.old, d.since = make(map[string]struct{}), d.young, now
 	}
-	d.owners[owner] = now
-	d.oldest = append(d.oldest, doubt{owner, now})
+	d.young[owner] = struct{}{}
 	d.some.Store(true)
 }
 
@@ -53,8 +48,26 @@ func (d *Doubts) Take(owner string) bool {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	_, ok := d.owners[owner]
-	delete(d.owners, owner)
-	d.some.Store(len(d.owners) > 0)
-	return ok
+	_, young := d.young[owner]
+	_, old := d.old[owner]
+	delete(d.young, owner)
+	delete(d.old, owner)
+	d.some.Store(len(d.young)+len(d.old) > 0)
+	return young || old
+}
+
+// Release ends g by end, or by undo if it has no token. undo leaves a tombstone: where there are
+// doubts about the owner it follows end.
+func (d *Doubts) Release(ctx context.Context, g lock.Grant, end, undo func(context.Context, lock.Grant) error) error {
+	if g.Token == 0 {
+		return undo(ctx, g)
+	}
+	err := end(ctx, g)
+	if (err == nil || errors.Is(err, lock.ErrLost)) && d.Take(g.Owner) {
+		if undone := undo(ctx, g); undone != nil {
+			d.Add(g.Owner) // for the next try
+			return undone
+		}
+	}
+	return err
 }

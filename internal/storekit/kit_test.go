@@ -1,6 +1,7 @@
 package storekit
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,31 +19,46 @@ func TestDoubts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var d Doubts
 		require.False(t, d.Take("a"))
-		d.Add("a")
+		for range 2 { // as often as it likes
+			d.Add("a")
+		}
 		require.False(t, d.Take("b"))
 		require.True(t, d.Take("a"))
 		require.False(t, d.Take("a"))
+
 		d.Add("a")
-		time.Sleep(UndoLife - 1)
-		d.Add("c")
-		d.Add("a") // again: it is young now
-		time.Sleep(2 * time.Nanosecond)
 		d.Add("b")
+		time.Sleep(UndoLife)
+		d.Add("c")
 		require.True(t, d.Take("a"))
+		time.Sleep(UndoLife)
+		d.Add("d")
+		require.True(t, d.Take("c"), "it is as old as may be")
 		time.Sleep(UndoLife + 1)
-		d.Add("d") // forgets the others
-		require.Len(t, d.owners, 1)
-		require.Len(t, d.oldest, 1)
+		d.Add("e")
 		require.False(t, d.Take("b"))
-		require.True(t, d.Take("d"))
+		for range 3 {
+			time.Sleep(2*UndoLife + 1)
+			d.Add("f") // again, so it stays
+			require.Len(t, d.young, 1)
+			require.Empty(t, d.old)
+		}
+		require.True(t, d.Take("f"))
 	})
 }
 
-// BenchmarkDoubts adds owners none of whom can be forgotten yet: each costs the same.
-func BenchmarkDoubts(b *testing.B) {
+// TestManyDoubts adds owners none of whom can be forgotten yet: each costs the same, so all are
+// added at once. Where each looks at all others it takes minutes.
+func TestManyDoubts(t *testing.T) {
+	const owners = 50_000
 	var d Doubts
-	for i := range b.N {
+	begun := time.Now()
+	for i := range owners {
 		d.Add(strconv.Itoa(i))
+	}
+	require.Less(t, time.Since(begun), 10*time.Second)
+	for i := range owners {
+		require.True(t, d.Take(strconv.Itoa(i)))
 	}
 }
 
@@ -99,6 +115,26 @@ func TestMetadata(t *testing.T) {
 	require.Empty(t, EncodeMetadata(map[string]string{}))
 	for _, s := range []string{"null", "[]", "{", `{"a":1}`, "x"} {
 		_, ok := DecodeMetadata(s)
+		require.False(t, ok, s)
+	}
+}
+
+func TestNote(t *testing.T) {
+	long := strings.Repeat("o", lock.MaxOwnerLen)
+	for _, under := range [][]string{nil, {"o"}, {"a-b_c", "0", long}, slices.Repeat([]string{long}, lock.MaxRecord)} {
+		for _, m := range []map[string]string{nil, {"who": "me"}, {"]": "[", ",": `"\]{`}} {
+			note := EncodeNote(&lock.Request{Metadata: m, Under: under})
+			if under == nil {
+				require.Equal(t, EncodeMetadata(m), note, "as it was before there was Under")
+			}
+			back, owners, ok := DecodeNote(note)
+			require.True(t, ok, note)
+			require.Equal(t, m, back)
+			require.Equal(t, under, owners)
+		}
+	}
+	for _, s := range []string{"[", "[]", "[o", "[o,]", "[o]x", "[o]null", "null", "x", `["o"]{`} {
+		_, _, ok := DecodeNote(s)
 		require.False(t, ok, s)
 	}
 }

@@ -3,6 +3,7 @@ package storekit
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf16"
 
@@ -28,6 +29,32 @@ func Bound(r *lock.Record) {
 	r.WaiterCount = max(r.WaiterCount, len(r.Waiters))
 	r.Holders = r.Holders[:min(len(r.Holders), lock.MaxRecord)]
 	r.Waiters = r.Waiters[:min(len(r.Waiters), lock.MaxRecord)]
+}
+
+// EncodeNote is what a request says of itself for others to see: its Metadata and whom it is
+// Under. Without Under it is that of EncodeMetadata.
+func EncodeNote(req *lock.Request) string {
+	m := EncodeMetadata(req.Metadata)
+	if len(req.Under) == 0 {
+		return m
+	}
+	return "[" + strings.Join(req.Under, ",") + "]" + m
+}
+
+// DecodeNote is the inverse of EncodeNote. It is not ok for what that has not made.
+func DecodeNote(s string) (m map[string]string, under []string, ok bool) {
+	if rest, found := strings.CutPrefix(s, "["); found {
+		owners, metadata, found := strings.Cut(rest, "]")
+		under, s = strings.Split(owners, ","), metadata
+		if !found || slices.Contains(under, "") {
+			return nil, nil, false
+		}
+	}
+	m, ok = DecodeMetadata(s)
+	if !ok {
+		return nil, nil, false
+	}
+	return m, under, true
 }
 
 // EncodeMetadata is m as a JSON object, or "" if it is empty. It is ASCII, which a store of

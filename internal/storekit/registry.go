@@ -1,6 +1,7 @@
 package storekit
 
 import (
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -112,6 +113,19 @@ func (r *Registry) Keep(g lock.Grant) {
 	if h := r.holders[g.Owner]; h != nil {
 		h.until = g.Start.Add(g.TTL)
 	}
+}
+
+// Renewed returns what Renew does after a reply that came to err: g, which it keeps, or an error.
+// It drops the holder if that is a loss.
+func (r *Registry) Renewed(g lock.Grant, err error) (lock.Grant, error) {
+	if err == nil {
+		r.Keep(g)
+		return g, nil
+	}
+	if errors.Is(err, lock.ErrLost) {
+		r.Drop(g.Owner)
+	}
+	return lock.Grant{}, err
 }
 
 // Drop forgets a holder: its callback is not called any more, unless that has begun.

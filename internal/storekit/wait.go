@@ -2,6 +2,7 @@ package storekit
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -12,6 +13,10 @@ type Refusal struct {
 	Record  lock.Record   // what is known of holders and line, bounded
 	Recheck time.Duration // when nothing known is in the way any more; 0: not known
 }
+
+// ErrQueued is the error of a request that was not sent before its ctx ended, since others of this
+// process were, and answered: it is no sign that the store is in trouble. Beside it is that of ctx.
+var ErrQueued = errors.New("not sent yet: it waits behind other requests of this process")
 
 // Wait is one acquisition that stands in line. All but Mailbox must be set.
 type Wait struct {
@@ -40,7 +45,8 @@ var waitPauses = Backoff{Min: 10 * time.Millisecond, Max: 500 * time.Millisecond
 //
 // An error of the first claim is returned at once. After that, errors that may pass end the
 // wait only when the store has not answered for [lock.Patience]: with lock.ErrUnavailable and
-// the store's last error. So does a first claim without an answer.
+// the store's last error. So does a first claim without an answer. Time in a queue that moves,
+// see ErrQueued, does not count.
 //
 // If ctx ends the error is ctx.Err(), the store's last error if it was in trouble, and
 // lock.ErrHeld if the key was seen held. If the Locker does, it is lock.ErrClosed. The place in
@@ -119,11 +125,14 @@ func (w *waiting) endure(ctx context.Context, err error) error {
 	switch {
 	case w.alive.Err() != nil:
 		return w.ended(err)
+	case ctx.Err() != nil && errors.Is(err, ErrQueued):
+		w.asked = time.Time{}
+		return nil
 	case ctx.Err() != nil:
 		if w.trouble != nil { // err says only that ctx has ended
 			err = w.trouble
 		}
-		return Unanswered(err)
+		return unanswered(err)
 	case !w.told || !w.Classify(err).Passing():
 		return err
 	}

@@ -3,6 +3,7 @@ package storekit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -235,4 +236,29 @@ func TestWaitEndsWithItsLocker(t *testing.T) {
 			require.Equal(t, lock.ErrClosed, err)
 		})
 	}
+}
+
+// Who is not asked for since others of this process are has patience: from when it is asked for.
+func TestWaitInAQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		queued := func(ctx context.Context) (lock.Grant, *Refusal, error) {
+			<-ctx.Done()
+			return lock.Grant{}, nil, fmt.Errorf("%w: %w", ErrQueued, ctx.Err())
+		}
+		c := answers(queued, queued, refuses, queued, grants)
+		g, err := newWait(c, NewRegistry()).Run(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 7, g.Token)
+		require.Greater(t, time.Since(c.began), 3*lock.Patience)
+
+		c = answers(queued, hangs)
+		_, err = newWait(c, NewRegistry()).Run(t.Context())
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		require.Less(t, time.Since(c.began), 2*lock.Patience+time.Second)
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = newWait(answers(queued), NewRegistry()).Run(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // Patience is for what takes milliseconds on an idle machine: it is meant to fail hangs.
-const Patience = 20 * time.Second
+const Patience = 45 * time.Second
 
 // Bounded returns a context that ends when something hangs, or with the test.
 func Bounded(tb testing.TB) context.Context {
@@ -142,14 +142,12 @@ type Waiting struct {
 	Err    error         // after Done
 }
 
-// Waits starts an Acquire and returns when it has said that it waits.
-func Waits(tb testing.TB, l lock.Locker, req lock.Request) *Waiting {
+// Begin starts an Acquire that waits.
+func Begin(tb testing.TB, l lock.Locker, req lock.Request) *Waiting {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &Waiting{Owner: req.Owner, Cancel: cancel, Done: make(chan struct{})}
-	queued := make(chan struct{})
 	req.Wait = true
-	req.Waiting = func(lock.Record) { close(queued) }
 	go func() {
 		defer close(w.Done)
 		w.Grant, w.Err = l.Acquire(ctx, req)
@@ -158,6 +156,15 @@ func Waits(tb testing.TB, l lock.Locker, req lock.Request) *Waiting {
 		cancel()
 		w.End(tb)
 	})
+	return w
+}
+
+// Waits starts an Acquire and returns when it has said that it waits.
+func Waits(tb testing.TB, l lock.Locker, req lock.Request) *Waiting {
+	tb.Helper()
+	queued := make(chan struct{})
+	req.Waiting = func(lock.Record) { close(queued) }
+	w := Begin(tb, l, req)
 	select {
 	case <-queued:
 	case <-w.Done:

@@ -74,6 +74,12 @@ need_compiler() {
 	install gcc libc6-dev -- "a C compiler for the race detector: gcc or clang"
 }
 
+# What docs/service.md uses, whose commands a test runs.
+need_curl() {
+	if have curl && have jq; then return; fi
+	install curl jq -- "curl and jq"
+}
+
 need_redis() {
 	if have redis-server || docker_has "$(image redis)"; then return; fi
 	install redis-server -- "redis-server 7 (brew install redis, dnf install redis), or Docker"
@@ -160,6 +166,7 @@ if [ "${1:-}" = cache ]; then
 	exit
 fi
 need_compiler
+need_curl
 need_redis
 need_postgres
 need_pgbouncer

@@ -13,7 +13,7 @@ const (
 	toClient
 )
 
-// Messages says which messages a fault befalls.
+// Messages selects the messages that a fault affects.
 type Messages struct {
 	directions [2]bool
 	first      int // counted from 1
@@ -21,16 +21,16 @@ type Messages struct {
 	match      func(message []byte) bool
 }
 
-// Requests are all messages from the client to the server.
+// Requests returns all messages from the client to the server.
 func Requests() Messages { return Messages{directions: [2]bool{toServer: true}, first: 1} }
 
-// Replies are all messages from the server to the client.
+// Replies returns all messages from the server to the client.
 func Replies() Messages { return Messages{directions: [2]bool{toClient: true}, first: 1} }
 
-// All are the messages of both directions, counted together.
+// All returns the messages of both directions, counted together.
 func All() Messages { return Messages{directions: [2]bool{true, true}, first: 1} }
 
-// From returns the k-th of m, counted from 1, and all after it. It panics if k is below 1.
+// From returns the k-th of m and all after it. k counts from 1; From panics if it is below 1.
 func (m Messages) From(k int) Messages {
 	if k < 1 {
 		panic(fmt.Sprintf("faultproxy: message %d: they are counted from 1", k))
@@ -39,16 +39,16 @@ func (m Messages) From(k int) Messages {
 	return m
 }
 
-// Nth returns the k-th of m only, counted from 1. It panics if k is below 1.
+// Nth returns only the k-th of m. k counts from 1; Nth panics if it is below 1.
 func (m Messages) Nth(k int) Messages {
 	m = m.From(k)
 	m.last = k
 	return m
 }
 
-// Matching returns those of m for which match returns true; only these are counted then.
-// match must not keep or change the message. It is called under a mutex of the proxy and
-// must not call it.
+// Matching returns the messages of m for which match returns true, and counts only these. match
+// must not keep or change the message. It runs under a mutex of the proxy, so it must not call
+// the proxy.
 func (m Messages) Matching(match func(message []byte) bool) Messages {
 	m.match = match
 	return m
@@ -60,12 +60,13 @@ const (
 	pass action = iota
 	hold
 	lose
+	tear
 	drop
 	delay
 )
 
-// Fault is what happens to some messages of a Proxy, until it is healed. All methods are
-// safe for concurrent use.
+// Fault affects some messages of a Proxy until it is healed. All methods are safe for concurrent
+// use.
 type Fault struct {
 	p        *Proxy
 	messages Messages
@@ -78,19 +79,23 @@ type Fault struct {
 	seen, hits int // p.mu guards them
 }
 
-// Hold keeps messages back until Heal, which delivers them. What comes behind one on the
-// same connection waits with it; other connections pass on. A client that hangs up
-// meanwhile does not take back what it sent.
+// Hold keeps messages back until Heal, which delivers them. Later messages on the same
+// connection wait with them; other connections go on. If the client hangs up meanwhile, its
+// messages are delivered all the same.
 func (p *Proxy) Hold(m Messages) *Fault { return p.begin(m, hold, 0) }
 
 // Lose breaks the connection of a message instead of delivering it.
 func (p *Proxy) Lose(m Messages) *Fault { return p.begin(m, lose, 0) }
 
-// Drop takes messages out and keeps their connection.
+// Tear delivers a message without its last byte and then breaks its connection, like a server
+// killed while it writes.
+func (p *Proxy) Tear(m Messages) *Fault { return p.begin(m, tear, 0) }
+
+// Drop removes messages; their connection lives on.
 func (p *Proxy) Drop(m Messages) *Fault { return p.begin(m, drop, 0) }
 
-// Delay delivers messages d later, in their order. It does not limit how many are under
-// way, and does not delay the making of a connection.
+// Delay delivers messages d later, in their order. It does not limit how many are under way, and
+// does not delay connecting.
 func (p *Proxy) Delay(m Messages, d time.Duration) *Fault { return p.begin(m, delay, d) }
 
 func (p *Proxy) begin(m Messages, act action, latency time.Duration) *Fault {
@@ -113,10 +118,10 @@ func (f *Fault) Heal() {
 	}
 }
 
-// Hit is closed when the fault has befallen a message.
+// Hit returns a channel that is closed when the fault has affected a message.
 func (f *Fault) Hit() <-chan struct{} { return f.hit }
 
-// Hits is how many messages the fault has befallen.
+// Hits returns how many messages the fault has affected.
 func (f *Fault) Hits() int {
 	f.p.mu.Lock()
 	defer f.p.mu.Unlock()

@@ -70,7 +70,7 @@ func (l *link) read(p *Proxy, d direction, src net.Conn, queue chan<- message) {
 	}
 }
 
-// deliver writes what is in queue to dst, but for what a fault takes. It breaks the link
+// deliver writes what is in queue to dst, except what a fault takes. It breaks the link
 // when it returns.
 func (l *link) deliver(p *Proxy, d direction, dst net.Conn, queue <-chan message) {
 	defer l.close()
@@ -80,6 +80,9 @@ func (l *link) deliver(p *Proxy, d direction, dst net.Conn, queue <-chan message
 		}
 		switch l.fate(p, d, m.data) {
 		case lose:
+			return
+		case tear:
+			_, _ = dst.Write(m.data[:len(m.data)-1])
 			return
 		case drop:
 			continue
@@ -91,7 +94,7 @@ func (l *link) deliver(p *Proxy, d direction, dst net.Conn, queue <-chan message
 }
 
 // fate takes data past the faults, and returns when it has been held for as long as they
-// say: lose, drop, or pass.
+// say: lose, tear, drop, or pass.
 func (l *link) fate(p *Proxy, d direction, data []byte) action {
 	for seq := 0; ; {
 		f := p.next(d, data, seq)

@@ -1,5 +1,5 @@
-// Package faultproxy is a TCP proxy that a test can break: it stands between one client
-// and its server, passes bytes, and knows no protocol. It imports the standard library only.
+// Package faultproxy is a TCP proxy that a test can break. It stands between one client and its
+// server, passes bytes, and knows no protocol. It imports the standard library only.
 //
 //	proxy := faultproxy.New(t, server.Addr())
 //	store := mystore.Dial(proxy.Addr())
@@ -8,20 +8,22 @@
 //	heal := proxy.Hold(faultproxy.Replies()).Heal            // requests pass, replies wait
 //	heal := proxy.Hold(faultproxy.Replies().Nth(2)).Heal     // the second stalls, and what is behind it
 //	heal := proxy.Lose(faultproxy.Requests().From(3)).Heal   // the third and all later ones
+//	heal := proxy.Tear(faultproxy.Replies().Nth(1)).Heal     // the first, without its last byte
 //	heal := proxy.Drop(faultproxy.Replies().Matching(isEvent)).Heal
 //	heal := proxy.Delay(faultproxy.All(), 100*time.Millisecond).Heal // a round trip of 200 ms
 //
 // # Messages
 //
-// What a fault counts, holds or drops is a message. Without a framing it is what one
-// read from the socket returns: of a client that writes a request at once and waits for
-// its reply, one request or reply; of one that pipelines, maybe several. [WithFraming]
-// says where messages end. Messages are counted per proxy, over all its connections, from
-// when the fault begins, so a sweep over the k-th message gives each client a proxy of
-// its own, and looks at [Fault.Hit] to see whether the client got as far as that.
+// Faults count, hold and drop messages. By default a message is what one read from the socket
+// returns. If a client writes each request at once and waits for the reply, that is one request
+// or reply. If it pipelines, it may be several. [WithFraming] says where messages end.
 //
-// Faults add up: each message meets them in the order in which they began, at the moment
-// at which it would be delivered.
+// Messages are counted per proxy, over all its connections, from when the fault begins. So to
+// try each k-th message in turn, give each client a proxy of its own. [Fault.Hit] tells whether
+// the client got as far as message k.
+//
+// Several faults may be active. Each message meets them in the order in which they began, when
+// it would be delivered.
 package faultproxy
 
 import (
@@ -38,8 +40,8 @@ import (
 // pollInterval is the pause before the proxy accepts or dials again.
 const pollInterval = 10 * time.Millisecond
 
-// Proxy is the way of one client to a server. The client connects to Addr instead of the
-// server's address. All methods are safe for concurrent use.
+// Proxy forwards the connections of one client to a server. The client connects to Addr instead
+// of the server's address. All methods are safe for concurrent use.
 type Proxy struct {
 	listener net.Listener
 	target   string
@@ -63,14 +65,14 @@ type config struct {
 // Option changes a Proxy.
 type Option func(*config)
 
-// WithPatience is how long a new connection waits for the target to listen before it is
-// closed: for clients that take an accepted connection for a server that is there. The
-// default is 0.
+// WithPatience sets how long a new connection waits for the target to listen before it is
+// closed. Use it if clients take an accepted connection as proof that the server is up. Default
+// 0.
 func WithPatience(d time.Duration) Option { return func(c *config) { c.patience = d } }
 
-// WithFraming says where messages end in each direction. A message is the data by which
-// split advances; the token it returns is not looked at. A split that is nil makes a
-// message of each read, which is the default. An error of split breaks the connection.
+// WithFraming says where messages end in each direction. A message is the data by which split
+// advances; the token it returns does not matter. A nil split, the default, makes a message of
+// each read. An error of split breaks the connection.
 func WithFraming(requests, replies bufio.SplitFunc) Option {
 	return func(c *config) { c.framing = [2]bufio.SplitFunc{toServer: requests, toClient: replies} }
 }
@@ -87,7 +89,7 @@ func New(tb testing.TB, target string, opts ...Option) *Proxy {
 	return p
 }
 
-// Start is New outside a test: whoever calls it calls Close.
+// Start is New outside a test. The caller must call Close.
 func Start(target string, opts ...Option) (*Proxy, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -102,11 +104,11 @@ func Start(target string, opts ...Option) (*Proxy, error) {
 	return p, nil
 }
 
-// Addr is where the client connects to: host and port.
+// Addr returns the host and port that the client connects to.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// Close breaks all connections and returns when no goroutine of p runs any more. What a
-// fault held back is gone.
+// Close breaks all connections and returns when no goroutine of p runs any more. Messages that a
+// fault held back are lost.
 func (p *Proxy) Close() {
 	p.cancel()
 	_ = p.listener.Close()
@@ -114,8 +116,8 @@ func (p *Proxy) Close() {
 	p.wg.Wait()
 }
 
-// Cut breaks all connections, and closes each new one at once, until heal. When it
-// returns, nothing that the client does reaches the server any more.
+// Cut breaks all connections, and closes each new one at once, until heal. Once it returns,
+// nothing from the client reaches the server.
 func (p *Proxy) Cut() (heal func()) {
 	p.setCut(true)
 	p.Break()

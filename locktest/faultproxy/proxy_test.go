@@ -200,6 +200,22 @@ func TestLoseReplies(t *testing.T) {
 	require.Equal(t, []string{"1", "2", "3", "4"}, s.asked(), "requests pass")
 }
 
+// TestTear: the message arrives without its last byte, and nothing arrives after it.
+func TestTear(t *testing.T) {
+	s := newServer(t)
+	p := faultproxy.New(t, s.addr)
+	c := dial(t, p)
+	fault := p.Tear(faultproxy.Replies().Nth(2))
+	require.Equal(t, "re:1", c.ask("1"))
+	c.send("second")
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(forever)))
+	torn, _ := io.ReadAll(c.replies)
+	assert.Equal(t, "re:second", string(torn), "without its newline")
+	assert.Equal(t, 1, fault.Hits())
+	assert.Equal(t, "re:3", dial(t, p).ask("3"))
+	assert.Equal(t, []string{"1", "second", "3"}, s.asked())
+}
+
 func TestDropMatching(t *testing.T) {
 	p := faultproxy.New(t, newServer(t).addr)
 	c := dial(t, p)

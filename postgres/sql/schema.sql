@@ -46,12 +46,14 @@ CREATE TABLE IF NOT EXISTS {readers} (
 	PRIMARY KEY (key, owner)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 
--- The line. A place lives until its deadline, which its waiter's heartbeats put off. A live
--- place is a reservation: nobody behind it, and nobody new, is granted the lock.
+-- The line, by ticket: the arrival in µs, less the head start. A place lives until its deadline,
+-- which its waiter's heartbeats put off. A live place is a reservation: nobody behind it, and
+-- nobody new, is granted the lock. Older versions drew tickets from a sequence: for those that
+-- still run, the default is a ticket without a head start.
 CREATE TABLE IF NOT EXISTS {waiters} (
 	key      bytea NOT NULL,
 	owner    text NOT NULL,
-	ticket   bigint GENERATED ALWAYS AS IDENTITY, -- drawn while the lock's row is locked
+	ticket   bigint NOT NULL,
 	shared   boolean NOT NULL,
 	ttl      interval NOT NULL,
 	arrived  timestamptz NOT NULL,
@@ -62,6 +64,9 @@ CREATE TABLE IF NOT EXISTS {waiters} (
 	PRIMARY KEY (key, owner),
 	UNIQUE (key, ticket)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+ALTER TABLE {waiters}
+	ALTER COLUMN ticket DROP IDENTITY IF EXISTS,
+	ALTER COLUMN ticket SET DEFAULT (date_part('epoch', clock_timestamp()) * 1000000)::bigint;
 
 -- Tombstones: of owners whose acquisition was undone, so that a late request of theirs is
 -- refused, and of those whose grant was ended by force, so that they are told why.
@@ -237,20 +242,22 @@ END
 {body};
 
 -- Acquires a lock, or stands in line for it if beat_, the heartbeat, is not null. line_ asks
--- for those in front too.
+-- for those in front too. head_ is the head start in µs.
 --
 -- Returns the token in digits, or
 --   {"undone": true} when an undo of this owner has overtaken this request; or
 --   {"recheck": µs until nothing known is in the way, "ahead": waiters in the way, some at most,
 --    "record": {...}}.
 CREATE OR REPLACE FUNCTION {acquire}(key_ bytea, owner_ text, ttl_ interval, shared_ boolean,
-	process_ text, listens_ boolean, metadata_ text, beat_ interval, line_ boolean) RETURNS text
+	process_ text, listens_ boolean, metadata_ text, beat_ interval, line_ boolean, head_ bigint) RETURNS text
 LANGUAGE plpgsql VOLATILE AS {body}
 DECLARE
 	l {locks};
 	t timestamptz := clock_timestamp();
 	until timestamptz; -- the last moment at which what is in the way ends by itself
-	place bigint;
+	mine bigint;       -- the ticket of a place in line
+	place bigint;      -- who has a lower ticket is in front; null: all
+	arrival bigint;    -- in µs, after the last ticket should the clock have been set back
 	ahead bigint := 0;
 	minted bigint;
 	reply json;
@@ -286,8 +293,14 @@ BEGIN
 
 	-- In the way of a reader: the writer, and writers in front of it. Of a writer: anybody.
 	-- How many more there are in a long line makes no difference.
+	arrival := (date_part('epoch', t) * 1000000)::bigint;
 	IF l.crowd THEN
-		SELECT ticket INTO place FROM {waiters} WHERE key = key_ AND owner = owner_ AND deadline > t;
+		SELECT ticket INTO mine FROM {waiters} WHERE key = key_ AND owner = owner_ AND deadline > t;
+		place := mine;
+		IF mine IS NULL AND beat_ IS NOT NULL THEN
+			SELECT greatest(arrival, max(ticket) + 1) INTO arrival FROM {waiters} WHERE key = key_;
+			place := CASE WHEN head_ > 0 THEN arrival - head_ + 1 END; -- behind who has the same
+		END IF;
 		SELECT count(*), greatest(until, max(deadline)) INTO ahead, until FROM (
 			SELECT deadline FROM {waiters}
 			WHERE key = key_ AND deadline > t AND (place IS NULL OR ticket < place) AND NOT (shared_ AND shared)
@@ -298,7 +311,7 @@ BEGIN
 	END IF;
 
 	IF until IS NULL THEN
-		IF place IS NOT NULL THEN
+		IF mine IS NOT NULL THEN
 			DELETE FROM {waiters} WHERE key = key_ AND owner = owner_;
 			l.line := l.line - 1;
 		END IF;
@@ -318,15 +331,20 @@ BEGIN
 	END IF;
 
 	reply := json_build_object('recheck', {micros}(until - t), 'ahead', ahead,
-		'record', {record}(l, t, line_, place, l.line - (place IS NOT NULL)::int));
-	IF place IS NOT NULL THEN
+		'record', {record}(l, t, line_, place, l.line - (mine IS NOT NULL)::int));
+	IF mine IS NOT NULL THEN
 		UPDATE {waiters} SET deadline = t + beat_ WHERE key = key_ AND owner = owner_;
 	ELSIF beat_ IS NOT NULL THEN
 		IF l.crowd THEN
 			DELETE FROM {waiters} WHERE key = key_ AND owner = owner_; -- a dead place is lost
 		END IF;
-		INSERT INTO {waiters} (key, owner, shared, ttl, arrived, deadline, process, listens, metadata)
-		VALUES (key_, owner_, shared_, ttl_, t, t + beat_, process_, listens_, metadata_);
+		LOOP
+			INSERT INTO {waiters} (key, owner, ticket, shared, ttl, arrived, deadline, process, listens, metadata)
+			VALUES (key_, owner_, arrival - head_, shared_, ttl_, t, t + beat_, process_, listens_, metadata_)
+			ON CONFLICT (key, ticket) DO NOTHING;
+			EXIT WHEN FOUND;
+			arrival := arrival + 1;
+		END LOOP;
 		UPDATE {locks} SET crowd = true, line = line + 1 WHERE key = key_;
 	END IF;
 	-- Nothing that a crash may not take: the waiter lines up again at its next heartbeat.

@@ -1,7 +1,8 @@
 -- Acquires a lock exclusively, or lines up for it.
 --
--- ARGV 1 owner  2 TTL ms  3 counter's TTL ms  4 process and metadata
+-- ARGV 1 owner  2 TTL ms  3 counter's TTL ms  4 process and note
 --      5 "" to try, else heartbeat ms  6 "1" to return the line too  7 TTL in 13 digits
+--      8 head start µs, if there is one
 --
 -- Returns the token, a number; or
 --   {"undone"} when a tombstone refuses this owner; or
@@ -25,8 +26,9 @@ if record and record ~= '+' then
   local token, holder = string.match(record, '^(%d+):([^:]+):%d+:')
   if not token then return held(-1, record, -2) end -- it is no lock, as the caller will see
   if holder == owner then
-    -- This request was sent again after an unknown outcome: one owner, one grant.
-    redis.call('PEXPIRE', RECORD, ARGV[2])
+    -- This request was sent again after an unknown outcome: one owner, one grant. It may be a
+    -- copy that comes late, so what a renewal has put off stays put off.
+    redis.call('PEXPIRE', RECORD, ARGV[2], 'GT')
     return tonumber(token)
   end
   ttl = redis.call('PTTL', RECORD)
@@ -41,10 +43,10 @@ end
 -- include readers.lua
 
 local readers = record and prune() or 0
-local head, entry = first(LINE)
-local mine = not head or head == owner
+local head, entry, score = first(LINE)
+local mine = not head or head == owner or HEADSTART > 0 and place(owner) < tonumber(score)
 if readers == 0 and mine then
-  if head then leave(head) end
+  if head == owner then leave(owner) end
   forget()
   return grant(owner, ARGV[2], ARGV[3], ARGV[4])
 elseif readers == 0 then

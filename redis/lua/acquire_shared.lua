@@ -25,8 +25,8 @@ elseif not writer then
   prune()
   local again = redis.call('HGET', INFO, owner)
   if again then
-    -- This request was sent again after an unknown outcome: one owner, one grant.
-    read(owner, expiry, string.sub(again, 14))
+    -- This request was sent again, or comes late: see acquire.lua.
+    read(owner, math.max(expiry, tonumber(string.sub(again, 1, 13))), string.sub(again, 14))
     return tonumber(string.match(again, '^(%d+):', 14))
   end
 end
@@ -35,8 +35,8 @@ end
 local function blocker()
   local head, entry, arrived = first(WRITERS)
   if not head then return nil end
-  local mine = redis.call('ZSCORE', LINE, owner)
-  if mine and tonumber(mine) < tonumber(arrived) then return nil end
+  local mine = place(owner)
+  if mine and mine < tonumber(arrived) then return nil end
   return entry
 end
 

@@ -3,13 +3,13 @@
 -- includes what it needs, where it needs it.
 --
 -- KEYS of them all:
---   1 record    token:owner:granted µs:process metadata, then "*" if anybody waits; or "+" for readers
+--   1 record    token:owner:granted µs:process note, then "*" if anybody waits; or "+" for readers
 --   2 counter   the last token, then "*" if the line or tombstones exist
 --   3 readers   sorted set owner -> expiry ms
---   4 info      hash owner -> 13 digits expiry ms | token:granted µs:process metadata
---   5 line      sorted set owner -> arrival µs
+--   4 info      hash owner -> 13 digits expiry ms | token:granted µs:process note
+--   5 line      sorted set owner -> arrival µs, less the head start
 --   6 waiters   hash owner -> 13 digits deadline ms | x or s | 16 digits arrival µs |
---                             13 digits TTL ms | 22 bytes process | metadata
+--                             13 digits TTL ms | 22 bytes process | note
 --   7 writers   sorted set, the part of the line that waits for an exclusive grant
 --   8 undone    sorted set owner -> ms until which a tombstone refuses that owner's late requests
 --

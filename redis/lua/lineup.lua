@@ -1,3 +1,28 @@
+local HEADSTART = tonumber(ARGV[8] or 0)
+
+-- When a newcomer arrives, and the score of the last in line. It arrives after that one, should
+-- the server's clock have been set back. No two have one score: of waiters with equal ones
+-- who came first is first.
+local function arrival()
+  local last = redis.call('ZRANGE', LINE, -1, -1, 'WITHSCORES')[2]
+  local at = time[1] * 1000000 + time[2]
+  if last and tonumber(last) >= at then at = last + 1 end
+  while HEADSTART > 0 do
+    local score = string.format('%.0f', at - HEADSTART)
+    if redis.call('ZCOUNT', LINE, score, score) == 0 then break end
+    at = at + 1
+  end
+  return at, last
+end
+
+-- Owner's score in the line, that which its head start would give it, or nil for a newcomer
+-- without one, who would be the last.
+local function place(owner)
+  local mine = redis.call('ZSCORE', LINE, owner)
+  if mine then return tonumber(mine) end
+  return HEADSTART > 0 and arrival() - HEADSTART or nil
+end
+
 -- Lines owner up, or keeps its place and renews its heartbeat. The keys outlive every
 -- heartbeat, whose maximum is 5 s, and vanish with the last waiter. record is that of a
 -- writer who holds the lock, nil if it is free or readers have it. tail is what an entry
@@ -8,10 +33,7 @@ local function lineup(owner, mode, heartbeat, life, tail, record)
   local mine = redis.call('HGET', WAITERS, owner)
   local arrived = mine and string.sub(mine, 15, 30)
   if not arrived then
-    -- Above the last one's, should the server's clock have been set back.
-    local last = redis.call('ZRANGE', LINE, -1, -1, 'WITHSCORES')[2]
-    local at = time[1] * 1000000 + time[2]
-    if last and tonumber(last) >= at then at = last + 1 end
+    local at, last = arrival()
     arrived = string.format('%016.0f', at)
     if not last then
       local digits = counted()
@@ -19,8 +41,9 @@ local function lineup(owner, mode, heartbeat, life, tail, record)
       if record and string.sub(record, -1) ~= '*' then redis.call('APPEND', RECORD, '*') end
     end
   end
-  redis.call('ZADD', LINE, arrived, owner)
-  if mode == 'x' then redis.call('ZADD', WRITERS, arrived, owner) end
+  local score = HEADSTART > 0 and string.format('%.0f', arrived - HEADSTART) or arrived
+  redis.call('ZADD', LINE, score, owner)
+  if mode == 'x' then redis.call('ZADD', WRITERS, score, owner) end
   redis.call('HSET', WAITERS, owner,
     string.format('%013.0f', now + heartbeat) .. mode .. arrived .. tail)
   if redis.call('PTTL', LINE) < 10000 then

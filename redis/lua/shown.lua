@@ -11,8 +11,10 @@ local function shown(record, ttl, owner, line)
   end
   local waiters, entries = {}, {}
   local waiting = redis.call('ZRANK', LINE, owner) or redis.call('ZCARD', LINE)
-  if line and waiting > 0 then
-    local front = redis.call('ZRANGE', LINE, 0, math.min(waiting, 64) - 1)
+  local searched = line and math.min(waiting, 64) or 0
+  for from = 0, searched - 1, 16 do
+    if #waiters == 16 then break end
+    local front = redis.call('ZRANGE', LINE, from, math.min(from + 16, searched) - 1)
     for i, entry in ipairs(redis.call('HMGET', WAITERS, unpack(front))) do
       if not entry or tonumber(string.sub(entry, 1, 13)) <= now then
         waiting = waiting - 1

@@ -1,7 +1,7 @@
 -- Takes a free lock that nobody waits for: the usual case, with the fewest commands.
 --
 -- KEYS 1 record  2 counter
--- ARGV 1 owner  2 TTL ms  3 counter's TTL ms  4 process and metadata
+-- ARGV 1 owner  2 TTL ms  3 counter's TTL ms  4 process and note
 --
 -- Returns the token, a number; or 0, having granted nothing, when acquire.lua must look
 -- closer: the record is there, or the counter has the mark "*", which stands for a line or

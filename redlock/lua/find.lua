@@ -17,6 +17,7 @@ end
 -- Writes what the owner has.
 local function put()
   if reader then
+    if rest ~= '+' then redis.call('DEL', READERS, INFO) end -- of before somebody deleted the state
     rest = '+'
     read(owner, expiry, token .. ':' .. tail)
   else

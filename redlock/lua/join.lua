@@ -10,7 +10,7 @@
 -- KEYS 1 node
 -- ARGV 1 ms to abstain
 --
--- Returns {node, now µs}.
+-- Returns node.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -24,4 +24,4 @@ if last ~= run then
   node = string.format('%013.0f', now + ARGV[1]) .. ':' .. (fresh and 'n' or 'r') .. ':' .. run
   redis.call('SET', KEYS[1], node)
 end
-return {node, string.format('%.0f', time[1] * 1000000 + time[2])}
+return node

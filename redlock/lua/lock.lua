@@ -1,7 +1,7 @@
--- Votes for an exclusive grant.
+-- Votes for a grant.
 --
--- ARGV 1 owner  2 TTL ms  3 proposed token, 0 for none  4 how far it may be ahead, µs
---      5 metadata
+-- ARGV 1 owner  2 TTL ms  3 proposed token  4 how far it may be ahead, µs  5 metadata
+--      6 "1" if shared
 --
 -- Returns now µs if the vote records the proposed token; {now µs, least token that it would
 -- record} if the vote is without one; or
@@ -13,22 +13,15 @@
 -- include votes.lua
 -- include state.lua
 -- include undone.lua
+-- include readers.lua
+-- include find.lua
+-- include seen.lua
 
-local owner = ARGV[1]
-local token, granted = '0', nil
-if rest == '+' then
-  -- include readers.lua
-  -- include seen.lua
-  if prune() > 0 then return seen('held', 16) end
-elseif rest ~= '' then
-  local expiry, held, holder, since = string.match(rest, '^(%d+):(%d+):([%w_-]+):(%d+):')
-  if expiry and tonumber(expiry) >= now then
-    if holder ~= owner then return {'held', string.format('%.0f', micros), rest} end
-    token, granted = held, since
-  end
-end
+local shared = ARGV[6] == '1'
+if other and not (shared and reader) then return seen(16) end
+reader, token = shared, expiry and token or '0'
+tail = expiry and tail or string.format('%.0f', micros) .. ':' .. ARGV[5]
 -- include mint.lua
-rest = string.format('%.0f', now + ARGV[2]) .. ':' .. token .. ':' .. owner .. ':' ..
-  (granted or string.format('%.0f', micros)) .. ':' .. ARGV[5]
-save()
+expiry = string.format('%.0f', now + ARGV[2])
+put()
 return reply

@@ -1,10 +1,16 @@
--- Removes the readers whose TTL is over; returns how many live.
+-- Removes the readers whose TTL is over; returns how many live. None does if somebody has deleted
+-- one of the two keys: they are told at their next renewal.
 local function prune()
   for _, reader in ipairs(redis.call('ZRANGEBYSCORE', READERS, '-inf', string.format('(%.0f', now))) do
     redis.call('ZREM', READERS, reader)
     redis.call('HDEL', INFO, reader)
   end
-  return redis.call('ZCARD', READERS)
+  local live = redis.call('ZCARD', READERS)
+  if live ~= redis.call('HLEN', INFO) then
+    redis.call('DEL', READERS, INFO)
+    live = 0
+  end
+  return live
 end
 
 -- Each reader expires alone; the keys vanish with the last.

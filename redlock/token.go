@@ -2,8 +2,9 @@ package redlock
 
 import (
 	"slices"
-	"sync/atomic"
 	"time"
+
+	"github.com/seed-215fdefa/lock"
 )
 
 // A token is the answer to a question that costs a round trip of its own: which number do a
@@ -31,44 +32,31 @@ import (
 // same two properties: it is above the counters of a quorum as of their votes, and no
 // grant can have come between on a node where the owner has held ever since.
 const (
-	lead   = 50 * time.Millisecond  // how far ahead of the clocks a guess is, for the way there
+	lead   = 100 * time.Millisecond // how far ahead of the clocks a guess is, for the way there
 	window = 250 * time.Millisecond // how far ahead of its own clock a node takes it
 )
 
-// epoch is what the clocks are compared with, by the monotonic clock of this process.
-var epoch = time.Now()
-
-func ownMicros() int64 { return time.Since(epoch).Microseconds() }
-
-// clock is an estimate of a node's clock.
-type clock struct{ ahead atomic.Int64 } // node's µs, less own µs; 0 is unknown
-
-// saw notes that the node's clock has just shown micros.
-func (c *clock) saw(micros int64) {
-	if micros > 0 {
-		c.ahead.Store(micros - ownMicros())
-	}
+// guess is a token that a quorum will take for new, if its clocks are as far ahead of this one as
+// when the last guess was bad.
+func (l *Locker) guess() lock.Token {
+	return lock.Token(time.Now().Add(lead).UnixMicro() + l.ahead.Load())
 }
 
-// propose guesses a token that a quorum will take for new; 0 when too little is known. It
-// goes by the fastest clock that is not much faster than those of a quorum.
-func propose(nodes []*node, quorum int) int64 {
-	var buf [16]int64
-	ahead := buf[:0]
-	for _, n := range nodes {
-		if a := n.clock.ahead.Load(); a != 0 {
-			ahead = append(ahead, a)
+// agreed is the least token that all voters in b would record, who have not all recorded the guess.
+func (l *Locker) agreed(b *ballot, guess lock.Token) (token lock.Token) {
+	var clocks []int64
+	for i, v := range b.votes {
+		switch r := b.answers[i].reply; v {
+		case yes:
+			token = max(token, guess)
+			clocks = append(clocks, r.(int64))
+		case blank:
+			micros, least := r.([]any)[0].(int64), r.([]any)[1].(int64)
+			token = max(token, lock.Token(least))
+			clocks = append(clocks, micros)
 		}
 	}
-	if len(ahead) < quorum {
-		return 0
-	}
-	slices.Sort(ahead)
-	best := ahead[quorum-1]
-	for _, a := range ahead[quorum:] {
-		if a-ahead[0] < (window / 2).Microseconds() {
-			best = a
-		}
-	}
-	return best + ownMicros() + lead.Microseconds()
+	slices.Sort(clocks) // of the few that are off most are on the outside
+	l.ahead.Store(clocks[len(clocks)/2] - time.Now().UnixMicro())
+	return token
 }

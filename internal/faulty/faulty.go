@@ -1,21 +1,27 @@
-package memory_test
+// Package faulty puts a network that can fail between a test and a store that has none.
+package faulty
 
 import (
 	"context"
 	"errors"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/seed-215fdefa/lock"
-	"github.com/seed-215fdefa/lock/memory"
+	"github.com/seed-215fdefa/lock/locktest"
 )
 
 var errSevered = errors.New("faulty: the process is cut off")
 
-// faulty is a process with a network between it and the store, which can fail.
-type faulty struct {
-	inner *memory.Locker
+// watched is what a Locker may be on.
+type watched interface {
+	lock.Locker
+	lock.Watcher
+}
+
+// Locker is a process with a network between it and a store without one, which can fail.
+type Locker struct {
+	inner watched
 	life  context.Context // ends when the process is severed
 	end   context.CancelFunc
 	calls sync.WaitGroup // of inner; mu is held when one begins
@@ -25,18 +31,22 @@ type faulty struct {
 	mute   chan struct{} // not nil while no reply comes back; closed by heal
 }
 
-func newFaulty(inner *memory.Locker) *faulty {
-	f := &faulty{inner: inner}
+// New returns a process on inner. Sever it when the test ends.
+func New(inner watched) *Locker {
+	f := &Locker{inner: inner}
 	f.life, f.end = context.WithCancel(context.Background())
 	return f
 }
 
-func (f *faulty) Unwrap() lock.Locker             { return f.inner }
-func (f *faulty) Capabilities() lock.Capabilities { return f.inner.Capabilities() }
+// Unwrap returns what is behind the network.
+func (f *Locker) Unwrap() lock.Locker { return f.inner }
 
-// die severs the process. When it returns its calls are over: a waiter that was handed the
+// Capabilities implements [lock.Locker].
+func (f *Locker) Capabilities() lock.Capabilities { return f.inner.Capabilities() }
+
+// Sever cuts off the process. When it returns its calls are over: a waiter that was handed the
 // lock just before it died would be a dead holder, which may keep it for longer.
-func (f *faulty) die() {
+func (f *Locker) Sever() {
 	f.mu.Lock()
 	f.end()
 	f.mu.Unlock()
@@ -44,7 +54,7 @@ func (f *faulty) die() {
 }
 
 // begin begins a call, unless the process is severed. The caller calls the done of calls.
-func (f *faulty) begin() error {
+func (f *Locker) begin() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.life.Err() != nil {
@@ -55,7 +65,7 @@ func (f *faulty) begin() error {
 }
 
 // fault closes the way that which points to until heal.
-func (f *faulty) fault(which *chan struct{}) (heal func()) {
+func (f *Locker) fault(which *chan struct{}) (heal func()) {
 	c := make(chan struct{})
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -69,7 +79,7 @@ func (f *faulty) fault(which *chan struct{}) (heal func()) {
 }
 
 // pass waits until the ways are open.
-func (f *faulty) pass(ctx context.Context, ways ...*chan struct{}) error {
+func (f *Locker) pass(ctx context.Context, ways ...*chan struct{}) error {
 	for _, which := range ways {
 		f.mu.Lock()
 		closed := *which
@@ -90,7 +100,7 @@ func (f *faulty) pass(ctx context.Context, ways ...*chan struct{}) error {
 }
 
 // exchange is a request and its reply. What was done stays done when the reply is lost.
-func exchange[T any](ctx context.Context, f *faulty, do func(context.Context) (T, error)) (T, error) {
+func exchange[T any](ctx context.Context, f *Locker, do func(context.Context) (T, error)) (T, error) {
 	var none T
 	if err := f.pass(ctx, &f.frozen); err != nil {
 		return none, err
@@ -109,7 +119,8 @@ func exchange[T any](ctx context.Context, f *faulty, do func(context.Context) (T
 	return v, err
 }
 
-func (f *faulty) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+// Acquire implements [lock.Locker].
+func (f *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
 	// The process's own part: what is wrong never goes to the network.
 	if err := lock.CheckRequest(req, f.Capabilities()); err != nil {
 		return lock.Grant{}, err
@@ -127,28 +138,54 @@ func (f *faulty) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	return exchange(ctx, f, func(ctx context.Context) (lock.Grant, error) { return f.inner.Acquire(ctx, req) })
 }
 
-func (f *faulty) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+// Renew implements [lock.Locker].
+func (f *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	return exchange(ctx, f, func(ctx context.Context) (lock.Grant, error) { return f.inner.Renew(ctx, g) })
 }
 
-func (f *faulty) Release(ctx context.Context, g lock.Grant) error {
+// Release implements [lock.Locker].
+func (f *Locker) Release(ctx context.Context, g lock.Grant) error {
 	_, err := exchange(ctx, f, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, f.inner.Release(ctx, g)
 	})
 	return err
 }
 
-func (f *faulty) Inspect(ctx context.Context, key string) (lock.Record, error) {
+// Inspect implements [lock.Locker].
+func (f *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err := lock.CheckKey(key); err != nil {
 		return lock.Record{}, err
 	}
 	return exchange(ctx, f, func(ctx context.Context) (lock.Record, error) { return f.inner.Inspect(ctx, key) })
 }
 
-// forget is a loss of everything. It takes a millisecond, as it would take longer on any
-// store: tokens rise beyond it by the clock.
-func forget(_ testing.TB, l lock.Locker) (heal func()) {
-	memory.Forget(l.(*faulty).inner)
-	time.Sleep(time.Millisecond)
-	return nil
+// Watch implements [lock.Watcher].
+func (f *Locker) Watch(ctx context.Context, key string, changed func()) error {
+	_, err := exchange(ctx, f, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, f.inner.Watch(ctx, key, func() {
+			if f.pass(ctx, &f.frozen, &f.mute) == nil {
+				changed()
+			}
+		})
+	})
+	return err
+}
+
+// Faults are those of a harness whose Lockers are of this package: what befalls a process and its way
+// to the store.
+func Faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
+	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
+		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
+			l.(*Locker).Sever()
+			return nil
+		},
+		locktest.Freeze: func(_ testing.TB, l lock.Locker) func() {
+			f := l.(*Locker)
+			return f.fault(&f.frozen)
+		},
+		locktest.LoseReply: func(_ testing.TB, l lock.Locker) func() {
+			f := l.(*Locker)
+			return f.fault(&f.mute)
+		},
+	}
 }

@@ -13,20 +13,26 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// keys are the KEYS of the scripts on a lock: lua/base.lua describes them. Nodes are single
-// servers, so no two need to be neighbors, and a name is its lock's key behind a letter.
-func (l *Locker) keys(key string) []string {
-	return []string{l.prefix + "node", l.prefix + "s:" + key, l.prefix + "r:" + key, l.prefix + "i:" + key, l.prefix + "m:" + key}
+// Acquire implements [lock.Locker]. TTLs round up to milliseconds; a TTL above that of
+// [WithMaxTTL] is cut to it. An ErrNoQuorum names what was wrong with each node.
+func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
+		return lock.Grant{}, err
+	}
+	if err := l.ready(ctx); err != nil {
+		return lock.Grant{}, err
+	}
+	req.TTL = min(req.TTL, l.maxTTL)
+	a := l.acquisition(req)
+	if req.Wait {
+		return l.wait(ctx, a)
+	}
+	g, err := a.try(ctx)
+	if err != nil {
+		a.yield(true)
+	}
+	return g, err
 }
-
-func (l *Locker) question(s *rediskit.Script, key string, args ...any) question {
-	keys := l.keys(key)
-	return question{args: s.Args(false, keys, args), key: keys[1]}
-}
-
-// markLife is for how long a mark refuses the late requests of an owner: longer than a
-// request may linger in the buffers of a connection that its client has given up.
-const markLife = 2 * time.Minute
 
 // acquisition is one Acquire: the same owner's votes, asked for as often as it takes.
 type acquisition struct {
@@ -48,16 +54,17 @@ type acquisition struct {
 }
 
 func (l *Locker) acquisition(req lock.Request) *acquisition {
-	return &acquisition{l: l, req: req, ttl: milliseconds(req.TTL), meta: storekit.EncodeMetadata(req.Metadata), wake: make(chan struct{}, 1)}
+	return &acquisition{l: l, req: req, ttl: rediskit.Milliseconds(req.TTL), meta: storekit.EncodeMetadata(req.Metadata), wake: make(chan struct{}, 1)}
 }
 
 // How often a try is repeated when nobody can have got a quorum, and after which pauses.
 const (
 	maxSplits  = 4 // the votes were split, or the token was contested
 	maxFresh   = 10
-	splitPause = 2 * time.Millisecond // doubled each time, with full jitter
 	freshPause = 20 * time.Millisecond
 )
+
+var splitPauses = storekit.Backoff{Min: 2 * time.Millisecond, Max: 16 * time.Millisecond}
 
 // try asks for the nodes' votes until somebody has a quorum of them: this owner, or whoever
 // ErrHeld says. When several ask at once it may be that nobody gets a quorum. Then each
@@ -67,22 +74,22 @@ func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
 	for {
 		a.quiet(ctx)
 		start := time.Now()
-		proposal := propose(a.l.nodes, a.l.quorum)
-		b, err := a.vote(ctx, proposal)
-		if err != nil {
+		guess := a.l.guess()
+		b := a.poll(guess)
+		if err := a.l.await(ctx, b); err != nil {
 			return lock.Grant{}, err
 		}
-		g, err := a.count(ctx, b, start, lock.Token(proposal))
+		g, err := a.count(ctx, b, start, guess)
 		if err == nil {
 			return g, nil
 		}
 		if ctx.Err() == nil {
-			a.yield()
+			a.yield(false)
 		}
 		wait := time.Duration(0)
 		switch {
 		case errors.Is(err, errSplit) && splits < maxSplits:
-			wait = 1 + rand.N(splitPause<<splits)
+			wait = splitPauses.Pause(splits)
 			splits++
 		case errors.Is(err, ErrNoQuorum) && begins < maxFresh && b.count(fresh) > 0:
 			wait = a.l.begin(ctx, b)
@@ -93,7 +100,7 @@ func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
 		default:
 			return lock.Grant{}, err
 		}
-		if err := a.l.pause(ctx, wait); err != nil {
+		if err := storekit.Sleep(ctx, wait); err != nil {
 			return lock.Grant{}, err
 		}
 	}
@@ -102,33 +109,18 @@ func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
 // errSplit is the outcome of votes that nobody can have a quorum of.
 var errSplit = errors.New("lock: redlock: the votes were split")
 
-// vote asks all nodes.
-func (a *acquisition) vote(ctx context.Context, proposal int64) (*ballot, error) {
-	s := a.l.scripts.lock
-	if a.req.Shared {
-		s = a.l.scripts.lockShared
-	}
-	q := a.l.question(s, a.req.Key, a.req.Owner, a.ttl, proposal, window.Microseconds(), a.meta)
-	b := a.poll(q, granting, a.l.readVote, nil)
-	return b, a.l.await(ctx, b)
-}
-
 // readVote reads a reply of lua/lock.lua.
-func (l *Locker) readVote(i int, a answer) vote {
+func readVote(a answer) vote {
 	switch r := a.reply.(type) {
 	case int64:
-		l.nodes[i].clock.saw(r)
 		return yes
 	case string:
 		return no // undone
 	case []any:
 		if len(r) == 2 {
-			micros, _ := r[0].(int64)
-			l.nodes[i].clock.saw(micros)
 			return blank
 		}
-		if v, ok := parseView(r); ok {
-			l.nodes[i].clock.saw(v.micros)
+		if _, ok := parseView(r); ok {
 			return no
 		}
 		return readAbstention(r)
@@ -154,16 +146,7 @@ func (a *acquisition) count(ctx context.Context, b *ballot, start time.Time, tok
 		return lock.Grant{}, a.refusal(b)
 	}
 	if full < b.quorum {
-		if full == 0 {
-			token = 0
-		}
-		for i, v := range b.votes {
-			if v == blank {
-				least, _ := b.answers[i].reply.([]any)[1].(int64)
-				token = max(token, lock.Token(least))
-			}
-		}
-		if token > lock.MaxToken {
+		if token = a.l.agreed(b, token); token > lock.MaxToken {
 			return lock.Grant{}, fmt.Errorf("lock: redlock: the token %d is above the highest, %d", token, lock.MaxToken)
 		}
 		if err := a.confirm(ctx, token); err != nil {
@@ -184,9 +167,18 @@ func (a *acquisition) grant(token lock.Token, start time.Time) lock.Grant {
 	}
 }
 
-// confirm has the token recorded where the owner still holds, by a quorum.
+// confirm has the token recorded where the owner still holds, by a quorum. It asks those nodes that
+// the poll has asked.
 func (a *acquisition) confirm(ctx context.Context, token lock.Token) error {
-	b := a.follow(a.l.question(a.l.scripts.confirm, a.req.Key, a.req.Owner, token.String()), agreeing, readFlag)
+	b := a.l.newBallot(agreeing, func(i int, r answer) vote {
+		if !errors.Is(r.err, errBusy) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.idle(i, r.late())
+		}
+		return readFlag(i, r)
+	})
+	a.send(b, a.l.question(a.l.scripts.confirm, a.req.Key, a.req.Owner, token.String()))
 	if err := a.l.await(ctx, b); err != nil {
 		return err
 	}
@@ -246,15 +238,6 @@ func (a *acquisition) refusal(b *ballot) error {
 // errUndone is the outcome of an acquisition whose owner has been released already.
 var errUndone = errors.New("lock: redlock: this owner's acquisition has been undone")
 
-func (a *acquisition) shared() string { return flag(a.req.Shared) }
-
-func flag(b bool) string {
-	if b {
-		return "1"
-	}
-	return ""
-}
-
 // begin lets the nodes vote at once if all of them have answered that they are new: the
 // locks are used for the first time, or everything has been lost and there is nothing left
 // to protect. It returns for how long to wait: another process may be doing the same.
@@ -270,21 +253,4 @@ func (l *Locker) begin(ctx context.Context, b *ballot) time.Duration {
 	}
 	_ = l.await(ctx, activated) // the next try tells
 	return 0
-}
-
-// pause waits, and returns early with an error when ctx or the Locker ends.
-func (l *Locker) pause(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-l.closing:
-		return lock.ErrClosed
-	}
 }

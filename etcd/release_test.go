@@ -1,0 +1,122 @@
+package etcd_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+)
+
+// TestReleaseLooksAtTheToken: and so does Renew, although the owner is the same. Nor is the lock
+// handed over to who waits for it in this process.
+func TestReleaseLooksAtTheToken(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	wrong := g
+	wrong.Token--
+	for _, p := range []*process{l, other} {
+		storetest.Lost(t, p.Release(storetest.Bounded(t), wrong))
+		_, err := p.Renew(storetest.Bounded(t), wrong)
+		storetest.Lost(t, err)
+		storetest.Holds(t, other, g)
+	}
+	storetest.Release(t, l, storetest.Renew(t, l, g))
+	storetest.Release(t, l, w.Granted(t))
+}
+
+// TestReleaseOfForced: who releases before the news of a forced release has come is told of it,
+// also if the release would have handed the lock over.
+func TestReleaseOfForced(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	l.deaf.set(true)
+	g := storetest.Acquire(t, l, storetest.Request("alone"))
+	require.NoError(t, other.ForceRelease(storetest.Bounded(t), g.Key, g.Owner))
+	storetest.Lost(t, l.Release(storetest.Bounded(t), g))
+
+	g = storetest.Acquire(t, l, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	require.NoError(t, other.ForceRelease(storetest.Bounded(t), g.Key, g.Owner))
+	storetest.Lost(t, l.Release(storetest.Bounded(t), g))
+	storetest.Release(t, l, w.Granted(t))
+}
+
+// TestReleaseIsSentAgain: the reply to a release gets lost. The next finds nothing to release,
+// and that is no loss.
+func TestReleaseIsSentAgain(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	hit := l.kv.once(fate{mute: true}, deletes)
+	storetest.Release(t, l, g)
+	reached(t, hit)
+	storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+}
+
+// TestNoLossAfterRelease: a release fails, and the grant ends by itself. Its holder is not told.
+func TestNoLossAfterRelease(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Lasting(storetest.Request("k"), 2*time.Second)
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	g := storetest.Acquire(t, l, req)
+	l.kv.set(func(t txn) fate { return fate{late: deletes(t)} })
+	require.ErrorIs(t, l.Release(storetest.Bounded(t), g), errCut)
+	l.kv.set(nil)
+	storetest.Eventually(t, "the grant to end", func() bool {
+		return len(storetest.Inspect(t, other, "k").Holders) == 0
+	})
+	require.Empty(t, lost)
+}
+
+// TestNoLossBesideRelease: the watch brings the deletion before the release has its reply. Its
+// holder is not told.
+func TestNoLossBesideRelease(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	lost, after := make(chan lock.LostReason, 1), make(chan lock.LostReason, 1)
+	req, beside := storetest.Request("k"), storetest.Request("k2")
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	beside.Lost = func(r lock.LostReason) { after <- r }
+	g, next := storetest.Acquire(t, l, req), storetest.Acquire(t, l, beside)
+	time.Sleep(3 * etcd.WatchDelay)
+	back := make(chan struct{})
+	l.kv.every(fate{back: back}, deletes)
+	released := make(chan error, 1)
+	ctx := storetest.Bounded(t)
+	go func() { released <- l.Release(ctx, g) }()
+	storetest.Eventually(t, "the release to take effect", func() bool {
+		return len(storetest.Inspect(t, other, "k").Holders) == 0
+	})
+	require.NoError(t, other.ForceRelease(storetest.Bounded(t), next.Key, next.Owner))
+	require.Equal(t, lock.ReasonForced, told(t, after)) // the same watch, in order
+	close(back)
+	require.NoError(t, <-released)
+	require.Empty(t, lost)
+}
+
+// TestReleaseInDoubt: a copy of the request that was granted is yet to arrive. The release leaves
+// what refuses it, although somebody in this process waits to have the lock handed over.
+func TestReleaseInDoubt(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	hit := l.kv.once(fate{late: true}, entersLine(l, "k"))
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	reached(t, hit)
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	storetest.Release(t, l, g)
+	gate := make(chan struct{})
+	defer close(gate)
+	l.kv.every(fate{gate: gate}, func(t txn) bool { return slices.Contains(t.puts, l.prefix+"k/d"+g.Owner) }) // not later
+	storetest.Release(t, l, w.Granted(t))
+	l.kv.deliver(t)
+	require.Empty(t, storetest.Inspect(t, other, "k").Holders, "a ghost")
+}

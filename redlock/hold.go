@@ -1,0 +1,110 @@
+package redlock
+
+import (
+	"context"
+	"time"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/rediskit"
+	"github.com/seed-215fdefa/lock/internal/storekit"
+)
+
+// Renew implements [lock.Locker]. The grant must still be live on a quorum. Renew gives it back
+// to nodes that have lost it, even to those whose answers come after a quorum has decided. A
+// Release may overtake the latter, so it leaves a mark that refuses them.
+func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+	if err := storekit.CheckRenewal(g); err != nil {
+		return lock.Grant{}, err
+	}
+	if err := l.ready(ctx); err != nil {
+		return lock.Grant{}, err
+	}
+	l.doubts.Add(g.Owner)
+	ttl, start := rediskit.Milliseconds(min(g.TTL, l.maxTTL)), time.Now()
+	args := []any{g.Owner, g.Token.String(), ttl, flag(g.Shared)}
+	rejoin := l.question(l.scripts.rejoin, g.Key, args...)
+	b := l.newBallot(agreeing, readFlag)
+	b.late = func(i int, v vote) {
+		if v == no && b.count(yes) >= b.quorum {
+			l.nodes[i].ask(rejoin, func(answer) {})
+		}
+	}
+	b.send(l.question(l.scripts.renew, g.Key, args...))
+	if err := l.await(ctx, b); err != nil {
+		return lock.Grant{}, err
+	}
+	if b.count(yes) < b.quorum {
+		return lock.Grant{}, l.lost(b, g)
+	}
+	for i, v := range b.votes {
+		b.late(i, v)
+	}
+	g.TTL, g.Start = time.Duration(ttl)*time.Millisecond, start
+	return g, nil
+}
+
+// Release implements [lock.Locker]. It returns when the grant cannot be live on any quorum any
+// more. Nodes that have not answered get the release in the background, for as long as the grant
+// could live there. If a reply is lost, Release asks again. It returns nil if it then finds the
+// grant gone before the grant can have expired: the first request must have released it.
+func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
+	if err := l.check(ctx, g); err != nil {
+		return err
+	}
+	doubtful := l.doubts.Take(g.Owner)
+	q := l.question(l.scripts.release, g.Key,
+		g.Owner, g.Token.String(), storekit.UndoLife.Milliseconds(), flag(g.Shared), flag(doubtful))
+	q.until = time.Now().Add(l.maxTTL)
+	if g.TTL > 0 && g.TTL < l.maxTTL {
+		q.until = time.Now().Add(g.TTL)
+	}
+	b := l.newBallot(ending, func(i int, a answer) vote {
+		v := readFlag(i, a)
+		if v == no && a.again && storekit.Vanished(g) == 0 {
+			return yes // by the first sending
+		}
+		return v
+	})
+	b.send(q)
+	err := l.awaitFor(ctx, b, max(l.timeout, releaseTimeout))
+	if err == nil {
+		err = l.released(b, g)
+	}
+	if err != nil && doubtful {
+		l.doubts.Add(g.Owner) // it may be called again
+	}
+	l.lines.hint(g.Key)
+	return err
+}
+
+// released is what has come of a release.
+func (l *Locker) released(b *ballot, g lock.Grant) error {
+	ended, maybe := b.count(yes), b.count(unknown)+b.count(pending)
+	switch {
+	case ended >= b.quorum:
+		return nil
+	case g.Token != 0 && ended+maybe < b.quorum:
+		return l.lost(b, g)
+	case ended+b.count(no) > len(b.nodes)-b.quorum: // those left are no quorum
+		return nil
+	}
+	return noQuorum(b)
+}
+
+// lost is a *lock.LostError if no quorum can have the grant, and else why that is not known.
+func (l *Locker) lost(b *ballot, g lock.Grant) error {
+	if b.count(yes)+b.count(unknown)+b.count(pending) >= b.quorum {
+		return noQuorum(b)
+	}
+	lost := &lock.LostError{Token: g.Token, Reason: storekit.Vanished(g)}
+	for i, v := range b.votes {
+		switch r := b.answers[i].reply; {
+		case v != no:
+		case r == int64(3):
+			lost.Reason = lock.ReasonForced
+		case r == int64(2) && lost.Reason != lock.ReasonForced:
+			lost.Reason = lock.ReasonTaken
+		}
+	}
+	return lost
+}

@@ -1,0 +1,50 @@
+package zookeeper_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+)
+
+// TestClientClosedFirst: closing zk.Conn ends the session, so another process has the key at once. The
+// holder is told, and who waits or asks gets ErrClosed, without the patience that an outage gets.
+func TestClientClosedFirst(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	a, b := w.open(t), w.open(t)
+	ctx := storetest.Bounded(t)
+	c := lock.New(a, lock.WithTTL(10*time.Second))
+	lease, err := c.Lock(ctx, "held")
+	require.NoError(t, err)
+	storetest.Acquire(t, b, storetest.Request("taken"))
+	waiting := storetest.Waits(t, a, storetest.Request("taken"))
+	next := storetest.Waits(t, b, storetest.Request("held"))
+	a.conn.Close()
+	next.Granted(t)
+	storetest.Receive(t, lease.Context().Done())
+	require.ErrorIs(t, lease.Err(), lock.ErrLost)
+	waiting.End(t)
+	require.ErrorIs(t, waiting.Err, lock.ErrClosed)
+	_, err = a.Acquire(ctx, storetest.Request("another"))
+	require.ErrorIs(t, err, lock.ErrClosed)
+	require.ErrorContains(t, err, "client is closed")
+	require.NoError(t, c.Close(ctx), "it has no key to leave")
+}
+
+// TestClientClosedBefore: a zk.Conn that was closed before its first use answers like one that has lost
+// its connection, and that for good.
+func TestClientClosedBefore(t *testing.T) {
+	t.Parallel()
+	a := sharedWorld(t).open(t)
+	a.conn.Close()
+	storetest.Eventually(t, "ErrClosed", func() bool {
+		_, err := a.Acquire(storetest.Bounded(t), storetest.Request("k"))
+		require.Error(t, err)
+		return errors.Is(err, lock.ErrClosed)
+	})
+}
