@@ -34,7 +34,7 @@ func redlockOn(t *testing.T) (*lock.Client, *redsync.Redsync) {
 		})
 		ours, theirs = append(ours, a), append(theirs, redsyncpool.NewPool(b))
 	}
-	l := redlock.New(ours)
+	l := redlock.New(ours, redlock.WithTimeout(5*time.Second)) // a machine that measures is busy
 	c := lock.New(l)
 	t.Cleanup(func() {
 		require.NoError(t, c.Close(context.Background()))

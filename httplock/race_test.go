@@ -1,0 +1,5 @@
+//go:build race
+
+package httplock_test
+
+func init() { underRace = true }

@@ -1,0 +1,136 @@
+package httplock_test
+
+import (
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/httplock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+)
+
+// onEachStore runs f on each of the stores that replicas are for.
+func onEachStore(t *testing.T, f func(t *testing.T, st *store)) {
+	t.Parallel()
+	t.Run("memory", func(t *testing.T) { f(t, onMemory(t)) })
+	t.Run("redis", func(t *testing.T) {
+		testserver.NeedServer(t)
+		f(t, onRedis(t))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		testserver.NeedServer(t)
+		f(t, onPostgres(t))
+	})
+}
+
+// A client that has gone on at another replica holds the lock for its full TTL, while the one that
+// it left may still ask the store for the same owner, with the short TTL of a waiter.
+func TestLateWaiterDoesNotShortenAGrant(t *testing.T) {
+	onEachStore(t, func(t *testing.T, st *store) {
+		for name, shared := range map[string]bool{"exclusive": false, "shared": true} {
+			t.Run(name, func(t *testing.T) {
+				there, left := st.open(), st.open()
+				req := storetest.Request(name)
+				req.Shared = shared
+				g := storetest.Acquire(t, there, req)
+				late := req
+				late.Wait, late.TTL = true, time.Second
+				require.Equal(t, g.Token, storetest.Acquire(t, left, late).Token)
+				holders := storetest.Inspect(t, there, name).Holders
+				require.Len(t, holders, 1)
+				require.Greater(t, holders[0].ExpiresIn, 30*time.Second)
+				storetest.Release(t, there, g)
+			})
+		}
+	})
+}
+
+// switching sends requests to whichever service is set, and counts those that each has answered.
+type switching struct {
+	to       atomic.Pointer[service]
+	answered sync.Map // how many, by service
+	next     http.RoundTripper
+}
+
+func (s *switching) RoundTrip(r *http.Request) (*http.Response, error) {
+	to := s.to.Load()
+	r = r.Clone(r.Context())
+	r.URL.Host = to.addr
+	resp, err := s.next.RoundTrip(r)
+	if err == nil {
+		n, _ := s.answered.LoadOrStore(to, new(atomic.Int64))
+		n.(*atomic.Int64).Add(1)
+	}
+	return resp, err
+}
+
+func (s *switching) count(to *service) int64 {
+	n, _ := s.answered.LoadOrStore(to, new(atomic.Int64))
+	return n.(*atomic.Int64).Load()
+}
+
+// A waiter goes on at another replica. The one that it has left still asks the store for it, which
+// must not come to a grant that nobody holds once the client has released its own.
+func TestWaitGoesOnAtAnotherReplica(t *testing.T) {
+	onEachStore(t, func(t *testing.T, st *store) {
+		for name, shared := range map[string]bool{"exclusive": false, "shared": true} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				left, right := serve(t, st.open), serve(t, st.open)
+				transport := &http.Transport{}
+				way := &switching{next: transport}
+				way.to.Store(left)
+				l := httplock.New("http://replicas", httplock.WithHTTPClient(&http.Client{Transport: way}))
+				t.Cleanup(func() {
+					_ = l.Close()
+					transport.CloseIdleConnections()
+				})
+				other := st.open()
+				blocker := storetest.Acquire(t, other, storetest.Request(name))
+				req, waits := storetest.Request(name), make(chan struct{})
+				req.Shared, req.Wait = shared, true
+				req.Waiting = func(lock.Record) { close(waits) }
+				granted := make(chan lock.Grant, 1)
+				go func() {
+					g, err := l.Acquire(storetest.Bounded(t), req)
+					if err != nil {
+						t.Error(err)
+					}
+					granted <- g
+				}()
+				<-waits
+				way.to.Store(right)
+				storetest.Eventually(t, "a poll at the other replica", func() bool { return way.count(right) > 0 })
+				storetest.Release(t, other, blocker)
+				g := <-granted
+				require.Equal(t, req.TTL, g.TTL)
+				storetest.Release(t, l, g)
+				for begun := time.Now(); time.Since(begun) < 3*time.Second; time.Sleep(20 * time.Millisecond) {
+					rec := storetest.Inspect(t, other, name)
+					require.Empty(t, rec.Holders, "%v after the release", time.Since(begun))
+					require.Empty(t, rec.Waiters)
+				}
+			})
+		}
+	})
+}
+
+// A request that comes after the undo of its owner gets nothing, on a store too that forgets undos.
+func TestUndoRefusesLateRequests(t *testing.T) {
+	t.Parallel()
+	st := onMemory(t)
+	s := serve(t, st.open)
+	require.Equal(t, 204, ask(t, s, "POST", "/v1/locks/k:release", "application/json", `{"owner":"late"}`).Status)
+	for _, wait := range []string{"false", "true"} {
+		a := ask(t, s, "POST", "/v1/locks/k:acquire", "application/json", `{"owner":"late","ttl":"30s","wait":`+wait+`}`)
+		require.Equal(t, 410, a.Status)
+		require.Equal(t, "urn:httplock:released", a.Type)
+	}
+	require.Empty(t, storetest.Inspect(t, st.open(), "k").Holders)
+}
