@@ -1,0 +1,170 @@
+package storeurl
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/go-zookeeper/zk"
+	"github.com/jackc/pgx/v5/pgxpool"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/seed-215fdefa/lock/dynamo"
+	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/httplock"
+	"github.com/seed-215fdefa/lock/postgres"
+	"github.com/seed-215fdefa/lock/zookeeper"
+)
+
+func openEtcd(_ context.Context, at *location) (*Store, error) {
+	cfg := clientv3.Config{
+		Username: at.user, Password: at.password,
+		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
+		Logger: zap.NewNop(), // the errors are returned too
+	}
+	scheme := "http://"
+	if at.scheme == "etcds" {
+		cfg.TLS, scheme = &tls.Config{MinVersion: tls.VersionTLS12}, "https://"
+	}
+	for _, a := range at.addresses("2379") {
+		cfg.Endpoints = append(cfg.Endpoints, scheme+a)
+	}
+	cli, err := clientv3.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	var opts []etcd.Option
+	if p, ok := at.params["prefix"]; ok {
+		opts = append(opts, etcd.WithPrefix(p))
+	}
+	l := etcd.New(cli, opts...)
+	s := &Store{Locker: l}
+	s.closes(cli.Close)
+	s.closes(l.Close)
+	return s, nil
+}
+
+func openPostgres(ctx context.Context, at *location) (*Store, error) {
+	opts, rest, err := postgresOptions(at.raw)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := pgxpool.ParseConfig(rest)
+	if err != nil {
+		return nil, err // pgx leaves the password out
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	l := postgres.New(pool, opts...)
+	s := &Store{Locker: l, Migrate: func(ctx context.Context) error { return postgres.Migrate(ctx, pool, opts...) }}
+	s.closes(func() error { pool.Close(); return nil })
+	s.closes(l.Close)
+	return s, nil
+}
+
+// postgresOptions takes our parameters out of a URL, and leaves pgx its own.
+func postgresOptions(raw string) (opts []postgres.Option, rest string, err error) {
+	before, query, _ := strings.Cut(raw, "?")
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, "", fmt.Errorf("malformed parameters")
+	}
+	for name, option := range map[string]func(string) postgres.Option{
+		"schema": postgres.WithSchema, "table": postgres.WithTable,
+	} {
+		if values.Has(name) {
+			opts = append(opts, option(values.Get(name)))
+			values.Del(name)
+		}
+	}
+	if len(values) == 0 {
+		return opts, before, nil
+	}
+	return opts, before + "?" + values.Encode(), nil
+}
+
+func openZooKeeper(_ context.Context, at *location) (*Store, error) {
+	session := 10 * time.Second
+	if v := at.params["session"]; v != "" {
+		d, err := time.ParseDuration(v)
+		if err != nil || d <= 0 {
+			return nil, fmt.Errorf("session=%q: must be a duration such as 10s", v)
+		}
+		session = d
+	}
+	dialer := zookeeper.NewDialer(session, nil)
+	conn, _, err := zk.Connect(at.addresses("2181"), session, zk.WithLogInfo(false), zk.WithLogger(silent{}), zk.WithDialer(dialer.Dial))
+	if err != nil {
+		return nil, err
+	}
+	if at.user != "" {
+		if err := conn.AddAuth("digest", []byte(at.user+":"+at.password)); err != nil {
+			conn.Close()
+			return nil, err
+		}
+	}
+	opts := []zookeeper.Option{zookeeper.WithDialer(dialer)}
+	if at.path != "" {
+		opts = append(opts, zookeeper.WithRoot("/"+at.path))
+	}
+	l := zookeeper.New(conn, opts...)
+	s := &Store{Locker: l}
+	s.closes(func() error { conn.Close(); return nil })
+	s.closes(l.Close)
+	return s, nil
+}
+
+// silent is a zk.Logger for commands, whose calls return the errors.
+type silent struct{}
+
+func (silent) Printf(string, ...any) {}
+
+func openDynamo(ctx context.Context, at *location) (*Store, error) {
+	if at.path != "" || len(at.hosts) != 1 {
+		return nil, fmt.Errorf("must be dynamodb://table")
+	}
+	var load []func(*config.LoadOptions) error
+	if r := at.params["region"]; r != "" {
+		load = append(load, config.WithRegion(r))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, load...)
+	if err != nil {
+		return nil, err
+	}
+	client := dynamodb.NewFromConfig(cfg, func(o *dynamodb.Options) {
+		if e := at.params["endpoint"]; e != "" {
+			o.BaseEndpoint = aws.String(e)
+		}
+	})
+	var opts []dynamo.Option
+	if p, ok := at.params["prefix"]; ok {
+		opts = append(opts, dynamo.WithPrefix(p))
+	}
+	l := dynamo.New(client, at.hosts[0], opts...)
+	s := &Store{Locker: l, Migrate: func(ctx context.Context) error { return dynamo.CreateTable(ctx, client, at.hosts[0]) }}
+	s.closes(l.Close)
+	return s, nil
+}
+
+func openService(_ context.Context, at *location) (*Store, error) {
+	if len(at.hosts) > 1 || at.user != "" {
+		return nil, fmt.Errorf("must be %s://host or %s://:token@host", at.scheme, at.scheme)
+	}
+	var opts []httplock.Option
+	if at.password != "" {
+		opts = append(opts, httplock.WithBearerToken(at.password))
+	}
+	l := httplock.New(at.String()+"/"+at.path, opts...)
+	s := &Store{Locker: l}
+	s.closes(l.Close)
+	return s, nil
+}

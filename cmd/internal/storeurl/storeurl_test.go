@@ -1,0 +1,115 @@
+package storeurl
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/httplock"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/memory"
+)
+
+// TestStores locks on a real server by each scheme that has one.
+func TestStores(t *testing.T) {
+	redis := testserver.Redis(t).Addr()
+	for _, c := range []struct{ scheme, url string }{
+		{"memory", "memory:"},
+		{"http", "http://:secret@" + service(t)},
+		{"redis", "redis://" + redis + "/1?prefix=mine:"},
+		{"redlock", "redlock://" + redis + "," + testserver.Redis(t).Addr() + "," + testserver.Redis(t).Addr()},
+		{"etcd", "etcd://" + testserver.Etcd(t).Addr()},
+		{"postgres", testserver.PostgresURL(testserver.Postgres(t).Addr()) + "&schema=by_url"},
+		{"zookeeper", "zookeeper://" + testserver.ZooKeeper(t).Addr() + "/by/url?session=6s"},
+	} {
+		t.Run(c.scheme, func(t *testing.T) {
+			ctx := t.Context()
+			s, err := Open(ctx, c.url)
+			require.NoError(t, err)
+			if s.Migrate != nil {
+				require.NoError(t, s.Migrate(ctx))
+			}
+			client := lock.New(s)
+			require.NoError(t, client.Do(ctx, "key", func(context.Context, *lock.Lease) error {
+				for r, err := range client.List(ctx, "k") {
+					assert.NoError(t, err)
+					assert.Equal(t, "key", r.Key)
+				}
+				return nil
+			}))
+			require.NoError(t, client.Close(ctx))
+			require.NoError(t, s.Close())
+		})
+	}
+}
+
+// service starts a lock service that wants a token, below a path.
+func service(t *testing.T) string {
+	store := memory.New()
+	h := httplock.NewHandler(store, httplock.WithAuthorization(func(r *http.Request, _ httplock.Action, _ string) error {
+		if r.Header.Get("Authorization") != "Bearer secret" {
+			return httplock.ErrUnauthenticated
+		}
+		return nil
+	}))
+	s := httptest.NewServer(http.StripPrefix("/locks", h))
+	t.Cleanup(func() { s.Close(); h.Close(); _ = store.Close() })
+	return s.Listener.Addr().String() + "/locks"
+}
+
+func TestBadURLs(t *testing.T) {
+	for url, says := range map[string]string{
+		"":                                     "unknown scheme",
+		"localhost:6379":                       `unknown scheme "localhost"`,
+		"memory:x":                             "takes no address",
+		"geheim@host:6379":                     `unknown scheme "…"`,
+		"memory://u:geheim@host":               "takes no address",
+		"redis://u:ge/geheim@host/0":           "percent-encoded",
+		"redis://u:geheim?geheim@host":         "percent-encoded",
+		"redis://u:geheim#geheim@host":         "percent-encoded",
+		"redis://u:a@geheim/geheim@host":       "percent-encoded",
+		"postgres://u:geheim/a@host/db":        "percent-encoded",
+		"postgres://u:geheim?a@host/db":        "percent-encoded",
+		"postgres://u:geheim#a@host/db":        "percent-encoded",
+		"postgres://u:geheim#a@host/db?x=1":    "percent-encoded",
+		"https://geheim@host":                  "https://:token@host",
+		"https://:geheim@a,b":                  "https://:token@host",
+		"https://:geheim@a?x=1":                "has no parameters",
+		"redis:host":                           "must be followed by //",
+		"redis://":                             "empty host",
+		"redis://a,b":                          "several hosts",
+		"redis://u:geheim@a/x":                 `database "x"`,
+		"redis://u:geheim@a?db=-1":             `database "-1"`,
+		"redis://u:%zz@a":                      "percent-encoded",
+		"redis://a?pool=3":                     `no parameter "pool"`,
+		"redis://a?db=1&db=2":                  "appears 2 times",
+		"redis+sentinel://a":                   "name of the master",
+		"redis+cluster://a?tls=yes":            "true or false",
+		"redlock://a,,c":                       "empty host",
+		"zookeeper://a?session=often":          "must be a duration",
+		"dynamodb://a,b":                       "dynamodb://table",
+		"postgres://u:geheim@a:port/b?x=%zz":   "malformed",
+		"postgres://u:geheim@host:notaport/db": "port",
+	} {
+		_, err := Open(t.Context(), url)
+		if assert.ErrorContains(t, err, says, url) {
+			assert.NotContains(t, err.Error(), "geheim", url)
+		}
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	at, err := parse("etcd://u%40v:p%3A%2F@a,b:1,[::1],[::2]:3")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"a:2379", "b:1", "[::1]:2379", "[::2]:3"}, at.addresses("2379"))
+	assert.Equal(t, "u@v", at.user)
+	assert.Equal(t, "p:/", at.password)
+}
+
+func TestMain(m *testing.M) { os.Exit(testserver.Main{M: m}.Run()) }

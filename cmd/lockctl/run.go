@@ -1,0 +1,357 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// A run has three processes. lockctl holds the lock and renews it. The guard, a second
+// lockctl, is CMD's parent, and knows until when the lock is held: it ends CMD when that is
+// over and it has not heard of a renewal, be it that lockctl lost the lock, was stopped, or is
+// gone. lockctl ends CMD if the guard does not. So CMD outlives the lock only if both are
+// stopped at once; then only a resource that checks the fencing token is safe.
+//
+// The lease ends, for lockctl, as much sooner than in the store as the grace is long. In
+// that time CMD may clean up after SIGTERM; at its end it gets SIGKILL.
+
+const defaultGrace = 5 * time.Second
+
+func (a *app) run(args []string) (int, error) {
+	var q acquisition
+	f := a.flags("run", "")
+	q.define(f)
+	grace := f.Duration("grace", -1, "")
+	minHold := f.Duration("min-hold", 0, "")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0, err
+		}
+		return exitUsage, usageError{err}
+	}
+	if err := q.check(); err != nil {
+		return exitUsage, err
+	}
+	key, argv := f.Arg(0), f.Args()
+	if len(argv) > 0 {
+		argv = argv[1:]
+	}
+	if len(argv) > 0 && argv[0] == "--" {
+		argv = argv[1:]
+	}
+	if len(argv) == 0 {
+		return exitUsage, misuse("want KEY -- CMD")
+	}
+	if *grace < 0 {
+		*grace = min(defaultGrace, q.ttl/3)
+	}
+	if least := *minHold + *grace + drift(*minHold+*grace); !given(f, "ttl") {
+		q.ttl = max(q.ttl, least+drift(least))
+	}
+	path, code, err := lookUp(argv[0])
+	if err != nil {
+		return code, err
+	}
+
+	ctx, stop, signal := interrupted()
+	defer stop()
+	w := &ward{grace: *grace}
+	return a.with(ctx, func(c *lock.Client) (int, error) {
+		l, err := c.Lock(ctx, key, q.options()...)
+		stop() // from here on signals are for CMD
+		switch {
+		case err != nil && signal() != 0:
+			return 128 + int(signal()), nil
+		case err != nil:
+			return q.status(err), err
+		}
+		code, released, err := w.guarded(l, path, argv)
+		if !released {
+			return code, err // and the TTL ends the lock: who knows whether CMD still runs
+		}
+		if relCode, relErr := a.release(l); relErr != nil {
+			return relCode, relErr
+		}
+		return code, err
+	}, lock.WithDrift(drift(q.ttl)+*grace), lock.WithTTL(q.ttl), lock.WithObserver(w), lock.WithMinHold(*minHold))
+}
+
+// drift is the Client's default one for a TTL.
+func drift(ttl time.Duration) time.Duration { return ttl/100 + 2*time.Millisecond }
+
+// given reports whether the flag is on the command line.
+func given(f *flag.FlagSet, name string) (is bool) {
+	f.Visit(func(g *flag.Flag) { is = is || g.Name == name })
+	return is
+}
+
+// lookUp finds CMD before the lock is taken: a typo should not wait for it.
+func lookUp(name string) (path string, code int, err error) {
+	path, err = exec.LookPath(name)
+	switch {
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, os.ErrNotExist):
+		return "", 127, fmt.Errorf("%s: command not found", name)
+	case err != nil:
+		return "", 126, err
+	}
+	return path, 0, nil
+}
+
+// ward is what lockctl knows of the guard and of CMD.
+type ward struct {
+	grace time.Duration
+	lease chan *lock.Lease // the lease once it is guarded; filled before the first send
+	told  *os.File         // the deadlines go in here
+}
+
+// Observe tells the guard of a renewal.
+func (w *ward) Observe(_ context.Context, e lock.Event) {
+	if e.Kind != lock.EventRenewed || w.lease == nil {
+		return
+	}
+	l := <-w.lease
+	w.lease <- l
+	w.tell(endOf(l))
+}
+
+// endOf is when l ends unless it is renewed, in nanoseconds since boot.
+func endOf(l *lock.Lease) int64 { return sinceBoot() + int64(time.Until(l.Deadline())) }
+
+// tell says when the lease ends. A guard that is gone is found out by its Wait.
+func (w *ward) tell(end int64) { _ = binary.Write(w.told, binary.NativeEndian, end) }
+
+// guarded runs CMD under a guard, until CMD has ended. The lock may be released after that,
+// unless the guard was killed, and CMD perhaps not yet dead.
+func (w *ward) guarded(l *lock.Lease, path string, argv []string) (code int, release bool, err error) {
+	deadlines, told, err := os.Pipe()
+	if err != nil {
+		return exitUnavailable, true, err
+	}
+	defer told.Close()
+	report, child, err := os.Pipe()
+	if err != nil {
+		return exitUnavailable, true, errors.Join(err, deadlines.Close())
+	}
+	defer report.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return exitUnavailable, true, err
+	}
+	cmd := exec.Command(self, append([]string{guardCommand, strconv.FormatInt(endOf(l), 10), w.grace.String(), path}, argv...)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{deadlines, child}
+	cmd.Env = append(os.Environ(), "LOCK_KEY="+l.Key(), "LOCK_TOKEN="+l.Token().String(), "LOCK_OWNER="+l.Owner())
+
+	passed := make(chan os.Signal, 16)
+	signal.Notify(passed)
+	defer signal.Stop(passed)
+	err = cmd.Start()
+	if e := errors.Join(deadlines.Close(), child.Close()); err == nil {
+		err = e
+	}
+	if err != nil {
+		return exitUnavailable, true, err
+	}
+	w.told = told
+	lease := make(chan *lock.Lease, 1)
+	lease <- l
+	w.lease = lease
+
+	group := childOf(report)
+	over := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // its ProcessState says it all
+		close(over)
+	}()
+	w.watch(l, cmd.Process.Pid, group, passed, over)
+	return w.outcome(l, cmd.ProcessState, group)
+}
+
+// childOf reads CMD's process ID, which is that of its group, 0 if there is no CMD.
+func childOf(report io.Reader) int {
+	var id int64
+	if binary.Read(report, binary.NativeEndian, &id) != nil {
+		return 0
+	}
+	return int(id)
+}
+
+// watch passes signals on until over, and sees that CMD ends with the lease.
+func (w *ward) watch(l *lock.Lease, guard, group int, signals <-chan os.Signal, over <-chan struct{}) {
+	lost := l.Context().Done()
+	var last <-chan time.Time
+	for {
+		select {
+		case <-over:
+			return
+		case s := <-signals:
+			if n := s.(syscall.Signal); group != 0 && passes(n) {
+				_ = syscall.Kill(-group, n) // it may be gone
+			}
+		case <-lost:
+			lost = nil
+			w.tell(sinceBoot())
+			last = time.After(w.grace)
+		case <-last:
+			if group != 0 {
+				_ = syscall.Kill(-group, syscall.SIGKILL)
+			}
+			_ = syscall.Kill(guard, syscall.SIGCONT) // it may be stopped, which CMD's end would wait for
+		}
+	}
+}
+
+// passes tells whether a signal is meant for CMD, as opposed to those that a process gets by
+// itself.
+func passes(s syscall.Signal) bool {
+	switch s {
+	case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE:
+		return false
+	}
+	return true
+}
+
+// outcome reads how the guard has ended, which is how CMD has.
+func (w *ward) outcome(l *lock.Lease, state *os.ProcessState, group int) (code int, release bool, err error) {
+	lost := errors.Is(l.Err(), lock.ErrLost)
+	status := state.Sys().(syscall.WaitStatus)
+	if lost || status.Signaled() {
+		// What CMD has left in its group must not go on without the lock, and nor must
+		// CMD without its guard.
+		if group != 0 {
+			_ = syscall.Kill(-group, syscall.SIGKILL)
+		}
+	}
+	switch {
+	case lost:
+		return exitLost, true, l.Err()
+	case status.Signaled():
+		return 128 + int(status.Signal()), false, fmt.Errorf("the guard got signal %d (%v): CMD is killed, and the lock ends by its TTL",
+			int(status.Signal()), status.Signal())
+	}
+	return status.ExitStatus(), true, nil
+}
+
+const guardCommand = "__guard"
+
+// guard is the main of the guard: args are the deadline, in nanoseconds since boot, the grace,
+// CMD's path and its argv. Later deadlines come on descriptor 3; CMD's process ID goes to 4.
+func guard(args []string) int {
+	deadline, err := strconv.ParseInt(args[0], 10, 64)
+	grace, err2 := time.ParseDuration(args[1])
+	if err != nil || err2 != nil {
+		return exitUsage
+	}
+	args = args[2:]
+	deadlines, report := os.NewFile(3, "deadlines"), os.NewFile(4, "report")
+	syscall.CloseOnExec(3)
+	syscall.CloseOnExec(4)
+	// Those of a terminal reach CMD directly, others through lockctl: the guard stays. A
+	// signal that is caught, unlike one that is ignored, is as usual for CMD.
+	signal.Notify(make(chan os.Signal, 1))
+
+	cmd := &exec.Cmd{Path: args[0], Args: args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	cmd.SysProcAttr = childAttributes()
+	if err := startLocked(cmd); err != nil {
+		fmt.Fprintln(os.Stderr, "lockctl run:", err)
+		return 126
+	}
+	_ = binary.Write(report, binary.NativeEndian, int64(cmd.Process.Pid))
+	_ = report.Close()
+	over := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(over)
+	}()
+	enforce(cmd.Process.Pid, deadline, grace, received(deadlines), over)
+	status := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
+}
+
+// received are the deadlines that arrive. The channel is closed when lockctl is gone.
+func received(r io.Reader) <-chan int64 {
+	c := make(chan int64)
+	go func() {
+		defer close(c)
+		for {
+			var d int64
+			if binary.Read(r, binary.NativeEndian, &d) != nil {
+				return
+			}
+			c <- d
+		}
+	}()
+	return c
+}
+
+// enforce ends the group when the last deadline is over, or lockctl is gone.
+func enforce(group int, deadline int64, grace time.Duration, deadlines <-chan int64, over <-chan struct{}) {
+	terminated := false
+	for {
+		// In steps, since timers stand still while the machine sleeps.
+		timer := time.After(min(time.Duration(deadline-sinceBoot()), time.Second))
+		select {
+		case <-over:
+			return
+		case d, ok := <-deadlines:
+			switch {
+			case terminated:
+			case ok:
+				deadline = d
+			default:
+				deadline = min(deadline, sinceBoot())
+			}
+			if !ok {
+				deadlines = nil
+			}
+		case <-timer:
+			if sinceBoot() < deadline {
+				continue
+			}
+			if terminated {
+				_ = syscall.Kill(-group, syscall.SIGKILL)
+				<-over
+				return
+			}
+			_ = syscall.Kill(-group, syscall.SIGTERM)
+			_ = syscall.Kill(-group, syscall.SIGCONT) // a stopped one would not hear it
+			terminated, deadline = true, deadline+int64(grace)
+		}
+	}
+}
+
+// startLocked starts cmd and keeps the thread: on Linux the kernel kills CMD when the thread
+// that started it is gone.
+func startLocked(cmd *exec.Cmd) error {
+	started := make(chan error)
+	go func() {
+		lockThread()
+		started <- cmd.Start()
+		select {}
+	}()
+	return <-started
+}
+
+// terminal is the descriptor of a terminal whose foreground this process is in, or -1.
+func terminal() int {
+	if pgrp, err := foreground(0); err == nil && pgrp == syscall.Getpgrp() {
+		return 0
+	}
+	return -1
+}

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// childAttributes puts CMD into a process group of its own, which it is ended with. If lockctl
+// is in the foreground of a terminal, that group gets it, so that CMD can read from it. And
+// CMD does not outlive the guard.
+func childAttributes() *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if tty := terminal(); tty >= 0 {
+		a.Foreground, a.Ctty = true, tty
+	}
+	return a
+}
+
+func lockThread() { runtime.LockOSThread() }
+
+func foreground(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.TIOCGPGRP) }
+
+// sinceBoot is the time since boot in nanoseconds, the same for all processes. It counts the
+// time that the machine sleeps.
+func sinceBoot() int64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic("lockctl: no clock: " + err.Error())
+	}
+	return t.Nano()
+}

@@ -1,0 +1,274 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
+)
+
+const criticalCommand = "__critical"
+
+// critical is a CMD: it notes when another one runs at the same time. A file lock tells, which
+// the kernel takes from the dead. It says "in", and ends when its time is over, or never.
+func critical(args []string) int {
+	f, err := os.OpenFile(args[0], os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return 99
+	}
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		_, _ = f.WriteString("overlap\n")
+	}
+	if args[2] == "stubborn" {
+		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	}
+	fmt.Println("in", os.Getpid(), os.Getppid())
+	d, err := time.ParseDuration(args[1])
+	if err != nil {
+		return 99
+	}
+	time.Sleep(d)
+	return 7
+}
+
+// run is a lockctl run of the CMD above, once CMD has begun.
+type running struct {
+	*exec.Cmd
+	child, guard int
+}
+
+// start runs critical under "job" and waits until it is in.
+func start(t *testing.T, url, file, how string, flags ...string) *running {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	args := append(append([]string{"run"}, flags...), "job", "--", self, criticalCommand, file, "1h", how)
+	r := &running{Cmd: lockctl(t, url, args...)}
+	r.Stderr = os.Stderr
+	out, err := r.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, r.Start())
+	t.Cleanup(func() {
+		_ = r.Process.Kill()
+		_ = syscall.Kill(r.guard, syscall.SIGKILL)
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	_, err = fmt.Sscanf(line, "in %d %d", &r.child, &r.guard)
+	require.NoError(t, err, line)
+	return r
+}
+
+// ended waits for lockctl and returns its status.
+func (r *running) ended(t *testing.T) int {
+	t.Helper()
+	_ = r.Wait()
+	return r.ProcessState.ExitCode()
+}
+
+// next runs lockctl until it had the lock, and checks that nobody else was in meanwhile.
+func next(t *testing.T, url, file string) {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	status, _, errOut := outcome(t, url, "run", "--ttl", "2s", "job", "--", self, criticalCommand, file, "1ms", "")
+	assert.Equal(t, 7, status, errOut)
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Empty(t, string(b), "two ran at once")
+}
+
+func TestNoOverlap(t *testing.T) {
+	const ttl = 3 * time.Second
+	short := []string{"--ttl", ttl.String(), "--grace", "500ms"}
+	for _, c := range []struct {
+		name, how string
+		hurt      func(t *testing.T, r *running)
+		status    int // of lockctl; -1: killed
+	}{
+		{"kill lockctl", "", func(t *testing.T, r *running) { require.NoError(t, r.Process.Kill()) }, -1},
+		{"kill lockctl, CMD is stubborn", "stubborn", func(t *testing.T, r *running) { require.NoError(t, r.Process.Kill()) }, -1},
+		{"kill the guard", "", func(t *testing.T, r *running) {
+			require.NoError(t, syscall.Kill(r.guard, syscall.SIGKILL))
+		}, 128 + 9},
+		{"kill both", "stubborn", func(t *testing.T, r *running) {
+			require.NoError(t, r.Process.Signal(syscall.SIGSTOP)) // it has no time to act
+			require.NoError(t, syscall.Kill(r.guard, syscall.SIGKILL))
+			require.NoError(t, r.Process.Kill())
+		}, -1},
+		{"stop lockctl", "stubborn", func(t *testing.T, r *running) {
+			require.NoError(t, r.Process.Signal(syscall.SIGSTOP))
+			gone(t, r.child)
+			require.NoError(t, r.Process.Signal(syscall.SIGCONT))
+		}, exitLost},
+		{"kill CMD", "", func(t *testing.T, r *running) { require.NoError(t, syscall.Kill(r.child, syscall.SIGKILL)) }, 128 + 9},
+		{"term lockctl", "", func(t *testing.T, r *running) { require.NoError(t, r.Process.Signal(syscall.SIGTERM)) }, 128 + 15},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			_, url, _ := client(t)
+			file := filepath.Join(t.TempDir(), "critical")
+			r := start(t, url, file, c.how, short...)
+			c.hurt(t, r)
+			next(t, url, file)
+			assert.Equal(t, c.status, r.ended(t))
+		})
+	}
+}
+
+// TestForced takes the lock away in different states of CMD and guard.
+func TestForced(t *testing.T) {
+	for _, c := range []struct {
+		name, how string
+		before    func(t *testing.T, r *running)
+	}{
+		{"willing", "", func(*testing.T, *running) {}},
+		{"stubborn", "stubborn", func(*testing.T, *running) {}},
+		{"CMD is stopped", "", func(t *testing.T, r *running) { require.NoError(t, syscall.Kill(r.child, syscall.SIGSTOP)) }},
+		{"the guard is stopped", "", func(t *testing.T, r *running) { require.NoError(t, syscall.Kill(r.guard, syscall.SIGSTOP)) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			admin, url, _ := client(t)
+			r := start(t, url, filepath.Join(t.TempDir(), "critical"), c.how, "--grace", "500ms")
+			c.before(t, r)
+			force(t, admin)
+			assert.Equal(t, exitLost, r.ended(t))
+			gone(t, r.child)
+		})
+	}
+}
+
+func TestFrozenStore(t *testing.T) {
+	_, url, server := client(t)
+	r := start(t, url, filepath.Join(t.TempDir(), "critical"), "stubborn", "--ttl", "3s", "--grace", "500ms")
+	server.Pause()
+	gone(t, r.child)
+	server.Resume()
+	assert.Equal(t, exitLost, r.ended(t))
+}
+
+// TestChildrenOfCommand loses the lock while a child of CMD goes on in the background.
+func TestChildrenOfCommand(t *testing.T) {
+	admin, url, _ := client(t)
+	cmd := lockctl(t, url, "run", "--grace", "500ms", "job", "--",
+		"sh", "-c", `trap "" TERM; sleep 1000 & echo $!; trap "exit 0" TERM; wait`)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	child, err := strconv.Atoi(strings.TrimSpace(line))
+	require.NoError(t, err)
+	force(t, admin)
+	_ = cmd.Wait()
+	assert.Equal(t, exitLost, cmd.ProcessState.ExitCode())
+	gone(t, child)
+}
+
+// TestMinHold runs a command that is over at once, and finds the key taken.
+func TestMinHold(t *testing.T) {
+	_, url, _ := client(t)
+	status, _, errOut := outcome(t, url, "run", "--min-hold", "20s", "job", "--", "true")
+	require.Zero(t, status, errOut)
+	status, _, _ = outcome(t, url, "run", "-n", "job", "--", "true")
+	assert.Equal(t, exitHeld, status)
+	status, _, errOut = outcome(t, url, "run", "--min-hold", "20s", "--ttl", "20s", "other", "--", "true")
+	assert.Equal(t, exitUsage, status)
+	assert.Contains(t, errOut, "minimum hold 20s")
+}
+
+// TestDeadlocks finds two that wait for each other.
+func TestDeadlocks(t *testing.T) {
+	c, url, _ := client(t)
+	status, out, errOut := outcome(t, url, "deadlocks")
+	require.Zero(t, status, errOut)
+	assert.Empty(t, out)
+
+	store, err := storeurl.Open(t.Context(), url)
+	require.NoError(t, err)
+	other := lock.New(store)
+	ctx, cancel := context.WithCancel(t.Context())
+	held, ended := make(chan struct{}, 2), make(chan struct{}, 2)
+	both := make(chan struct{})
+	cross := func(c *lock.Client, first, second string) {
+		_ = c.Do(ctx, first, func(ctx context.Context, _ *lock.Lease) error {
+			held <- struct{}{}
+			<-both
+			return c.Do(ctx, second, func(context.Context, *lock.Lease) error { return nil })
+		})
+		ended <- struct{}{}
+	}
+	go cross(c, "a", "b")
+	go cross(other, "b", "a")
+	<-held
+	<-held
+	close(both)
+	assert.Eventually(t, func() bool {
+		status, out, _ = outcome(t, url, "deadlocks")
+		return status == exitFound
+	}, time.Minute, 10*time.Millisecond)
+	assert.Contains(t, out, `waits for "a"`)
+	cancel()
+	<-ended
+	<-ended
+	require.NoError(t, other.Close(context.Background()))
+	require.NoError(t, store.Close())
+}
+
+// TestInterruptedWait ends lockctl while it waits: nothing of it stays in line.
+func TestInterruptedWait(t *testing.T) {
+	c, url, _ := client(t)
+	l, err := c.Lock(t.Context(), "job")
+	require.NoError(t, err)
+	cmd := lockctl(t, url, "run", "job", "--", "true")
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool {
+		r, err := c.Inspect(t.Context(), "job")
+		return err == nil && r.WaiterCount == 1
+	}, time.Minute, 10*time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	_ = cmd.Wait()
+	assert.Equal(t, 128+15, cmd.ProcessState.ExitCode())
+	r, err := c.Inspect(t.Context(), "job")
+	require.NoError(t, err)
+	assert.Zero(t, r.WaiterCount)
+	require.NoError(t, l.Release(t.Context()))
+}
+
+func force(t *testing.T, admin *lock.Client) {
+	t.Helper()
+	r, err := admin.Inspect(t.Context(), "job")
+	require.NoError(t, err)
+	require.Len(t, r.Holders, 1)
+	require.NoError(t, admin.ForceRelease(context.Background(), "job", r.Holders[0].Owner))
+}
+
+// gone waits until a process does not run any more.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return true
+		}
+		_, state, _ := strings.Cut(string(b), ") ")
+		return strings.HasPrefix(state, "Z")
+	}, time.Minute, 10*time.Millisecond)
+}

@@ -1,0 +1,32 @@
+//go:build unix && !linux
+
+package main
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// childAttributes puts CMD into a process group of its own, which it is ended with. If lockctl
+// is in the foreground of a terminal, that group gets it, so that CMD can read from it.
+func childAttributes() *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Setpgid: true}
+	if tty := terminal(); tty >= 0 {
+		a.Foreground, a.Ctty = true, tty
+	}
+	return a
+}
+
+func lockThread() {}
+
+func foreground(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.TIOCGPGRP) }
+
+// sinceBoot is the time in nanoseconds since some moment that is the same for all processes.
+func sinceBoot() int64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		panic("lockctl: no clock: " + err.Error())
+	}
+	return t.Nano()
+}

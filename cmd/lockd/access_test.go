@@ -1,0 +1,132 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock/httplock"
+)
+
+const (
+	webToken = "web-geheim-0123456789"
+	opsToken = "ops-geheim-0123456789"
+)
+
+func sha(token string) string {
+	h := sha256.Sum256([]byte(token))
+	return "sha256:" + hex.EncodeToString(h[:])
+}
+
+func tokensFile() string {
+	return `{"callers": [
+		{"name": "web", "tokens": ["` + sha(webToken) + `"], "certificate": "web.example",
+		 "rights": [{"prefix": "web:", "actions": ["lock", "read"]}, {"prefix": "shared:", "actions": ["read"]}]},
+		{"name": "ops", "tokens": ["` + opsToken + `", "ops-another-0123456789"],
+		 "rights": [{"prefix": "", "actions": ["read", "force"]}]},
+		{"name": "nobody", "certificate": "nobody.example"}
+	]}`
+}
+
+func TestRights(t *testing.T) {
+	a, err := parseAccess([]byte(tokensFile()))
+	require.NoError(t, err)
+	for _, c := range []struct {
+		token, action, key string
+		may                bool
+	}{
+		{webToken, "acquire", "web:a", true},
+		{webToken, "renew", "web:a", true},
+		{webToken, "release", "web:", true},
+		{webToken, "inspect", "web:a", true},
+		{webToken, "watch", "web:a", true},
+		{webToken, "list", "web:a", true},
+		{webToken, "list", "web", false}, // that is more than web:
+		{webToken, "list", "", false},
+		{webToken, "force", "web:a", false},
+		{webToken, "acquire", "we", false},
+		{webToken, "acquire", "WEB:a", false},
+		{webToken, "acquire", "shared:a", false},
+		{webToken, "inspect", "shared:a", true},
+		{webToken, "", "web:a", false},
+		{opsToken, "force", "web:a", true},
+		{"ops-another-0123456789", "list", "", true},
+		{opsToken, "acquire", "web:a", false},
+		{opsToken, "release", "web:a", false},
+	} {
+		who := a.byToken(c.token)
+		require.NotNil(t, who, c.token)
+		assert.Equal(t, c.may, who.may(httplock.Action(c.action), c.key), "%+v", c)
+	}
+}
+
+func TestIdentify(t *testing.T) {
+	a, err := parseAccess([]byte(tokensFile()))
+	require.NoError(t, err)
+	for _, c := range []struct{ header, certificate, want string }{
+		{"", "", ""},
+		{"Bearer " + webToken, "", "web"},
+		{"bearer  " + opsToken, "", "ops"},
+		{"Bearer " + sha(webToken), "", ""}, // what the file shows is no token
+		{"Bearer " + webToken[1:], "", ""},
+		{"Bearer", "", ""},
+		{"Bearer ", "", ""},
+		{"Basic " + webToken, "", ""},
+		{webToken, "", ""},
+		{"", "web.example", "web"},
+		{"", "nobody.example", "nobody"},
+		{"", "other.example", ""},
+		{"", "ops", ""}, // the name is not the certificate's
+		{"Bearer " + opsToken, "web.example", "ops"},
+		{"Bearer wrong", "web.example", ""},
+	} {
+		r := httptest.NewRequest("GET", "/v1/locks/web:a", nil)
+		r.Header.Set("Authorization", c.header)
+		if c.certificate != "" {
+			cert := &x509.Certificate{Subject: pkix.Name{CommonName: c.certificate}}
+			r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{cert}}}
+		}
+		assert.Equal(t, c.want, nameOf(withCaller(r, a.identify(r))), "%+v", c)
+	}
+	r := httptest.NewRequest("GET", "/v1/locks/web:a", nil)
+	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{Subject: pkix.Name{CommonName: "web.example"}}}}
+	assert.Nil(t, a.identify(r), "nobody has signed it")
+	r.TLS.VerifiedChains = [][]*x509.Certificate{{{}}}
+	assert.Nil(t, a.identify(r), "it has no common name")
+}
+
+func TestBadTokensFiles(t *testing.T) {
+	one := func(fields string) string { return `{"callers": [{"name": "a", ` + fields + `}]}` }
+	for file, says := range map[string]string{
+		"":                                     "EOF",
+		"geheim":                               "invalid character",
+		`{}`:                                   "no callers",
+		`{"callers": []}`:                      "no callers",
+		`{"callers": [{"tokens": ["x"]}]}`:     "no name",
+		`{"callers": [{"name": "a"}]}`:         `caller 1 ("a"): it has neither tokens nor a certificate`,
+		one(`"tokens": ["geheim"]`):            "token 1: it has 6 characters",
+		one(`"tokens": ["sha256:geheim"]`):     "64 hex digits",
+		one(`"tokens": ["sha256:0123456789"]`): "64 hex digits",
+		one(`"tokens": ["geheim geheim geheim"]`):                                                                          "without spaces",
+		one(`"tokens": "geheim"`):                                                                                          "cannot unmarshal",
+		one(`"certificate": "c", "rights": [{"actions": ["lock"]}]`):                                                       "right 1 has no prefix",
+		one(`"certificate": "c", "rights": [{"prefix": "", "actions": ["acquire"]}]`):                                      `unknown action "acquire"`,
+		one(`"certificate": "c", "right": []`):                                                                             `unknown field "right"`,
+		one(`"certificate": "c"`) + "{}":                                                                                   "something behind",
+		`{"callers": [{"name": "a", "certificate": "c"}, {"name": "a", "certificate": "d"}]}`:                              `caller 2 ("a")`,
+		`{"callers": [{"name": "a", "certificate": "c"}, {"name": "b", "certificate": "c"}]}`:                              `of "a"`,
+		`{"callers": [{"name": "a", "tokens": ["` + webToken + `"]}, {"name": "b", "tokens": ["` + sha(webToken) + `"]}]}`: `of "a"`,
+	} {
+		_, err := parseAccess([]byte(file))
+		if assert.ErrorContains(t, err, says, file) {
+			assert.NotContains(t, err.Error(), "geheim", file)
+		}
+	}
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"sync"
+)
+
+// files is what the service has read of the files that its command line names.
+type files struct {
+	access *access     // nil without --tokens
+	tls    *tls.Config // nil without --tls-cert
+}
+
+func (c config) load() (*files, error) {
+	f := new(files)
+	var err error
+	if c.tokens != "" {
+		if f.access, err = loadAccess(c.tokens); err != nil {
+			return nil, fmt.Errorf("--tokens: %w", err)
+		}
+	}
+	if c.cert == "" {
+		return f, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	if err != nil {
+		return nil, fmt.Errorf("--tls-cert, --tls-key: %w", err)
+	}
+	f.tls = &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"},
+	}
+	if c.clientCA == "" {
+		return f, nil
+	}
+	pem, err := os.ReadFile(c.clientCA)
+	if err != nil {
+		return nil, fmt.Errorf("--client-ca: %w", err)
+	}
+	f.tls.ClientCAs = x509.NewCertPool()
+	if !f.tls.ClientCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("--client-ca: %s has no certificate in PEM", c.clientCA)
+	}
+	f.tls.ClientAuth = tls.VerifyClientCertIfGiven // others may have a token, and probes have neither
+	return f, nil
+}
+
+// logFile is a file that is appended to, and may be moved away before it is opened anew.
+type logFile struct {
+	path string
+
+	mu sync.Mutex // guards f
+	f  *os.File
+}
+
+// reopen opens the file at the path anew. If that fails, the old file stays in use.
+func (l *logFile) reopen() error {
+	f, err := os.OpenFile(l.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("--audit: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f != nil {
+		_ = l.f.Close()
+	}
+	l.f = f
+	return nil
+}
+
+// Write implements io.Writer.
+func (l *logFile) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.f.Write(b)
+}

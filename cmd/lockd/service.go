@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
+
+	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
+	"github.com/seed-215fdefa/lock/httplock"
+)
+
+// service is a running lockd.
+type service struct {
+	config
+	log       *slog.Logger
+	store     *storeurl.Store
+	auditFile *logFile // nil: standard error
+	telemetry *telemetry
+	metrics   http.Handler
+	handler   *httplock.Handler
+	server    *http.Server
+	bodyTime  time.Duration // for a request's body to arrive, also one that nobody reads
+
+	files    atomic.Pointer[files]
+	ready    readiness
+	stopping atomic.Bool
+	errors   seldom
+}
+
+// serve runs the service until a signal ends it.
+func serve(c config, log *slog.Logger) error {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	s, err := open(c, log)
+	if err != nil {
+		return err
+	}
+	listener, err := s.listen()
+	if err != nil {
+		return errors.Join(err, s.store.Close())
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- s.serve(listener) }()
+	go func() { _ = s.checkStore(context.Background()) }() // for the log
+	for {
+		select {
+		case err := <-failed:
+			return errors.Join(err, s.stop())
+		case sig := <-signals:
+			if sig == syscall.SIGHUP {
+				s.reload()
+				continue
+			}
+			log.Info("stopping", "signal", sig.String(), "grace", c.grace.String())
+			signal.Stop(signals) // the next one is deadly
+			return s.stop()
+		}
+	}
+}
+
+// open makes the service, without a listener.
+func open(c config, log *slog.Logger) (*service, error) {
+	s := &service{config: c, log: log, bodyTime: 10 * time.Second}
+	f, err := c.load()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	s.files.Store(f)
+	var audit io.Writer = os.Stderr
+	if c.audit != "" {
+		s.auditFile = &logFile{path: c.audit}
+		if err := s.auditFile.reopen(); err != nil {
+			return nil, usageError{err}
+		}
+		audit = s.auditFile
+	}
+	if s.store, err = storeurl.Open(context.Background(), c.store); err != nil {
+		return nil, usageError{err}
+	}
+	s.telemetry = newTelemetry(audit)
+	opts := []httplock.HandlerOption{
+		httplock.WithErrorLog(s.storeError), httplock.WithObserver(s.telemetry.observe), httplock.WithMaxWaiters(c.maxWaiters, 0),
+	}
+	if c.tokens != "" {
+		opts = append(opts, httplock.WithAuthorization(authorize), httplock.WithCaller(nameOf))
+	}
+	s.handler = httplock.NewHandler(s.store, opts...)
+	s.telemetry.waiting(s.handler.Waiting)
+	s.metrics = promhttp.HandlerFor(s.telemetry.registry, promhttp.HandlerOpts{})
+	s.server = &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: 5 * time.Second, // and for a TLS handshake
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10, // a key, a prefix and a token are less
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		// No ReadTimeout and no WriteTimeout: they would end long polls and event streams.
+	}
+	s.server.RegisterOnShutdown(s.handler.Close)
+	return s, nil
+}
+
+// listen refuses what everybody could use by mistake.
+func (s *service) listen() (net.Listener, error) {
+	l, err := net.Listen("tcp", s.config.listen)
+	if err != nil {
+		return nil, fmt.Errorf("--listen: %w", err)
+	}
+	addr, ok := l.Addr().(*net.TCPAddr)
+	local := ok && addr.IP.IsLoopback()
+	switch {
+	case !local && s.tokens == "" && !s.noAuth:
+		_ = l.Close()
+		return nil, misuse("--listen %s is not loopback: say by --tokens FILE who may do what, or by --no-auth that everybody may", s.config.listen)
+	case !local && s.cert == "" && s.tokens != "":
+		s.log.Warn("tokens travel in the clear, unless a proxy in front of this speaks TLS: see --tls-cert")
+	}
+	s.log.Info("serving", "address", l.Addr().String(), "store", s.store.Capabilities().Store,
+		"tls", s.cert != "", "authentication", s.tokens != "")
+	return netutil.LimitListener(l, s.maxConnections), nil
+}
+
+func (s *service) serve(l net.Listener) error {
+	if s.cert == "" {
+		return s.server.Serve(l)
+	}
+	s.server.TLSConfig = &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return s.files.Load().tls, nil
+		},
+	}
+	return s.server.ServeTLS(l, "", "")
+}
+
+// ServeHTTP implements http.Handler.
+func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/healthz":
+		plain(w, http.StatusOK, "ok")
+		return
+	case "/readyz":
+		s.readyz(w, r)
+		return
+	case "/metrics":
+		s.metrics.ServeHTTP(w, r)
+		return
+	}
+	if r.ContentLength != 0 { // the handler lifts it once it has read the body
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.bodyTime))
+	}
+	if a := s.files.Load().access; a != nil {
+		c := a.identify(r)
+		if c == nil {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+		}
+		r = withCaller(r, c)
+	}
+	s.handler.ServeHTTP(w, r)
+}
+
+func plain(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text+"\n")
+}
+
+// storeError logs what the store says of its trouble. What was refused is in the audit log.
+func (s *service) storeError(_ *http.Request, err error) {
+	if errors.Is(err, httplock.ErrUnauthenticated) || errors.Is(err, errForbidden) || s.stopping.Load() {
+		return
+	}
+	s.telemetry.storeErrors.Inc()
+	if s.errors.ok() {
+		s.log.Error("the store failed", "error", err.Error())
+	}
+}
+
+// reload reads all files anew, or keeps them all.
+func (s *service) reload() {
+	f, err := s.load()
+	if err == nil && s.auditFile != nil {
+		err = s.auditFile.reopen()
+	}
+	if err != nil {
+		s.log.Error("the files were not read anew: all old ones stay", "error", err.Error())
+		return
+	}
+	s.files.Store(f)
+	s.log.Info("the files were read anew")
+}
+
+// stop lets clients go over to other replicas: /readyz fails, then, after the drain, no connection is
+// accepted, waits are told to go on elsewhere, and requests under way are answered. The store is
+// closed last. What is held stays.
+func (s *service) stop() error {
+	s.stopping.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), s.grace)
+	defer cancel()
+	time.Sleep(s.drain)
+	err := s.server.Shutdown(ctx) // which closes the handler too
+	if err != nil {
+		_ = s.server.Close()
+	}
+	closed := make(chan error, 1)
+	go func() {
+		s.handler.Close() // waits for its goroutines
+		closed <- s.store.Close()
+	}()
+	select {
+	case failure := <-closed:
+		if failure != nil {
+			s.log.Warn("the store was not closed cleanly", "error", failure.Error())
+		}
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("not everything was answered within --grace %v", s.grace)
+	}
+	s.log.Info("stopped")
+	return nil
+}
