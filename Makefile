@@ -6,6 +6,8 @@ FOR ?= 3m
 
 # The linters are pinned in a module of their own, built once and kept in Go's build cache.
 TOOL := $(GO) tool -modfile=internal/tools/go.mod
+# What is tested in modules of its own, with requirements that the root module shall not have.
+NESTED := internal/bench $(patsubst %/go.mod,%,$(wildcard cmd/go.mod contrib/*/go.mod))
 MODULES := $(sort $(patsubst ./%,%,$(dir $(shell find . -name go.mod -not -path '*/testdata/*'))))
 
 # The race detector leaves out what go-zookeeper does among its own goroutines: it reads a
@@ -17,6 +19,8 @@ RACE := -race -gcflags=github.com/go-zookeeper/zk=-race=false
 # nobody's pgx. Programs use newer ones: the stores' suites run with internal/newest.mod, too.
 # Most tests wait for servers, not for a processor: hence more of them at once than those.
 STORES := ./redis ./redlock ./etcd ./postgres ./dynamo ./zookeeper
+# Those whose suite takes two to four minutes far away. The others have it, too, and take longer.
+FAR ?= ./redis ./etcd ./postgres ./locktest
 
 .PHONY: help test short far servers bench fuzz mutants chaos lint lint-code lint-modules lint-imports fmt
 
@@ -25,15 +29,19 @@ help: ## this list
 
 test: servers ## all tests, with the race detector, against real servers
 	LOCK_TEST_MANY=1 $(GO) test -count=1 -run '^TestManyLeases$$' .
-	$(GO) test -C internal/bench -count=1 ./...
-	$(GO) test -modfile=internal/newest.mod -count=1 -parallel 8 -timeout 20m -run 'Suite$$|Fence' $(STORES)
-	$(GO) test $(RACE) -shuffle=on -parallel 8 -timeout 20m ./...
+	@set -e; for dir in $(NESTED); do \
+		echo "$(GO) test -C $$dir -count=1 -timeout 10m ./..."; \
+		$(GO) test -C "$$dir" -count=1 -timeout 10m ./...; \
+	done
+	$(GO) test -modfile=internal/newest.mod -count=1 -parallel 8 -timeout 40m -run 'Suite$$|Fence' $(STORES)
+	$(GO) test -count=1 -parallel 8 -timeout 10m -run Suite ./httplock
+	$(GO) test $(RACE) -shuffle=on -parallel 8 -timeout 40m ./...
 
 short: ## the tests that need no server
 	$(GO) test -short ./...
 
 far: servers ## the suite on a network with a round trip of 200 ms: minutes
-	LOCK_TEST_FAR=1 $(GO) test -count=1 -timeout 30m -parallel 24 -run FarAway ./redis ./locktest
+	LOCK_TEST_FAR=1 $(GO) test -count=1 -timeout 30m -parallel 24 -run FarAway $(FAR)
 
 servers: ## install the servers that the tests need and that are missing
 	@GO='$(GO)' sh internal/testserver/servers.sh
@@ -59,8 +67,9 @@ lint: lint-modules lint-imports lint-code ## linters, tidy modules, and what may
 
 lint-code:
 	$(TOOL) golangci-lint run ./...
-	@cd internal/bench && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
-	@cd internal/testserver/etcd && $(GO) tool -modfile=../../tools/go.mod golangci-lint run ./...
+	@set -e; for dir in $(NESTED) internal/testserver/etcd; do \
+		(cd "$$dir" && $(GO) tool -modfile='$(CURDIR)/internal/tools/go.mod' golangci-lint run ./...); \
+	done
 
 lint-modules:
 	@set -e; for dir in ./ $(MODULES); do \
@@ -70,14 +79,16 @@ lint-modules:
 	done
 	$(GO) mod tidy -modfile=internal/newest.mod -diff
 
-# The root package and locktest, which everybody imports, bring in nothing: with what
+# These packages, which programs import whatever their store is, bring in nothing: with what
 # they import here counted, but not their tests.
+PURE := . ./locktest ./semaphore ./tiers ./httplock
+
 lint-imports:
 	@set -e; module=$$($(GO) list -m); \
-	deps=$$($(GO) list -deps -f '{{if not .Standard}}{{.ImportPath}}{{end}}' . ./locktest); \
+	deps=$$($(GO) list -deps -f '{{if not .Standard}}{{.ImportPath}}{{end}}' $(PURE)); \
 	foreign=$$(printf '%s\n' "$$deps" | grep -v -e "^$$module\$$" -e "^$$module/" || true); \
 	if [ -n "$$foreign" ]; then \
-		echo "the root package and locktest may import the standard library only, not:" >&2; \
+		echo "these packages may import the standard library only: $(PURE), not:" >&2; \
 		printf '%s\n' "$$foreign" >&2; exit 1; \
 	fi
 

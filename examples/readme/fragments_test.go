@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
@@ -25,6 +24,8 @@ import (
 	"github.com/seed-215fdefa/lock/postgres"
 	"github.com/seed-215fdefa/lock/redis"
 	"github.com/seed-215fdefa/lock/redlock"
+	"github.com/seed-215fdefa/lock/semaphore"
+	"github.com/seed-215fdefa/lock/tiers"
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
@@ -32,7 +33,8 @@ import (
 // tested elsewhere.
 var _ = []any{
 	which, others, do, tryDo, lease, whoHoldsIt, readers, shutdown, fencing, fencedRows,
-	twoKeys, serverShutdown, oldAndNew, lifted,
+	severalKeys, serverShutdown, oldAndNew, lifted,
+	twoAccounts, leading, following, permits, scheduled, urgently, detecting, classes,
 }
 
 // What the fragments use.
@@ -50,6 +52,11 @@ var (
 
 	accounts  []string
 	move      = build
+	call      = build
+	book      func(ctx context.Context, from, to lock.Token) error
+	bill      func(context.Context, lock.Token) error
+	follow    func(address string)
+	address   = "10.0.0.7:80"
 	server    http.Server
 	closed    = make(chan error, 1)
 	oldLock   func(context.Context, string) error
@@ -58,6 +65,7 @@ var (
 	work    = func(context.Context, *lock.Lease) error { return nil }
 	read    = work
 	rebuild = work
+	urgent  = work
 )
 
 func which() *lock.Client {
@@ -101,7 +109,7 @@ func lease() error {
 		return err
 	}
 	err = build(lease.Context()) // ends when the lease does
-	// A lease that had been lost before its release is ErrLost.
+	// Release returns ErrLost if the lease was lost before.
 	return errors.Join(err, lease.Release(context.WithoutCancel(ctx)))
 }
 
@@ -116,7 +124,7 @@ func whoHoldsIt() (lock.Record, error) {
 }
 
 func readers() error {
-	if err := client.Do(ctx, "catalogue", read, lock.WithShared()); err != nil { // beside others that read
+	if err := client.Do(ctx, "catalogue", read, lock.WithShared()); err != nil { // beside other readers
 		return err
 	}
 	return client.Do(ctx, "catalogue", rebuild) // alone
@@ -170,14 +178,71 @@ func fencedRows() error {
 	return err
 }
 
-func twoKeys() error {
-	slices.Sort(accounts)
-	err := client.Do(ctx, accounts[0], func(ctx context.Context, _ *lock.Lease) error {
-		return client.Do(ctx, accounts[1], func(ctx context.Context, _ *lock.Lease) error {
-			return move(ctx)
-		})
+func severalKeys() error {
+	err := client.DoAll(ctx, accounts, func(ctx context.Context, _ []*lock.Lease) error {
+		return move(ctx)
 	})
 	return err
+}
+
+func twoAccounts() error {
+	err := client.DoAll(ctx, []string{"account:7", "account:9"}, func(ctx context.Context, leases []*lock.Lease) error {
+		return book(ctx, leases[0].Token(), leases[1].Token()) // must stop when ctx ends: either lease may be lost
+	})
+	return err
+}
+
+func scheduled() error {
+	err := client.TryDo(ctx, "cron:report", work, lock.WithMinHold(2*time.Second))
+	if lock.Refused(err, "cron:report") {
+		return nil // another replica has this tick
+	}
+	return err
+}
+
+func leading() error {
+	err := client.Lead(ctx, "billing", func(ctx context.Context, l *lock.Lease) error {
+		return bill(ctx, l.Token()) // must stop when ctx ends, and may be called again
+	}, lock.WithMetadata(map[string]string{"address": address}))
+	return err
+}
+
+func following() error {
+	for record, err := range client.Watch(ctx, "billing") {
+		if err != nil {
+			return err // ctx has ended, or the store has not answered for lock.Patience
+		}
+		if len(record.Holders) > 0 {
+			follow(record.Holders[0].Metadata["address"])
+		}
+	}
+	return nil
+}
+
+func permits() error {
+	api := semaphore.New(client, "partner-api", 4) // the same n everywhere
+	err := api.Do(ctx, 1, func(ctx context.Context, _ []semaphore.Permit) error {
+		return call(ctx)
+	})
+	return err
+}
+
+func urgently() error {
+	err := client.Do(ctx, "printer", urgent, lock.WithHeadStart(10*time.Second))
+	return err
+}
+
+func detecting() *lock.Client {
+	client := lock.New(store, lock.WithDeadlockDetection(5*time.Second))
+	return client
+}
+
+func classes(zk *zookeeper.Locker) *lock.Client {
+	client := lock.New(tiers.New(
+		tiers.Prefix("payment:", zk), // survives a failover
+		tiers.Prefix("cart:", store), // fast
+	))
+	return client
 }
 
 func serverShutdown() error {

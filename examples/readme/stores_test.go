@@ -63,7 +63,7 @@ func TestStores(t *testing.T) {
 
 func storeTable(t *testing.T) string {
 	var b strings.Builder
-	b.WriteString("| store | a live lock survives | tokens rise after | waiters | loss told early | shortest TTL " +
+	b.WriteString("| store | a live lock survives | tokens rise after | waiters | early notice of a loss | shortest TTL " +
 		"| a dead holder's key is free after | an acquire costs | you run |\n" +
 		"|---|---|---|---|---|---|---|---|---|\n")
 	for _, d := range stores() {
@@ -88,6 +88,8 @@ func faults(s lock.Survival) string {
 
 func waiting(c lock.Capabilities) string {
 	switch {
+	case c.Priority && c.Push:
+		return "in line, woken; head starts"
 	case c.FIFO && c.Push:
 		return "in line, woken"
 	case c.FIFO:
