@@ -3,16 +3,8 @@ package httplock
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
-	"time"
-	"unicode/utf8"
-
-	"github.com/seed-215fdefa/lock"
 )
-
-// pingInterval is how often a stream says that it is alive.
-const pingInterval = 5 * time.Second
 
 // listLine is one line of a list: a record, or how the list ends. One that has no end was cut off.
 type listLine struct {
@@ -21,50 +13,11 @@ type listLine struct {
 	Problem *problem    `json:"problem,omitempty"`
 }
 
-func unsupported(what string, l lock.Locker) error {
-	return fmt.Errorf("%w: store %s does not %s", lock.ErrUnsupported, l.Capabilities().Store, what)
-}
-
-// force ends a grant by force.
-func (h *Handler) force(w http.ResponseWriter, r *http.Request, key string) error {
-	var b forceBody
-	if err := read(w, r, &b); err != nil {
-		return err
-	}
-	callOf(r).Owner = b.Owner
-	if err := lock.CheckGrant(lock.Grant{Key: key, Owner: b.Owner}); err != nil {
-		return err
-	}
-	admin, ok := lock.As[lock.Admin](h.locker)
-	if !ok {
-		return unsupported("force releases", h.locker)
-	}
-	err := admin.ForceRelease(r.Context(), key, b.Owner)
-	if own := h.scope(r).add(b.Owner); own != b.Owner && errors.Is(err, lock.ErrLost) { // the caller's own is shown cut
-		callOf(r).Owner = own
-		err = admin.ForceRelease(r.Context(), key, own)
-	}
-	if err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
 // list streams the records of a prefix, a line of JSON each.
 func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 	prefix := r.URL.Query().Get("prefix")
-	if err := h.allow(r, ActionList, prefix); err != nil {
+	if err := h.server.Allow(r.Context(), ActionList, prefix); err != nil {
 		h.fail(w, r, err)
-		return
-	}
-	if !utf8.ValidString(prefix) {
-		h.fail(w, r, newProblem(kindInvalid, "prefix is not valid UTF-8"))
-		return
-	}
-	admin, ok := lock.As[lock.Admin](h.locker)
-	if !ok {
-		h.fail(w, r, unsupported("list", h.locker))
 		return
 	}
 	lines, begun := json.NewEncoder(w), false
@@ -76,68 +29,28 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 		}
 		return lines.Encode(line) == nil
 	}
-	s := h.scope(r)
-	for rec, err := range admin.List(r.Context(), prefix) {
+	for rec, err := range h.server.List(r.Context(), prefix) {
 		switch {
 		case err != nil && !begun:
 			h.fail(w, r, err)
 			return
 		case err != nil:
-			if h.errorLog != nil {
-				h.errorLog(r, err)
-			}
-			p := problemOf(err)
-			callOf(r).failed(r, p)
-			write(listLine{Problem: p})
+			write(listLine{Problem: toProblem(h.server.Fail(r.Context(), err))})
 			return
-		case !write(listLine{Record: s.view(toRecord(rec))}):
+		case !write(listLine{Record: toRecord(rec)}):
 			return // the client has gone
 		}
 	}
 	write(listLine{End: true})
 }
 
-// watch streams an event for each change of key.
+// watch streams an event for each change of key. The end of the stream says that it has ended.
 func (h *Handler) watch(w http.ResponseWriter, r *http.Request, key string) {
-	watcher, ok := lock.As[lock.Watcher](h.locker)
-	if !ok {
-		h.fail(w, r, unsupported("watch", h.locker))
-		return
-	}
-	changed, ended := make(chan struct{}, 1), make(chan error, 1)
-	spawned := h.waits.spawn(func() {
-		ended <- watcher.Watch(r.Context(), key, func() {
-			select {
-			case changed <- struct{}{}:
-			default:
-			}
-		})
-	})
-	if !spawned {
-		h.fail(w, r, newProblem(kindStopping, ""))
-		return
-	}
-	h.stream(w, r, changed, ended)
-}
-
-// stream sends events until ended, or the client or the handler has gone.
-func (h *Handler) stream(w http.ResponseWriter, r *http.Request, changed <-chan struct{}, ended <-chan error) {
-	c, ping := http.NewResponseController(w), time.NewTicker(pingInterval)
-	defer ping.Stop()
-	for begun := false; ; {
-		event := ""
-		select {
-		case <-changed:
+	c, begun := http.NewResponseController(w), false
+	err := h.server.Watch(r.Context(), key, func(changed bool) bool {
+		event := ": alive\n\n"
+		if changed {
 			event = "event: changed\ndata:\n\n"
-		case <-ping.C:
-			event = ": alive\n\n"
-		case err := <-ended:
-			if !begun {
-				h.fail(w, r, err)
-			}
-			return // the end of the stream says it
-		case <-h.waits.base.Done():
-			return
 		}
 		if !begun {
 			begun = true
@@ -145,10 +58,12 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, changed <-chan 
 			w.Header().Set("Cache-Control", "no-store")
 		}
 		if _, err := w.Write([]byte(event)); err != nil {
-			return
+			return false
 		}
-		if err := c.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return
-		}
+		err := c.Flush()
+		return err == nil || errors.Is(err, http.ErrNotSupported)
+	})
+	if p := h.server.Fail(r.Context(), err); !begun {
+		h.refuse(w, p)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/service"
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
@@ -26,8 +27,7 @@ type ServiceError struct {
 	Status int    // of HTTP
 	Kind   string // of the problem, such as "forbidden"; "" if it was not the service's
 	Detail string
-	err    error // what it is
-	final  bool
+	cause  error // what it is
 }
 
 // Error names the status, the kind and the detail.
@@ -42,70 +42,59 @@ func (e *ServiceError) Error() string {
 	return s
 }
 
-// Unwrap returns the error of package lock that e is, or nil.
-func (e *ServiceError) Unwrap() error { return e.err }
+// Unwrap returns an error that is the one of package lock that e is, or nil.
+func (e *ServiceError) Unwrap() error { return e.cause }
 
-// repeat is send, for what may be repeated without a doubt.
-func (l *Locker) repeat(ctx context.Context, method, path string, in, out any) error {
-	_, err := l.send(ctx, method, path, in, out)
-	return err
-}
-
-// send asks the service, again if that may help, for no longer than lock.Patience. unsure reports
-// that a copy may still be on its way.
-func (l *Locker) send(ctx context.Context, method, path string, in, out any) (unsure bool, err error) {
-	err = storekit.WithinPatience(ctx, func(ctx context.Context) (err error) {
-		unsure, err = storekit.Repeat(ctx, classify, func(ctx context.Context, _ int) error {
-			_, err := l.ask(ctx, method, path, in, out)
-			return err
-		})
-		return err
-	})
-	return unsure, err
+// transport sends requests over HTTP. It implements [service.Transport].
+type transport struct {
+	base   string // without a slash at the end
+	client *http.Client
+	own    *http.Transport // nil if client is the caller's
+	token  string
 }
 
 // ask sends one request and reads the reply into out.
-func (l *Locker) ask(ctx context.Context, method, path string, in, out any) (status int, err error) {
+func (t *transport) ask(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return 0, fmt.Errorf("%w: httplock: %w", lock.ErrInvalid, err)
+			return fmt.Errorf("%w: httplock: %w", lock.ErrInvalid, err)
 		}
 		body = bytes.NewReader(b)
 	}
-	resp, err := l.do(ctx, method, path, body)
+	resp, err := t.do(ctx, method, path, body)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("lock: http: the reply broke off: %w", err)
+		return fmt.Errorf("lock: http: the reply broke off: %w", err)
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
-		return resp.StatusCode, errorOf(resp, b)
+		return errorOf(resp, b)
 	case out == nil || resp.StatusCode == http.StatusNoContent:
-		return resp.StatusCode, nil
+		return nil
 	}
 	if err := json.Unmarshal(b, out); err != nil {
-		return 0, fmt.Errorf("lock: http: the reply of status %d is not the service's: %w", resp.StatusCode, err)
+		return fmt.Errorf("lock: http: the reply of status %d is not the service's: %w", resp.StatusCode, err)
 	}
-	return resp.StatusCode, nil
+	return nil
 }
 
-func (l *Locker) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, l.base+path, body)
+func (t *transport) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, t.base+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: httplock: %w", lock.ErrInvalid, err)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if l.token != "" {
-		req.Header.Set("Authorization", "Bearer "+l.token)
+	if t.token != "" {
+		req.Header.Set("Authorization", "Bearer "+t.token)
 	}
-	resp, err := l.client.Do(req)
+	resp, err := t.client.Do(req)
 	if err != nil {
 		return nil, transportError(ctx, err)
 	}
@@ -126,71 +115,80 @@ func transportError(ctx context.Context, err error) error {
 
 // errorOf is the error that a reply is.
 func errorOf(resp *http.Response, body []byte) error {
-	e := &ServiceError{Status: resp.StatusCode}
 	var p problem
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if media != problemMedia || json.Unmarshal(body, &p) != nil {
-		return e
+		return &ServiceError{Status: resp.StatusCode}
 	}
-	return p.toError(e)
+	p.Status = resp.StatusCode
+	return p.toError()
 }
 
 // toError makes of a problem the error that the handler made it of.
-func (p *problem) toError(e *ServiceError) error {
-	e.Kind, e.Detail, e.final = strings.TrimPrefix(p.Type, problemType), p.Detail, p.Final
-	e.err = kinds[e.Kind].err
-	switch e.Kind {
-	case kindHeld:
-		if p.Record == nil {
-			return &lock.HeldError{}
-		}
-		return &lock.HeldError{Record: p.Record.record()}
-	case kindLost:
-		lost := &lock.LostError{Token: p.Token}
-		for _, r := range []lock.LostReason{lock.ReasonExpired, lock.ReasonTaken, lock.ReasonForced, lock.ReasonUnreachable} {
-			if r.String() == p.Reason {
-				lost.Reason = r
-			}
-		}
-		return lost
+func (b *problem) toError() error {
+	p := b.problem()
+	if err := p.Rebuild(); err != nil {
+		return err
 	}
-	return e
+	return &ServiceError{b.Status, p.Kind, p.Detail, p}
 }
 
-// classify says what an error means for one who may send the request again.
-func classify(err error) storekit.Class {
+// Classify implements [service.Transport].
+func (t *transport) Classify(err error) storekit.Class {
 	var e *ServiceError
 	var op *net.OpError
 	switch {
-	case errors.Is(err, lock.ErrHeld), errors.Is(err, lock.ErrLost):
-		return storekit.Final
-	case errors.As(err, &e):
-		return e.class()
-	case errors.Is(err, lock.ErrInvalid):
+	case errors.As(err, &e) && e.Status < http.StatusInternalServerError:
 		return storekit.Final
 	case errors.As(err, &op) && op.Op == "dial":
 		return storekit.Unsent
 	}
-	return storekit.Unknown
+	return storekit.Unknown // a proxy's answer too
 }
 
-// class is that of an answer. The store behind the service has been asked again already.
-func (e *ServiceError) class() storekit.Class {
-	switch {
-	case e.Kind == kindStopping || e.Kind == kindCrowded:
-		return storekit.Busy
-	case e.Kind == "" && e.Status >= http.StatusInternalServerError: // a proxy's
-		return storekit.Unknown
-	}
-	return storekit.Final
+// Acquire implements [service.Service].
+func (t *transport) Acquire(ctx context.Context, req lock.Request) (service.Answer, error) {
+	var b acquireReply
+	err := t.ask(ctx, http.MethodPost, path(req.Key, "acquire"), toAcquire(req), &b)
+	return b.answer(req.Key), err
 }
 
-// classifyWait is classify for one who stands in line, which may outlive the store's trouble,
-// unless the service has waited that out already.
-func classifyWait(err error) storekit.Class {
-	var e *ServiceError
-	if errors.As(err, &e) && !e.final && (e.Kind == kindUnavailable || e.Kind == kindClosed) {
-		return storekit.Busy
+// Renew implements [service.Service].
+func (t *transport) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+	var b grantBody
+	err := t.post(ctx, "renew", g, &b)
+	return b.grant(g.Key), err
+}
+
+// Release implements [service.Service].
+func (t *transport) Release(ctx context.Context, g lock.Grant) error {
+	return t.post(ctx, "release", g, nil)
+}
+
+// post sends g, whose key is in the path.
+func (t *transport) post(ctx context.Context, verb string, g lock.Grant, out any) error {
+	to := path(g.Key, verb)
+	g.Key = ""
+	return t.ask(ctx, http.MethodPost, to, toGrant(g), out)
+}
+
+// Inspect implements [service.Service].
+func (t *transport) Inspect(ctx context.Context, key string) (lock.Record, error) {
+	var b recordBody
+	err := t.ask(ctx, http.MethodGet, path(key, ""), nil, &b)
+	return b.record(), err
+}
+
+// Capabilities implements [service.Service].
+func (t *transport) Capabilities(ctx context.Context) (lock.Capabilities, error) {
+	var b serviceBody
+	err := t.ask(ctx, http.MethodGet, "/v1", nil, &b)
+	return b.capabilities(), err
+}
+
+func path(key, verb string) string {
+	if verb != "" {
+		verb = ":" + verb
 	}
-	return classify(err)
+	return locksPath + escapeKey(key) + verb
 }

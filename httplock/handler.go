@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/service"
 )
 
 const (
@@ -23,32 +25,25 @@ const (
 )
 
 // Handler serves a [lock.Locker]. Make one with [NewHandler]. It is safe for concurrent use.
-type Handler struct {
-	locker    lock.Locker
-	authorize func(r *http.Request, action Action, key string) error
-	errorLog  func(r *http.Request, err error)
-	caller    func(r *http.Request) string
-	observer  func(r *http.Request, c Call)
-	waits     *waits
-}
+type Handler struct{ server *service.Server }
 
 // Action is what a request asks for.
-type Action string
+type Action = service.Action
 
 // The actions of a request.
 const (
-	ActionAcquire Action = "acquire"
-	ActionRenew   Action = "renew"
-	ActionRelease Action = "release"
-	ActionForce   Action = "force"
-	ActionInspect Action = "inspect" // of a key
-	ActionWatch   Action = "watch"
-	ActionList    Action = "list" // the key is the prefix
+	ActionAcquire = service.ActionAcquire
+	ActionRenew   = service.ActionRenew
+	ActionRelease = service.ActionRelease
+	ActionForce   = service.ActionForce
+	ActionInspect = service.ActionInspect // of a key
+	ActionWatch   = service.ActionWatch
+	ActionList    = service.ActionList // the key is the prefix
 )
 
 // ErrUnauthenticated says that nobody knows who sent a request. Return it, wrapped or not, from
 // the function of [WithAuthorization].
-var ErrUnauthenticated = errors.New("httplock: unauthenticated")
+var ErrUnauthenticated = service.ErrUnauthenticated
 
 // HandlerOption sets up a [Handler].
 type HandlerOption func(*Handler)
@@ -57,21 +52,35 @@ type HandlerOption func(*Handler)
 // ErrUnauthenticated, the answer is 401; any other error is 403. The error's text goes to the
 // error log, not to the client. f is called concurrently. Default: everybody may do everything.
 func WithAuthorization(f func(r *http.Request, action Action, key string) error) HandlerOption {
-	return func(h *Handler) { h.authorize = f }
+	return func(h *Handler) {
+		h.server.Authorize = func(ctx context.Context, action Action, key string) error { return f(requestOf(ctx), action, key) }
+	}
+}
+
+// WithCaller binds owners to callers: nobody renews, releases or undoes another caller's grant,
+// even if a record shows its owner. f returns the name of a request's caller; "" binds nothing.
+// f is called concurrently. Default: whoever knows an owner may act for it.
+//
+// In the store, the handler appends ten characters to each owner. They depend only on the
+// caller's name. So a caller's owner has at most 54 characters, replicas need not agree on
+// anything, and a renamed caller loses its grants. Records show a caller its own owners as it
+// sent them, and others' as the store has them.
+func WithCaller(f func(*http.Request) string) HandlerOption {
+	return func(h *Handler) { h.server.Caller = func(ctx context.Context) string { return f(requestOf(ctx)) } }
 }
 
 // WithErrorLog makes f receive the errors of the store and of WithAuthorization's function.
 // Clients do not see these, since they may name addresses or accounts. f is called concurrently.
 // Default: they are dropped.
 func WithErrorLog(f func(r *http.Request, err error)) HandlerOption {
-	return func(h *Handler) { h.errorLog = f }
+	return func(h *Handler) { h.server.ErrorLog = func(ctx context.Context, err error) { f(requestOf(ctx), err) } }
 }
 
 // WithMaxWaiters limits how many waiters may stand in line at this handler: in total, and per
 // client, which is an address without its port. A waiter above a limit gets 429. 0 is no limit.
 // Default: 100,000 in total, and no limit per client, since one proxy may stand for many.
 func WithMaxWaiters(total, perClient int) HandlerOption {
-	return func(h *Handler) { h.waits.most, h.waits.mostPerClient = total, perClient }
+	return func(h *Handler) { h.server.SetMaxWaiters(total, perClient) }
 }
 
 // NewHandler returns a handler that serves l under the path /v1. l stays the caller's to close,
@@ -84,7 +93,8 @@ func WithMaxWaiters(total, perClient int) HandlerOption {
 //	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute}
 //	server.RegisterOnShutdown(h.Close)
 func NewHandler(l lock.Locker, opts ...HandlerOption) *Handler {
-	h := &Handler{locker: l, waits: newWaits(l)}
+	h := &Handler{service.NewServer(l)}
+	h.server.Address = func(ctx context.Context) string { return addressOf(requestOf(ctx)) }
 	for _, o := range opts {
 		o(h)
 	}
@@ -93,25 +103,39 @@ func NewHandler(l lock.Locker, opts ...HandlerOption) *Handler {
 
 // Close ends all waits and tells their clients to poll again, at another replica. New requests
 // are answered with 503. Grants remain. Close returns when no goroutine of h runs any more.
-func (h *Handler) Close() { h.waits.close() }
+func (h *Handler) Close() { h.server.Close() }
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.EscapedPath() // a ServeMux would clean it, and take apart keys
 	switch {
-	case h.waits.stopped():
-		h.observe(w, r, func(w http.ResponseWriter, r *http.Request) { h.fail(w, r, newProblem(kindStopping, "")) })
 	case strings.HasPrefix(path, locksPath):
-		h.observe(w, r, func(w http.ResponseWriter, r *http.Request) { h.lock(w, r, path[len(locksPath):]) })
+		h.observe(r, func(r *http.Request) { h.lock(w, r, path[len(locksPath):]) })
 	case path == "/v1/locks":
-		h.observe(w, r, func(w http.ResponseWriter, r *http.Request) { h.get(w, r, func() { h.list(w, r) }) })
+		h.observe(r, func(r *http.Request) { h.get(w, r, func() { h.list(w, r) }) })
 	case path == "/v1/openapi.json":
 		h.get(w, r, func() { h.openapi(w, r) })
 	case path == "/v1" || path == "/v1/":
-		h.get(w, r, func() { h.send(w, r, toService(h.locker.Capabilities())) })
+		h.get(w, r, func() {
+			c, _ := h.server.Capabilities(r.Context()) // which does no I/O
+			h.send(w, r, toService(c))
+		})
 	default:
-		h.fail(w, r, newProblem("not-found", ""))
+		h.fail(w, r, newProblem(kindNotFound, ""))
 	}
+}
+
+type requestKey struct{}
+
+// requestOf is the request that h.observe was given.
+func requestOf(ctx context.Context) *http.Request {
+	r, _ := ctx.Value(requestKey{}).(*http.Request)
+	return r
+}
+
+// observe has serve handle r as a call that the observer is told of.
+func (h *Handler) observe(r *http.Request, serve func(*http.Request)) {
+	h.server.Observe(context.WithValue(r.Context(), requestKey{}, r), func(ctx context.Context) { serve(r.WithContext(ctx)) })
 }
 
 // lock serves what is about one key.
@@ -121,7 +145,7 @@ func (h *Handler) lock(w http.ResponseWriter, r *http.Request, segment string) {
 		"acquire": h.acquire, "renew": h.renew, "release": h.release, "force": h.force,
 	}[verb]
 	if strings.Contains(segment, "/") || verb != "" && verb != "watch" && post == nil {
-		h.fail(w, r, newProblem("not-found", "a slash or a colon of the key must be percent-encoded, and the verbs are acquire, renew, release, force and watch"))
+		h.fail(w, r, newProblem(kindNotFound, "a slash or a colon of the key must be percent-encoded, and the verbs are acquire, renew, release, force and watch"))
 		return
 	}
 	key, err := unescapeKey(escaped)
@@ -136,7 +160,7 @@ func (h *Handler) lock(w http.ResponseWriter, r *http.Request, segment string) {
 	switch {
 	case post == nil:
 		h.get(w, r, func() {
-			err := h.allow(r, action, key)
+			err := h.server.Allow(r.Context(), action, key)
 			switch {
 			case err != nil:
 				h.fail(w, r, err)
@@ -148,9 +172,9 @@ func (h *Handler) lock(w http.ResponseWriter, r *http.Request, segment string) {
 		})
 	case r.Method != http.MethodPost:
 		w.Header().Set("Allow", http.MethodPost)
-		h.fail(w, r, newProblem("method-not-allowed", "it needs POST"))
+		h.fail(w, r, newProblem(kindMethod, "it needs POST"))
 	default:
-		err := h.allow(r, action, key)
+		err := h.server.Allow(r.Context(), action, key)
 		if err == nil {
 			err = post(w, r, key)
 		}
@@ -164,30 +188,30 @@ func (h *Handler) lock(w http.ResponseWriter, r *http.Request, segment string) {
 func (h *Handler) get(w http.ResponseWriter, r *http.Request, serve func()) {
 	if r.Method != http.MethodGet {
 		w.Header().Set("Allow", http.MethodGet)
-		h.fail(w, r, newProblem("method-not-allowed", "it needs GET"))
+		h.fail(w, r, newProblem(kindMethod, "it needs GET"))
 		return
 	}
 	serve()
 }
 
-// allow returns an error unless the caller may do this.
-func (h *Handler) allow(r *http.Request, action Action, key string) error {
-	c := callOf(r)
-	c.Action, c.Key = action, key
-	if h.authorize == nil {
+// acquire grants, refuses, or lets the client stand in line.
+func (h *Handler) acquire(w http.ResponseWriter, r *http.Request, key string) error {
+	var b acquireBody
+	if err := read(w, r, &b); err != nil {
+		return err
+	}
+	answer, err := h.server.Acquire(r.Context(), b.request(key))
+	if err != nil {
+		return err
+	}
+	if answer.Grant.Token == 0 {
+		h.sendStatus(w, r, http.StatusAccepted, toLine(answer))
 		return nil
 	}
-	err := h.authorize(r, action, key)
-	switch {
-	case err == nil:
-		return nil
-	case h.errorLog != nil:
-		h.errorLog(r, err)
-	}
-	if errors.Is(err, ErrUnauthenticated) {
-		return newProblem("unauthenticated", "")
-	}
-	return newProblem("forbidden", "")
+	g := toGrant(answer.Grant)
+	g.Renew = answer.Renew
+	h.send(w, r, g)
+	return nil
 }
 
 func (h *Handler) renew(w http.ResponseWriter, r *http.Request, key string) error {
@@ -195,80 +219,47 @@ func (h *Handler) renew(w http.ResponseWriter, r *http.Request, key string) erro
 	if err := read(w, r, &b); err != nil {
 		return err
 	}
-	if b.Token == 0 {
-		return newProblem(kindInvalid, "token is missing or 0: a renewal needs that of the grant")
-	}
-	g, err := h.grant(r, key, b)
-	if err == nil {
-		err = checkRenewal(g)
-	}
+	g, err := h.server.Renew(r.Context(), b.grant(key))
 	if err != nil {
 		return err
 	}
-	p := place{key, g.Owner}
-	h.waits.forget(key, g.Owner)
-	g, err = h.locker.Renew(r.Context(), g)
-	if err != nil {
-		return h.waits.explain(p, err)
-	}
-	h.sendGrant(w, r, g, false)
+	h.send(w, r, toGrant(g))
 	return nil
 }
 
-// grant is what b speaks of, begun now.
-func (h *Handler) grant(r *http.Request, key string, b grantBody) (lock.Grant, error) {
-	s := h.scope(r)
-	g := lock.Grant{
-		Key: key, Owner: s.add(b.Owner), Token: b.Token, TTL: time.Duration(b.TTL), Shared: b.Shared,
-		Start: time.Now(),
-	}
-	c := callOf(r)
-	c.Owner, c.Token = g.Owner, g.Token
-	return g, s.check(b.Owner)
-}
-
-// checkRenewal is what stores check too, but some only after they have looked for the grant.
-func checkRenewal(g lock.Grant) error {
-	if g.TTL <= 0 || g.TTL > lock.MaxTTL {
-		return fmt.Errorf("%w: TTL %v: must be positive, and at most %v", lock.ErrInvalid, g.TTL, lock.MaxTTL)
-	}
-	return lock.CheckGrant(g)
-}
-
-// release ends a grant, or without a token undoes what its owner may have. The store is told a TTL
-// that cannot be over: when it began only the client knows.
+// release ends a grant, or without a token undoes what its owner may have.
 func (h *Handler) release(w http.ResponseWriter, r *http.Request, key string) error {
 	var b grantBody
 	if err := read(w, r, &b); err != nil {
 		return err
 	}
-	g, err := h.grant(r, key, b)
-	g.TTL = lock.MaxTTL
-	if err == nil {
-		err = lock.CheckGrant(g)
-	}
-	if err != nil {
+	if err := h.server.Release(r.Context(), b.grant(key)); err != nil {
 		return err
 	}
-	if g.Token == 0 {
-		h.waits.undo(place{key, g.Owner})
-	} else {
-		h.waits.forget(key, g.Owner)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// force ends a grant by force.
+func (h *Handler) force(w http.ResponseWriter, r *http.Request, key string) error {
+	var b forceBody
+	if err := read(w, r, &b); err != nil {
+		return err
 	}
-	if err := h.locker.Release(r.Context(), g); err != nil {
-		return h.waits.explain(place{key, g.Owner}, err)
+	if err := h.server.ForceRelease(r.Context(), key, b.Owner); err != nil {
+		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
 func (h *Handler) inspect(w http.ResponseWriter, r *http.Request, key string) {
-	rec, err := h.locker.Inspect(r.Context(), key)
+	rec, err := h.server.Inspect(r.Context(), key)
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	h.send(w, r, h.scope(r).view(toRecord(rec)))
+	h.send(w, r, toRecord(rec))
 }
 
 // send answers with 200 and v.
@@ -288,22 +279,22 @@ func (h *Handler) sendStatus(w http.ResponseWriter, r *http.Request, status int,
 // read decodes the body of a request, which must be one JSON object of known fields.
 func read(w http.ResponseWriter, r *http.Request, into any) error {
 	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		return newProblem("media-type", "")
+		return newProblem(kindMedia, "")
 	}
 	body, err := readAll(w, r)
 	if err != nil {
 		return err
 	}
 	if !utf8.Valid(body) {
-		return newProblem(kindInvalid, "the body is not valid UTF-8")
+		return newProblem(service.KindInvalid, "the body is not valid UTF-8")
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return newProblem(kindInvalid, "the body is not the JSON object that is asked for: "+err.Error())
+		return newProblem(service.KindInvalid, "the body is not the JSON object that is asked for: "+err.Error())
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return newProblem(kindInvalid, "the body has something behind its JSON object")
+		return newProblem(service.KindInvalid, "the body has something behind its JSON object")
 	}
 	return nil
 }
@@ -317,14 +308,23 @@ func readAll(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return nil, newProblem("too-large", fmt.Sprintf("the body has more than %d bytes", maxBody))
+		return nil, newProblem(service.KindTooLarge, fmt.Sprintf("the body has more than %d bytes", maxBody))
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, newProblem("timeout", fmt.Sprintf("the body did not arrive within %v", bodyTime))
+		return nil, newProblem(kindTimeout, fmt.Sprintf("the body did not arrive within %v", bodyTime))
 	case err != nil && r.Context().Err() == nil:
-		return nil, newProblem(kindInvalid, "the body could not be read")
+		return nil, newProblem(service.KindInvalid, "the body could not be read")
 	case err != nil:
 		return nil, context.Cause(r.Context())
 	}
 	_ = c.SetReadDeadline(time.Time{})
 	return body, nil
+}
+
+// addressOf is the address that a request came from, without the port.
+func addressOf(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/service"
 )
 
 // duration is a time.Duration as JSON: a string of decimal seconds and "s", exact to the
@@ -54,6 +55,20 @@ type acquireBody struct {
 	Under     []string          `json:"under,omitempty"`
 }
 
+func (b acquireBody) request(key string) lock.Request {
+	return lock.Request{
+		Key: key, Owner: b.Owner, TTL: time.Duration(b.TTL), Shared: b.Shared, Wait: b.Wait,
+		HeadStart: time.Duration(b.HeadStart), Metadata: b.Metadata, Under: b.Under,
+	}
+}
+
+func toAcquire(r lock.Request) acquireBody {
+	return acquireBody{
+		Owner: r.Owner, TTL: duration(r.TTL), Shared: r.Shared, Wait: r.Wait,
+		HeadStart: duration(r.HeadStart), Metadata: r.Metadata, Under: r.Under,
+	}
+}
+
 // grantBody asks for a renewal or a release, and tells of a grant.
 type grantBody struct {
 	Key    string     `json:"key,omitempty"` // in replies
@@ -66,10 +81,40 @@ type grantBody struct {
 	Renew bool `json:"renew,omitempty"`
 }
 
+func (b grantBody) grant(key string) lock.Grant {
+	return lock.Grant{Key: key, Owner: b.Owner, Token: b.Token, TTL: time.Duration(b.TTL), Shared: b.Shared}
+}
+
+func toGrant(g lock.Grant) grantBody {
+	return grantBody{Key: g.Key, Owner: g.Owner, Token: g.Token, TTL: duration(g.TTL), Shared: g.Shared}
+}
+
 // lineBody is the reply to one who stands in line.
 type lineBody struct {
 	New    bool        `json:"new,omitempty"`    // this replica did not know of the waiter
 	Record *recordBody `json:"record,omitempty"` // of those in front, if it is new
+}
+
+func toLine(a service.Answer) lineBody {
+	b := lineBody{New: a.New}
+	if a.Record.Key != "" {
+		b.Record = toRecord(a.Record)
+	}
+	return b
+}
+
+// acquireReply is any of the bodies that an acquire request is answered with.
+type acquireReply struct {
+	grantBody
+	lineBody
+}
+
+func (b acquireReply) answer(key string) service.Answer {
+	a := service.Answer{Grant: b.grant(key), Renew: b.Renew, New: b.New}
+	if b.Record != nil {
+		a.Record = b.Record.record()
+	}
+	return a
 }
 
 // forceBody asks for a ForceRelease.
@@ -99,7 +144,7 @@ func toService(c lock.Capabilities) serviceBody {
 
 func (b serviceBody) capabilities() lock.Capabilities {
 	return lock.Capabilities{
-		Store: "http+" + b.Store, Shared: b.Shared, FIFO: b.FIFO, Priority: b.Priority, Push: b.Push,
+		Store: b.Store, Shared: b.Shared, FIFO: b.FIFO, Priority: b.Priority, Push: b.Push,
 		MinTTL: time.Duration(b.MinTTL), ExpirySlack: time.Duration(b.ExpirySlack),
 		TokenSurvives: b.TokenSurvives, HoldSurvives: b.HoldSurvives,
 	}

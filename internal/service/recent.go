@@ -1,8 +1,8 @@
-package httplock
+package service
 
 import "time"
 
-// memoryLife is for how long the handler remembers what became of an owner, at least: longer than
+// memoryLife is for how long the server remembers what became of an owner, at least: longer than
 // a request may linger in the buffers of a connection that its client has given up.
 const memoryLife = 2 * time.Minute
 

@@ -1,26 +1,15 @@
-package httplock
+package service
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/seed-215fdefa/lock"
 )
-
-// WithCaller binds owners to callers: nobody renews, releases or undoes another caller's grant,
-// even if a record shows its owner. f returns the name of a request's caller; "" binds nothing.
-// f is called concurrently. Default: whoever knows an owner may act for it.
-//
-// In the store, the handler appends ten characters to each owner. They depend only on the
-// caller's name. So a caller's owner has at most 54 characters, replicas need not agree on
-// anything, and a renamed caller loses its grants. Records show a caller its own owners as it
-// sent them, and others' as the store has them.
-func WithCaller(f func(*http.Request) string) HandlerOption {
-	return func(h *Handler) { h.caller = f }
-}
 
 // scope is what the owners of a caller end with in the store. Nobody can send an owner that ends
 // with another's scope there, since its own is put behind it.
@@ -28,11 +17,11 @@ type scope string
 
 const scopeHash = 9 // characters: 54 bits, for names that the operator chooses
 
-func (h *Handler) scope(r *http.Request) scope {
-	if h.caller == nil {
+func (s *Server) scope(ctx context.Context) scope {
+	if s.Caller == nil {
 		return ""
 	}
-	name := h.caller(r)
+	name := s.Caller(ctx)
 	if name == "" {
 		return ""
 	}
@@ -60,6 +49,7 @@ func (s scope) check(owners ...string) error {
 
 // addAll is add for each.
 func (s scope) addAll(owners []string) []string {
+	owners = slices.Clone(owners)
 	for i, o := range owners {
 		owners[i] = s.add(o)
 	}
@@ -74,22 +64,21 @@ func (s scope) cut(owner string) string {
 	return owner
 }
 
-// view changes b into the record as the caller shall see it.
-func (s scope) view(b *recordBody) *recordBody {
-	if s == "" || b == nil {
-		return b
+// view is the record as the caller shall see it.
+func (s scope) view(r lock.Record) lock.Record {
+	if s == "" {
+		return r
 	}
-	for i := range b.Holders {
-		b.Holders[i].Owner = s.cut(b.Holders[i].Owner)
+	r.Holders, r.Waiters = slices.Clone(r.Holders), slices.Clone(r.Waiters) // those of r are the store's
+	for i := range r.Holders {
+		r.Holders[i].Owner = s.cut(r.Holders[i].Owner)
 	}
-	for i := range b.Waiters {
-		w := &b.Waiters[i]
-		w.Owner = s.cut(w.Owner)
-		under := make([]string, len(w.Under)) // that of the record is the store's
+	for i := range r.Waiters {
+		w := &r.Waiters[i]
+		w.Owner, w.Under = s.cut(w.Owner), slices.Clone(w.Under)
 		for j, o := range w.Under {
-			under[j] = s.cut(o)
+			w.Under[j] = s.cut(o)
 		}
-		w.Under = under
 	}
-	return b
+	return r
 }

@@ -1,11 +1,9 @@
-package httplock
+package service
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"sync"
 	"time"
 
@@ -35,7 +33,7 @@ type waits struct {
 	minTTL              time.Duration
 	most, mostPerClient int
 
-	base   context.Context // of all acquisitions; ends with the handler
+	base   context.Context // of all acquisitions; ends with the server
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
@@ -88,7 +86,7 @@ func (ws *waits) close() {
 	}
 }
 
-// spawn runs f, which ends with base, and which close waits for. It reports false once the handler
+// spawn runs f, which ends with base, and which close waits for. It reports false once the server
 // has stopped.
 func (ws *waits) spawn(f func()) bool {
 	ws.mu.Lock()
@@ -131,11 +129,11 @@ func (ws *waits) begin(req lock.Request, client string) (w *wait, fresh bool, er
 	}
 	switch {
 	case ws.stopped():
-		return nil, false, newProblem(kindStopping, "")
+		return nil, false, &Problem{Kind: KindStopping}
 	case ws.most > 0 && len(ws.all) >= ws.most:
-		return nil, false, newProblem(kindCrowded, fmt.Sprintf("%d wait here already", ws.most))
+		return nil, false, &Problem{Kind: KindCrowded, Detail: fmt.Sprintf("%d wait here already", ws.most)}
 	case ws.mostPerClient > 0 && ws.clients[client] >= ws.mostPerClient:
-		return nil, false, newProblem(kindCrowded, fmt.Sprintf("%d of this client wait here already", ws.mostPerClient))
+		return nil, false, &Problem{Kind: KindCrowded, Detail: fmt.Sprintf("%d of this client wait here already", ws.mostPerClient)}
 	}
 	ctx, cancel := context.WithCancel(ws.base)
 	w = &wait{
@@ -264,126 +262,4 @@ func (ws *waits) remove(w *wait) {
 	if ws.clients[w.client]--; ws.clients[w.client] == 0 {
 		delete(ws.clients, w.client)
 	}
-}
-
-// acquire grants, refuses, or lets the client stand in line.
-func (h *Handler) acquire(w http.ResponseWriter, r *http.Request, key string) error {
-	var b acquireBody
-	if err := read(w, r, &b); err != nil {
-		return err
-	}
-	s := h.scope(r)
-	if err := s.check(append(b.Under, b.Owner)...); err != nil {
-		return err
-	}
-	req := lock.Request{
-		Key: key, Owner: s.add(b.Owner), TTL: time.Duration(b.TTL), Shared: b.Shared, Wait: b.Wait,
-		HeadStart: time.Duration(b.HeadStart), Metadata: b.Metadata, Under: s.addAll(b.Under),
-	}
-	callOf(r).Owner = req.Owner
-	if err := lock.CheckRequest(req, h.locker.Capabilities()); err != nil {
-		return err
-	}
-	if req.Wait {
-		if wait := h.waits.join(place{key, req.Owner}); wait != nil {
-			return h.poll(w, r, req, wait, false)
-		}
-	}
-	try := req
-	try.Wait, try.HeadStart = false, 0
-	g, err := h.try(r, try)
-	if err == nil {
-		h.sendGrant(w, r, g, false)
-		return nil
-	}
-	if !req.Wait || !errors.Is(err, lock.ErrHeld) {
-		return err
-	}
-	wait, fresh, err := h.waits.begin(req, client(r))
-	if err != nil {
-		return err
-	}
-	return h.poll(w, r, req, wait, fresh)
-}
-
-// try asks for a grant at once, unless the owner is undone before there is one: after that the undo
-// finds it.
-func (h *Handler) try(r *http.Request, req lock.Request) (lock.Grant, error) {
-	p := place{req.Key, req.Owner}
-	if err := h.waits.check(p); err != nil {
-		return lock.Grant{}, err
-	}
-	req.Lost = h.waits.notice(p)
-	g, err := h.locker.Acquire(r.Context(), req)
-	if err != nil {
-		return lock.Grant{}, err
-	}
-	if err := h.waits.check(p); err != nil {
-		_ = h.locker.Release(r.Context(), g) // else it ends by its TTL
-		return lock.Grant{}, err
-	}
-	return g, nil
-}
-
-// poll answers with the outcome of wait, or with 202: if it is fresh as soon as it stands in line.
-func (h *Handler) poll(w http.ResponseWriter, r *http.Request, req lock.Request, wait *wait, fresh bool) error {
-	defer h.waits.leave(wait, percent(gapPercent, req.TTL))
-	if wait.shared != req.Shared {
-		return newProblem(kindInvalid, "the owner waits in the other mode already")
-	}
-	end := time.NewTimer(percent(pollPercent, req.TTL))
-	defer end.Stop()
-	var placed chan struct{}
-	if fresh {
-		placed = wait.placed
-	}
-	line := lineBody{New: fresh}
-	select {
-	case <-wait.done:
-		return h.outcome(w, r, wait)
-	case <-placed:
-		line.Record = h.scope(r).view(toRecord(wait.record))
-		wait.record = lock.Record{} // nobody else looks at it
-	case <-end.C:
-	case <-r.Context().Done():
-		return r.Context().Err()
-	}
-	callOf(r).Outcome = OutcomeWaiting
-	h.sendStatus(w, r, http.StatusAccepted, line)
-	return nil
-}
-
-// outcome answers with that of a wait that is over. A grant is kept for the gap, so that a client
-// that missed the reply finds it.
-func (h *Handler) outcome(w http.ResponseWriter, r *http.Request, wait *wait) error {
-	switch {
-	case wait.err == nil:
-		h.sendGrant(w, r, wait.grant, true)
-		return nil
-	case h.waits.stopped():
-		return newProblem(kindStopping, "")
-	}
-	h.waits.drop(wait)
-	p := problemOf(wait.err)
-	p.Final = true
-	if h.errorLog != nil && p.Status == http.StatusServiceUnavailable {
-		h.errorLog(r, wait.err)
-	}
-	return p
-}
-
-func (h *Handler) sendGrant(w http.ResponseWriter, r *http.Request, g lock.Grant, renew bool) {
-	callOf(r).Token = g.Token
-	h.send(w, r, grantBody{
-		Key: g.Key, Owner: h.scope(r).cut(g.Owner), Token: g.Token, TTL: duration(g.TTL), Shared: g.Shared, Renew: renew,
-	})
-}
-
-// client is the address that a request came from, without the port.
-func client(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
 }

@@ -1,0 +1,322 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+	"unicode/utf8"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
+)
+
+// Server answers what clients ask of a [lock.Locker]. Make one with [NewServer], and set its fields
+// before it is used. A ctx is that of one request: the functions find there who sends it, and they
+// are called concurrently. A Server is safe for concurrent use. Its errors are for Fail.
+type Server struct {
+	Authorize func(ctx context.Context, action Action, key string) error // nil: everybody may do everything
+	Caller    func(ctx context.Context) string                           // whom owners belong to; nil or "": nobody
+	Address   func(ctx context.Context) string                           // of the client, without a port; nil: ""
+	ErrorLog  func(ctx context.Context, err error)                       // of what clients are not told; nil: none
+	Observer  func(ctx context.Context, c Call)                          // nil: none
+
+	locker lock.Locker
+	waits  *waits
+}
+
+var _ Service = (*Server)(nil)
+
+// ErrUnauthenticated says that nobody knows who sent a request, if Authorize returns it.
+var ErrUnauthenticated = errors.New("lock: unauthenticated")
+
+// NewServer returns a server of l, which stays the caller's to close, after the server.
+func NewServer(l lock.Locker) *Server { return &Server{locker: l, waits: newWaits(l)} }
+
+// SetMaxWaiters limits how many may stand in line: in total, and for each Address. 0 is no limit.
+func (s *Server) SetMaxWaiters(total, perClient int) {
+	s.waits.most, s.waits.mostPerClient = total, perClient
+}
+
+// Close ends all waits and watches. Their clients, and those of later requests, are told to ask
+// another replica. Grants remain. Close returns when no goroutine of s runs any more.
+func (s *Server) Close() { s.waits.close() }
+
+// Waiting returns how many waiters stand in line at s.
+func (s *Server) Waiting() int {
+	s.waits.mu.Lock()
+	defer s.waits.mu.Unlock()
+	return len(s.waits.all)
+}
+
+// Allow returns an error unless the server runs and the caller may do this.
+func (s *Server) Allow(ctx context.Context, action Action, key string) error {
+	c := callOf(ctx)
+	c.Action, c.Key = action, key
+	if s.waits.stopped() {
+		return &Problem{Kind: KindStopping}
+	}
+	if s.Authorize == nil {
+		return nil
+	}
+	err := s.Authorize(ctx, action, key)
+	switch {
+	case err == nil:
+		return nil
+	case s.ErrorLog != nil:
+		s.ErrorLog(ctx, err)
+	}
+	if errors.Is(err, ErrUnauthenticated) {
+		return &Problem{Kind: KindUnauthenticated}
+	}
+	return &Problem{Kind: KindForbidden}
+}
+
+// Acquire grants, refuses, or lets the client stand in line.
+func (s *Server) Acquire(ctx context.Context, req lock.Request) (Answer, error) {
+	owners := s.scope(ctx)
+	if err := owners.check(append([]string{req.Owner}, req.Under...)...); err != nil {
+		return Answer{}, err
+	}
+	req.Owner, req.Under = owners.add(req.Owner), owners.addAll(req.Under)
+	callOf(ctx).Owner = req.Owner
+	if err := lock.CheckRequest(req, s.locker.Capabilities()); err != nil {
+		return Answer{}, err
+	}
+	if req.Wait {
+		if w := s.waits.join(place{req.Key, req.Owner}); w != nil {
+			return s.poll(ctx, req, w, false)
+		}
+	}
+	try := req
+	try.Wait, try.HeadStart = false, 0
+	g, err := s.try(ctx, try)
+	if err == nil {
+		return Answer{Grant: s.shown(ctx, g)}, nil
+	}
+	if !req.Wait || !errors.Is(err, lock.ErrHeld) {
+		return Answer{}, err
+	}
+	address := ""
+	if s.Address != nil {
+		address = s.Address(ctx)
+	}
+	w, fresh, err := s.waits.begin(req, address)
+	if err != nil {
+		return Answer{}, err
+	}
+	return s.poll(ctx, req, w, fresh)
+}
+
+// try asks for a grant at once, unless the owner is undone before there is one: after that the undo
+// finds it.
+func (s *Server) try(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	p := place{req.Key, req.Owner}
+	if err := s.waits.check(p); err != nil {
+		return lock.Grant{}, err
+	}
+	req.Lost = s.waits.notice(p)
+	g, err := s.locker.Acquire(ctx, req)
+	if err != nil {
+		return lock.Grant{}, err
+	}
+	if err := s.waits.check(p); err != nil {
+		_ = s.locker.Release(ctx, g) // else it ends by its TTL
+		return lock.Grant{}, err
+	}
+	return g, nil
+}
+
+// poll answers with the outcome of w, or that it goes on: if it is fresh as soon as it stands in line.
+func (s *Server) poll(ctx context.Context, req lock.Request, w *wait, fresh bool) (Answer, error) {
+	defer s.waits.leave(w, percent(gapPercent, req.TTL))
+	if w.shared != req.Shared {
+		return Answer{}, &Problem{Kind: KindInvalid, Detail: "the owner waits in the other mode already"}
+	}
+	end := time.NewTimer(percent(pollPercent, req.TTL))
+	defer end.Stop()
+	var placed chan struct{}
+	if fresh {
+		placed = w.placed
+	}
+	line := Answer{New: fresh}
+	select {
+	case <-w.done:
+		return s.outcome(ctx, w)
+	case <-placed:
+		line.Record = s.scope(ctx).view(w.record)
+		w.record = lock.Record{} // nobody else looks at it
+	case <-end.C:
+	case <-ctx.Done():
+		return Answer{}, ctx.Err()
+	}
+	callOf(ctx).Outcome = OutcomeWaiting
+	return line, nil
+}
+
+// outcome answers with that of a wait that is over. A grant is kept for the gap, so that a client
+// that missed the reply finds it.
+func (s *Server) outcome(ctx context.Context, w *wait) (Answer, error) {
+	switch {
+	case w.err == nil:
+		return Answer{Grant: s.shown(ctx, w.grant), Renew: true}, nil
+	case s.waits.stopped():
+		return Answer{}, &Problem{Kind: KindStopping}
+	}
+	s.waits.drop(w)
+	return Answer{}, outOfLine{w.err}
+}
+
+// shown is g as the caller shall see it.
+func (s *Server) shown(ctx context.Context, g lock.Grant) lock.Grant {
+	callOf(ctx).Token = g.Token
+	g.Owner = s.scope(ctx).cut(g.Owner)
+	return g
+}
+
+// Renew renews a grant. g needs no Start.
+func (s *Server) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+	if g.Token == 0 {
+		return lock.Grant{}, &Problem{Kind: KindInvalid, Detail: "token is missing or 0: a renewal needs that of the grant"}
+	}
+	g, err := s.stored(ctx, g)
+	if err == nil {
+		err = storekit.CheckRenewal(g)
+	}
+	if err != nil {
+		return lock.Grant{}, err
+	}
+	p := place{g.Key, g.Owner}
+	s.waits.forget(g.Key, g.Owner)
+	g, err = s.locker.Renew(ctx, g)
+	if err != nil {
+		return lock.Grant{}, s.waits.explain(p, err)
+	}
+	return s.shown(ctx, g), nil
+}
+
+// stored is the grant that the caller speaks of, begun now.
+func (s *Server) stored(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+	owners, owner := s.scope(ctx), g.Owner
+	g.Owner, g.Start = owners.add(owner), time.Now()
+	c := callOf(ctx)
+	c.Owner, c.Token = g.Owner, g.Token
+	return g, owners.check(owner)
+}
+
+// Release ends a grant, or without a token undoes what its owner may have. The store is told a TTL
+// that cannot be over: when it began only the client knows.
+func (s *Server) Release(ctx context.Context, g lock.Grant) error {
+	g.TTL = lock.MaxTTL
+	g, err := s.stored(ctx, g)
+	if err == nil {
+		err = lock.CheckGrant(g)
+	}
+	if err != nil {
+		return err
+	}
+	if g.Token == 0 {
+		s.waits.undo(place{g.Key, g.Owner})
+	} else {
+		s.waits.forget(g.Key, g.Owner)
+	}
+	return s.waits.explain(place{g.Key, g.Owner}, s.locker.Release(ctx, g))
+}
+
+// ForceRelease ends a grant by force.
+func (s *Server) ForceRelease(ctx context.Context, key, owner string) error {
+	callOf(ctx).Owner = owner
+	if err := lock.CheckGrant(lock.Grant{Key: key, Owner: owner}); err != nil {
+		return err
+	}
+	admin, ok := lock.As[lock.Admin](s.locker)
+	if !ok {
+		return s.unsupported("force releases")
+	}
+	err := admin.ForceRelease(ctx, key, owner)
+	if own := s.scope(ctx).add(owner); own != owner && errors.Is(err, lock.ErrLost) { // the caller's own is shown cut
+		callOf(ctx).Owner = own
+		err = admin.ForceRelease(ctx, key, own)
+	}
+	return err
+}
+
+func (s *Server) unsupported(what string) error {
+	return fmt.Errorf("%w: store %s does not %s", lock.ErrUnsupported, s.locker.Capabilities().Store, what)
+}
+
+// Inspect returns the record of key.
+func (s *Server) Inspect(ctx context.Context, key string) (lock.Record, error) {
+	rec, err := s.locker.Inspect(ctx, key)
+	if err != nil {
+		return lock.Record{}, err
+	}
+	return s.scope(ctx).view(rec), nil
+}
+
+// List yields the records of a prefix.
+func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
+	return func(yield func(lock.Record, error) bool) {
+		admin, ok := lock.As[lock.Admin](s.locker)
+		switch {
+		case !utf8.ValidString(prefix):
+			yield(lock.Record{}, &Problem{Kind: KindInvalid, Detail: "prefix is not valid UTF-8"})
+			return
+		case !ok:
+			yield(lock.Record{}, s.unsupported("list"))
+			return
+		}
+		owners := s.scope(ctx)
+		for rec, err := range admin.List(ctx, prefix) {
+			if !yield(owners.view(rec), err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Watch calls event with true for each change of key, and with false when it has been silent for
+// PingInterval, until that reports that the client has gone.
+func (s *Server) Watch(ctx context.Context, key string, event func(changed bool) bool) error {
+	watcher, ok := lock.As[lock.Watcher](s.locker)
+	if !ok {
+		return s.unsupported("watch")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	changes, ended := make(chan struct{}, 1), make(chan error, 1)
+	spawned := s.waits.spawn(func() {
+		ended <- watcher.Watch(ctx, key, func() {
+			select {
+			case changes <- struct{}{}:
+			default:
+			}
+		})
+	})
+	if !spawned {
+		return &Problem{Kind: KindStopping}
+	}
+	ping := time.NewTicker(PingInterval)
+	defer ping.Stop()
+	for {
+		changed := false
+		select {
+		case <-changes:
+			changed = true
+		case <-ping.C:
+		case err := <-ended:
+			return err
+		case <-s.waits.base.Done():
+			return &Problem{Kind: KindStopping}
+		}
+		if !event(changed) {
+			return context.Canceled
+		}
+	}
+}
+
+// Capabilities returns what the store declares.
+func (s *Server) Capabilities(context.Context) (lock.Capabilities, error) {
+	return s.locker.Capabilities(), nil
+}
