@@ -37,12 +37,15 @@ func TestCostOfAWaiter(t *testing.T) {
 	begun := time.Now()
 	for i := range n {
 		polled(i + 1)
-		if time.Since(begun) > time.Second { // the first of them give up soon
+		if time.Since(begun) > 3*time.Second { // the first of them give up soon
 			n = i + 1
 			break
 		}
 	}
 	goroutines, bytes := runtime.NumGoroutine()-before, inUse()-heap
+	if n < 100 {
+		t.Skip("too slow a machine: what it has done beside ", n, " waiters is more than they cost")
+	}
 	t.Logf("%d waiters: %d goroutines, %d bytes each", n, goroutines, bytes/n)
 	require.LessOrEqual(t, goroutines, n+50)
 	require.LessOrEqual(t, bytes/n, most)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/httplock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
@@ -60,13 +61,13 @@ func (s *service) start() {
 		if listener, err = net.Listen("tcp", s.addr); err == nil {
 			break
 		}
-		if time.Since(begun) > 10*time.Second {
+		if time.Since(begun) > storetest.Patience {
 			s.tb.Fatal(err)
 		}
 	}
 	s.addr = listener.Addr().String()
 	s.handler = httplock.NewHandler(s.open(), s.opts...)
-	s.server = &http.Server{Handler: s.handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute}
+	s.server = &http.Server{Handler: s.handler, ReadHeaderTimeout: storetest.Patience, IdleTimeout: 2 * time.Minute}
 	s.served = make(chan struct{})
 	server, served := s.server, s.served
 	go func() {
@@ -104,7 +105,7 @@ func connect(tb testing.TB, addr string, st *store, services []*service) *proces
 	proxy := faultproxy.New(tb, addr)
 	l := httplock.New("http://" + proxy.Addr())
 	tb.Cleanup(func() { _ = l.Close() })
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), storetest.Patience)
 	defer cancel()
 	require.NoError(tb, l.Connect(ctx))
 	return &process{l, proxy, st, services}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/httplock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/memory"
 )
 
@@ -143,7 +144,7 @@ func TestObserver(t *testing.T) {
 			}
 			c, calls = calls[0], calls[1:]
 			return true
-		}, 20*time.Second, time.Millisecond)
+		}, storetest.Patience, time.Millisecond)
 		assert.Positive(t, c.Elapsed)
 		c.Elapsed = 0
 		return c

@@ -159,7 +159,7 @@ func (r *round) step(s step) {
 			r.live(l, s)
 		}
 	case inspects:
-		r.inspect(l, s.proc, s.key)
+		r.inspect(l, s.proc, s.key, 2*r.ttl)
 	case forces:
 		if a, ok := lock.As[lock.Admin](l); ok {
 			r.force(l, a, s)
@@ -322,12 +322,12 @@ func (r *round) send(ctx context.Context, l lock.Locker, t *tenure, a act, g loc
 	return next, err
 }
 
-func (r *round) inspect(l lock.Locker, proc, key int) *call {
-	ctx, cancel := context.WithTimeout(r.ctx, 2*r.ttl)
+func (r *round) inspect(l lock.Locker, proc, key int, limit time.Duration) *call {
+	ctx, cancel := context.WithTimeout(r.ctx, limit)
 	defer cancel()
 	c := r.add(&call{op: "inspect", proc: proc, key: key})
 	rec, err := l.Inspect(ctx, keyName(key))
-	r.finish(ctx, c, func() { c.recs, c.err, c.limit = []lock.Record{rec}, err, c.begin+2*r.ttl })
+	r.finish(ctx, c, func() { c.recs, c.err, c.limit = []lock.Record{rec}, err, c.begin+limit })
 	return c
 }
 
@@ -358,7 +358,7 @@ func (r *round) list(l lock.Locker) *call {
 func (r *round) force(l lock.Locker, a lock.Admin, s step) {
 	owner := ""
 	if s.target == 0 {
-		if c := r.inspect(l, s.proc, s.key); c.err == nil && len(c.recs[0].Holders) > 0 {
+		if c := r.inspect(l, s.proc, s.key, 2*r.ttl); c.err == nil && len(c.recs[0].Holders) > 0 {
 			owner = c.recs[0].Holders[0].Owner
 		}
 	}
@@ -389,7 +389,7 @@ func (r *round) settle(m *model) {
 	for _, key := range r.plan.allKeys() {
 		limit := m.deserted(key)
 		for {
-			c := r.inspect(l, -1, key)
+			c := r.inspect(l, -1, key, r.recovery()) // it may have to connect first, on a busy machine
 			if c.err == nil && len(c.recs[0].Holders)+len(c.recs[0].Waiters) == 0 {
 				break
 			}

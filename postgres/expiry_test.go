@@ -59,8 +59,10 @@ func TestExpiredForAll(t *testing.T) {
 	for _, shared := range []bool{false, true} {
 		req := storetest.Request(fmt.Sprint("k", shared))
 		req.Shared = shared
-		storetest.Acquire(t, l, storetest.Lasting(storetest.Request(req.Key), time.Second))
+		g := storetest.Acquire(t, l, storetest.Request(req.Key))
 		storetest.Refused(t, other, req)
+		g.TTL = 10 * time.Millisecond
+		storetest.Renew(t, l, g)
 		ends(t, l, req.Key)
 		storetest.Release(t, other, storetest.Acquire(t, other, req))
 	}

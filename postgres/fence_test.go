@@ -183,7 +183,7 @@ func TestFenceFrozenHolder(t *testing.T) {
 			return err
 		})
 	}
-	frozen := lock.New(l, lock.WithTTL(500*time.Millisecond), lock.WithRenewal(false)) // it renews nothing
+	frozen := lock.New(l, lock.WithTTL(2*time.Second), lock.WithRenewal(false)) // it renews nothing
 	lease, err := frozen.Lock(ctx, "stock")
 	require.NoError(t, err)
 	seen, err := read(lease.Token())
@@ -237,7 +237,7 @@ func TestFenceEndsAFrozenTransaction(t *testing.T) {
 				_, err := tx.Exec(ctx, "INSERT INTO "+w.table("_booked")+" VALUES ($1)", int64(token))
 				return err
 			}
-			req := storetest.Lasting(storetest.Request("k"), 2*time.Second)
+			req := storetest.Lasting(storetest.Request("k"), 5*time.Second)
 			req.Shared = shared
 			g := storetest.Acquire(t, a, req)
 			frozen := begin(t, w, pgx.TxOptions{})

@@ -26,6 +26,7 @@ func TestHeadStartOfAReader(t *testing.T) {
 func TestHeadStartTies(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
+	w.keepPlaces(t)
 	storetest.HeadStartTies(t, w.open(t), func(owner string) {
 		w.exec(t, "UPDATE "+w.table("_waiters")+" SET ticket = ticket + 3600000000 WHERE owner = $1", owner)
 	})

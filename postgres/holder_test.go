@@ -55,7 +55,7 @@ func resource(pool *pgxpool.Pool, schema string) storetest.Resource {
 func TestKilledHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	storetest.KilledHolder(t, w.open(t), 2*time.Second, w.url(), w.schema)
+	storetest.KilledHolder(t, w.open(t), 5*time.Second, w.url(), w.schema)
 }
 
 // TestStoppedHolder: the transaction of a process that was stopped for longer than its lease.
@@ -65,7 +65,7 @@ func TestStoppedHolder(t *testing.T) {
 	_, err := w.admin.Exec(storetest.Bounded(t),
 		"CREATE TABLE "+pgx.Identifier{w.schema, "stock"}.Sanitize()+" AS SELECT '' AS value")
 	require.NoError(t, err)
-	storetest.StoppedHolder(t, w.open(t), resource(w.admin, w.schema), 2*time.Second, w.url(), w.schema)
+	storetest.StoppedHolder(t, w.open(t), resource(w.admin, w.schema), 5*time.Second, w.url(), w.schema)
 }
 
 // TestBrokenConnections: no call fails since a connection did.

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"sync"
@@ -96,6 +97,18 @@ func value[T any](tb testing.TB, w world, sql string, args ...any) T {
 func (w world) age(tb testing.TB) {
 	tb.Helper()
 	w.exec(tb, "UPDATE "+w.table("")+" SET token = greatest(token - 2000000, 0) WHERE owner IS NULL OR expires <= now()")
+}
+
+// keepPlaces has each place in line outlive its heartbeats by an hour: those of a busy machine may
+// be late, and who has lost a place is served later.
+func (w world) keepPlaces(tb testing.TB) {
+	tb.Helper()
+	w.exec(tb, fmt.Sprintf(`CREATE FUNCTION %[1]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			NEW.deadline := NEW.deadline + interval '1 h';
+			RETURN NEW;
+		END $$;
+		CREATE TRIGGER keep BEFORE INSERT OR UPDATE ON %[2]s FOR EACH ROW EXECUTE FUNCTION %[1]s()`,
+		w.table("_keep"), w.table("_waiters")))
 }
 
 func (w world) url() string { return testserver.PostgresURL(w.server.Addr()) }

@@ -92,7 +92,7 @@ func clusterSlots(t *testing.T, cluster *testserver.Cluster) {
 		tag := strings.NewReplacer("%", "%25", "{", "%7B", "}", "%7D").Replace(key)
 		g := acquire(t, p, request(key))
 		other := shared(request(key))
-		other.Wait, other.TTL = true, time.Second
+		other.Wait = true
 		w := asks(t, p, other)
 		eventually(t, "the waiter", func() bool { return len(inspect(t, p, key).Waiters) == 1 })
 		release(t, p, lock.Grant{Key: key, Owner: "somebody"})

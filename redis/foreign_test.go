@@ -77,7 +77,7 @@ func tellsOrWorks(t *testing.T, l *process, w world, key string) {
 				require.NotErrorIs(t, err, lock.ErrHeld, what)
 			}
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		req := mode(request(key))
 		g, err := l.Acquire(ctx, req)
@@ -99,8 +99,7 @@ func tellsOrWorks(t *testing.T, l *process, w world, key string) {
 		_, err = l.Inspect(ctx, key)
 		tells("Inspect", err)
 		err = l.ForceRelease(ctx, key, "o")
-		require.Error(t, err)
-		if !errors.Is(err, lock.ErrLost) {
+		if !errors.Is(err, lock.ErrLost) { // nil is possible: on a busy machine it may be sent twice
 			tells("ForceRelease", err)
 		}
 	})

@@ -3,7 +3,6 @@ package redis_test
 import (
 	"context"
 	"errors"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -11,58 +10,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/redis"
 )
 
-// TestFrozenServer freezes the server right after an acquire. The lease must end before
-// the key does, by the server's own clock, which is this machine's.
+// TestFrozenServer and what follows use a server that is really frozen.
 func TestFrozenServer(t *testing.T) {
 	t.Parallel()
-	const ttl = 2 * time.Second
 	w := ownWorld(t)
-	holder, rival := w.open(t), w.open(t)
-	ctx := bounded(t)
-	// The drift is more than a busy machine's timers are late.
-	c := lock.New(holder, lock.WithTTL(ttl), lock.WithDrift(ttl/4))
-	defer func() { _ = c.Close(ctx) }()
-	lease, err := c.Lock(ctx, "k")
-	require.NoError(t, err)
-	owner, granted := rawRecord(t, w, "k")
-
-	w.server.Pause()
-	ended := make(chan time.Time, 1)
-	context.AfterFunc(lease.Context(), func() { ended <- time.Now() })
-	select {
-	case at := <-ended:
-		require.Less(t, at.UnixMicro(), granted+ttl.Microseconds(), "the lease outlived its key")
-	case <-time.After(patience):
-		require.FailNow(t, "the lease does not end while the server is frozen")
-	}
-	lostBecause(t, lock.ReasonUnreachable, lease.Err())
-	require.Equal(t, lease.Err(), context.Cause(lease.Context()))
-
-	w.server.Resume()
-	next := asks(t, rival, request("k")).granted()
-	require.Greater(t, next.Token, lease.Token())
-	lostBecause(t, lock.ReasonUnreachable, lease.Release(ctx))
-	stale := lock.Grant{Key: "k", Owner: owner, Token: lease.Token(), TTL: ttl, Start: time.Now()}
-	lostBecause(t, lock.ReasonTaken, holder.Release(ctx, stale))
-	_, err = holder.Renew(ctx, stale)
-	lostBecause(t, lock.ReasonTaken, err)
-	holds(t, rival, next)
-	renew(t, rival, next)
-}
-
-// rawRecord reads the owner of an exclusive grant and the server's time of it in µs.
-func rawRecord(tb testing.TB, w world, key string) (owner string, granted int64) {
-	tb.Helper()
-	record, err := w.rdb.Get(bounded(tb), w.prefix+"{"+key+"}").Result()
-	require.NoError(tb, err)
-	parts := strings.Split(record, ":")
-	require.GreaterOrEqual(tb, len(parts), 4)
-	granted, err = strconv.ParseInt(parts[2], 10, 64)
-	require.NoError(tb, err)
-	return parts[1], granted
+	storetest.FrozenServer(t, w.open(t), w.open(t), 2*time.Second, w.server.Pause, w.server.Resume)
 }
 
 // TestFrozenServerCancel: every method returns when its ctx ends, and no sooner, since a
@@ -152,6 +108,7 @@ func TestFrozenServerClose(t *testing.T) {
 			t.Parallel()
 			w := ownWorld(t)
 			p := w.open(t)
+			p.patient()
 			acquire(t, p, request("k"))
 			waiting := waits(t, p, request("k"))
 			eventually(t, "the subscriber", func() bool { return subscribers(t, w) == 1 })
@@ -164,7 +121,7 @@ func TestFrozenServerClose(t *testing.T) {
 			go func() { defer close(closed); _ = p.Close() }()
 			select {
 			case <-closed:
-			case <-time.After(2 * time.Second): // less than any timeout of go-redis
+			case <-time.After(patience):
 				w.server.Resume()
 				require.FailNow(t, "Close waits for the frozen server")
 			}

@@ -34,21 +34,21 @@ func resource(rdb *goredis.Client, prefix string) storetest.Resource {
 func TestKilledHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	storetest.KilledHolder(t, w.open(t), time.Second, w.server.Addr(), w.prefix)
+	storetest.KilledHolder(t, w.open(t), 5*time.Second, w.server.Addr(), w.prefix)
 }
 
 // TestStoppedHolder: the write of a process that was stopped for longer than its lease.
 func TestStoppedHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	storetest.StoppedHolder(t, w.open(t), resource(w.rdb, w.prefix), time.Second, w.server.Addr(), w.prefix)
+	storetest.StoppedHolder(t, w.open(t), resource(w.rdb, w.prefix), 3*time.Second, w.server.Addr(), w.prefix)
 }
 
 // TestKilledHolderWaiter: a waiting Lock gets it, and asks no more than once a second and
 // at the end.
 func TestKilledHolderWaiter(t *testing.T) {
 	t.Parallel()
-	const ttl = 4 * time.Second
+	const ttl = 10 * time.Second
 	w := ownWorld(t)
 	rival := w.open(t)
 	ctx := bounded(t)

@@ -184,6 +184,29 @@ func calls(tb testing.TB, rdb *goredis.Client, commands ...string) int {
 	return total
 }
 
+// spy listens for all messages of a server. heard returns those that were sent since it was called
+// last, without what Lockers send to themselves.
+func (w world) spy(tb testing.TB) (heard func() []string) {
+	tb.Helper()
+	ps := w.rdb.PSubscribe(bounded(tb), "*")
+	tb.Cleanup(func() { _ = ps.Close() })
+	_, err := ps.Receive(bounded(tb))
+	require.NoError(tb, err)
+	return func() (all []string) {
+		require.NoError(tb, w.rdb.Publish(bounded(tb), "until here", "").Err())
+		for {
+			m, err := ps.ReceiveMessage(bounded(tb))
+			require.NoError(tb, err)
+			if m.Channel == "until here" {
+				return all
+			}
+			if m.Payload != "probe" {
+				all = append(all, m.Payload)
+			}
+		}
+	}
+}
+
 // world is a server, a prefix, and what a test opens on them.
 type world struct {
 	server *testserver.Server

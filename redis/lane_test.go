@@ -95,6 +95,7 @@ func TestSlowFlightCancel(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	l := w.open(t)
+	l.patient()
 	inspect(t, l, "k")
 	heal := l.net.stall()
 	defer heal()
@@ -106,7 +107,7 @@ func TestSlowFlightCancel(t *testing.T) {
 	select {
 	case err := <-ended:
 		require.ErrorIs(t, err, context.Canceled)
-	case <-time.After(2 * time.Second): // less than go-redis' own timeout
+	case <-time.After(patience):
 		require.FailNow(t, "the call outlives its ctx")
 	}
 }

@@ -134,7 +134,7 @@ func direct(tb testing.TB, server *testserver.Server, do func(context.Context, *
 	tb.Helper()
 	rdb := goredis.NewClient(&goredis.Options{Addr: server.Addr()})
 	defer func() { _ = rdb.Close() }()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	require.NoError(tb, do(ctx, rdb))
 }

@@ -150,7 +150,7 @@ func TestWaitsThroughTrouble(t *testing.T) {
 			}
 			a, b := w.open(t), w.open(t)
 			g := acquire(t, a, request("k"))
-			waiter := waits(t, b, lasting(request("k"), 500*time.Millisecond))
+			waiter := waits(t, b, request("k"))
 			config(c.set)
 			_, err := b.Acquire(bounded(t), request("first"))
 			require.ErrorContains(t, err, c.says, "a call does not begin in trouble")
@@ -220,8 +220,7 @@ func TestPlaceIsMadeAnew(t *testing.T) {
 			w := sharedWorld(t)
 			a, b := w.open(t), w.open(t)
 			g := acquire(t, a, request("k"))
-			first := waits(t, b, lasting(request("k"), 600*time.Millisecond))
-			second := waits(t, a, lasting(request("k"), 600*time.Millisecond))
+			first, second := waits(t, b, request("k")), waits(t, a, request("k"))
 			name := keysOf(w.prefix, "k")[part]
 			require.NoError(t, w.rdb.Del(bounded(t), name).Err())
 			eventually(t, "what was deleted to be there again", func() bool {
@@ -255,8 +254,9 @@ func TestManyWaiters(t *testing.T) {
 		const many = 3000
 		w := ownWorld(t)
 		l := w.open(t)
-		g := acquire(t, l, request("k"))
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		l.patient()
+		g := acquire(t, l, lasting(request("k"), time.Hour))
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		defer cancel()
 		var arrived, served sync.WaitGroup
 		errs := make(chan error, many)
@@ -287,6 +287,7 @@ func TestManyWaiters(t *testing.T) {
 		served.Wait()
 		spent = append(spent, w.cpu(t))
 	})
+	require.Len(t, spent, 2)
 	require.Less(t, spent[1], 3*spent[0], "the server's time for readers, and for writers")
 }
 

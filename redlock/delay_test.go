@@ -27,7 +27,7 @@ func TestLateGiveBack(t *testing.T) {
 			t.Parallel()
 			w := sharedWorld(t)
 			w.ready(t)
-			a, b := w.reaching(t, []int{0, 1, 2, 3}, redlock.WithTimeout(500*time.Millisecond)), w.reaching(t, []int{0, 3, 4})
+			a, b := w.reaching(t, []int{0, 1, 2, 3}, redlock.WithTimeout(2*time.Second)), w.reaching(t, []int{0, 3, 4})
 			a.warmUp(t, 0, 1, 2, 3)
 			w.block(t, 2, "k")
 			w.block(t, 3, "k")
@@ -93,7 +93,7 @@ func TestLateSecondVote(t *testing.T) {
 func TestLateConfirm(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	p := w.ready(t, redlock.WithTimeout(500*time.Millisecond))
+	p := w.ready(t, redlock.WithTimeout(2*time.Second))
 	const far = lock.Token(8e15)
 	for _, i := range []int{2, 3, 4} {
 		w.block(t, i, "k")
@@ -186,7 +186,7 @@ func TestCanceledTryIsUndone(t *testing.T) {
 func TestDoubtAndDebt(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	p := w.ready(t, redlock.WithTimeout(500*time.Millisecond))
+	p := w.ready(t, redlock.WithTimeout(2*time.Second))
 	for _, i := range []int{2, 3, 4} {
 		w.block(t, i, "k")
 	}
@@ -223,7 +223,7 @@ func TestDebtsEnd(t *testing.T) {
 		w.block(t, i, "k")
 	}
 	p.nets[0].sever()
-	storetest.Refused(t, p, storetest.Lasting(storetest.Request("k"), time.Second))
+	storetest.Refused(t, p, storetest.Lasting(storetest.Request("k"), 5*time.Second))
 	storetest.Eventually(t, "a release to be owed", func() bool { return p.Owes(0) })
 	storetest.Eventually(t, "nothing to be owed", func() bool { return !p.Owes(0) })
 	for n := range 2 * redlock.MaxSilent {

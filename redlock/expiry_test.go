@@ -17,15 +17,16 @@ func TestTTLIsNoShorter(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	a, b := w.ready(t), w.ready(t)
-	const ttl = 10 * time.Millisecond
 	ctx := storetest.Bounded(t)
 	for _, shared := range []bool{false, true} {
+		ttl := 10 * time.Millisecond
 		for granted := 0; granted < 50; {
 			req := storetest.Lasting(storetest.Request("k"), ttl)
 			req.Shared = shared
 			g, err := a.Acquire(ctx, req)
 			if err != nil { // it took longer than the TTL, or the last release is not everywhere yet
 				require.NoError(t, ctx.Err())
+				ttl += time.Millisecond
 				continue
 			}
 			granted++

@@ -169,10 +169,10 @@ func (w world) held(tb testing.TB, key string) (n int) {
 // is needed here.
 func TestAbstentionEnds(t *testing.T) {
 	t.Parallel()
-	const maxTTL = 3 * time.Second
+	const maxTTL = 5 * time.Second
 	w := ownWorld(t)
 	p := w.open(t, redlock.WithMaxTTL(maxTTL))
-	short := storetest.Lasting(storetest.Request("k"), time.Second)
+	short := storetest.Lasting(storetest.Request("k"), maxTTL)
 	before := storetest.Acquire(t, p, short)
 	storetest.Release(t, p, before)
 	lost := time.Now()
@@ -193,7 +193,7 @@ func TestAbstentionEnds(t *testing.T) {
 // since it is given back to those that have forgotten it.
 func TestRollingRestarts(t *testing.T) {
 	t.Parallel()
-	const maxTTL = 3 * time.Second
+	const maxTTL = 12 * time.Second
 	for _, shared := range []bool{false, true} {
 		t.Run(fmt.Sprint("shared ", shared), func(t *testing.T) {
 			t.Parallel()
@@ -215,11 +215,11 @@ func TestRollingRestarts(t *testing.T) {
 				})
 				require.NoError(t, lease.Err())
 			}
-			storetest.Refused(t, p, storetest.Lasting(storetest.Request("k"), time.Second))
+			storetest.Refused(t, p, storetest.Lasting(storetest.Request("k"), maxTTL))
 			ctx = storetest.Bounded(t)
 			require.NoError(t, lease.Release(ctx))
 			require.NoError(t, c.Close(ctx))
-			storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), time.Second))
+			storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), maxTTL))
 		})
 	}
 }
@@ -287,7 +287,7 @@ func TestMajorityFails(t *testing.T) {
 	const timeout = 500 * time.Millisecond
 	w := ownWorld(t)
 	p := w.ready(t, redlock.WithTimeout(timeout))
-	g := storetest.Acquire(t, p, storetest.Request("k"))
+	g := storetest.Acquire(t, w.open(t), storetest.Request("k"))
 	w.servers[0].Pause()
 	w.servers[1].Kill()
 	w.servers[2].Pause()
@@ -365,7 +365,7 @@ func TestLossBesideSilentNodes(t *testing.T) {
 	t.Parallel()
 	w := ownWorld(t)
 	p := w.ready(t, redlock.WithTimeout(time.Second))
-	g := storetest.Acquire(t, p, storetest.Request("k"))
+	g := storetest.Acquire(t, w.open(t), storetest.Request("k"))
 	for i := range w.servers {
 		storetest.Eventually(t, "its vote", func() bool { return w.has(t, i, "k", g.Owner) })
 		require.NoError(t, w.plain[i].Del(storetest.Bounded(t), w.prefix+"s:k").Err())

@@ -23,7 +23,7 @@ func TestFenceRefusesFrozenHolder(t *testing.T) {
 	fence := redlock.NewFence(w.plain[0])
 	require.NoError(t, fence.Set(ctx, key, 1, "10", 0))
 
-	frozen := storetest.Acquire(t, a, storetest.Lasting(storetest.Request("k"), 500*time.Millisecond))
+	frozen := storetest.Acquire(t, a, storetest.Lasting(storetest.Request("k"), 3*time.Second))
 	v, err := fence.Get(ctx, key, frozen.Token)
 	require.NoError(t, err)
 	require.Equal(t, "10", v)

@@ -19,7 +19,7 @@ func openHolder(args []string) (lock.Locker, storetest.Resource, error) {
 	for _, addr := range args[1:] {
 		nodes = append(nodes, goredis.NewClient(&goredis.Options{Addr: addr}))
 	}
-	return redlock.New(nodes, redlock.WithPrefix(args[0])), resource(nodes[0], args[0]), nil
+	return redlock.New(nodes, redlock.WithPrefix(args[0]), redlock.WithTimeout(5*time.Second)), resource(nodes[0], args[0]), nil
 }
 
 // resource is on a server that happens to be a node.
@@ -46,14 +46,14 @@ func (w world) holderArgs() []string {
 func TestKilledHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	storetest.KilledHolder(t, w.open(t), time.Second, w.holderArgs()...)
+	storetest.KilledHolder(t, w.open(t), 5*time.Second, w.holderArgs()...)
 }
 
 // TestStoppedHolder: the write of a process that was stopped for longer than its lease.
 func TestStoppedHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	storetest.StoppedHolder(t, w.open(t), resource(w.plain[0], w.prefix), time.Second, w.holderArgs()...)
+	storetest.StoppedHolder(t, w.open(t), resource(w.plain[0], w.prefix), 5*time.Second, w.holderArgs()...)
 }
 
 // TestBrokenConnections: no call fails since a connection did.

@@ -49,7 +49,7 @@ func TestWithoutTheFence(t *testing.T) {
 func sell(t *testing.T, flags ...string) (string, error) {
 	t.Helper()
 	server := testserver.SharedRedis(t)
-	return program.Start(t, append(flags, "-redis", server.Addr(), "-item", testserver.Prefix())...).Wait()
+	return program.Start(t, append(flags, "-redis", server.Addr(), "-item", testserver.Prefix(), "-ttl=8s")...).Wait()
 }
 
 // sold are the sales as the shop lists them at the end.

@@ -49,11 +49,11 @@ func TestTermPassesOnAtOnce(t *testing.T) {
 func TestZombie(t *testing.T) {
 	t.Parallel()
 	election := testserver.Prefix()
-	a := start(t, election, "a", "-freeze=3")
+	a := start(t, election, "a", "-ttl=8s", "-freeze=3")
 	a.Await("a freezes")
-	b := start(t, election, "b")
+	b := start(t, election, "b", "-ttl=8s")
 	b.Await("b has written 2")
-	c := start(t, election, "c")
+	c := start(t, election, "c", "-ttl=8s")
 	c.Await("c follows b, term [0-9]+, who says [1-9][0-9]* plans")
 
 	a.Signal(syscall.SIGCONT)

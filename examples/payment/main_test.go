@@ -46,5 +46,5 @@ func TestWithoutTheFence(t *testing.T) {
 func pay(t *testing.T, flags ...string) (string, error) {
 	t.Helper()
 	server := testserver.SharedPostgres(t)
-	return program.Start(t, append(flags, "-postgres", testserver.PostgresURL(server.Addr()), "-invoice", testserver.Prefix())...).Wait()
+	return program.Start(t, append(flags, "-postgres", testserver.PostgresURL(server.Addr()), "-invoice", testserver.Prefix(), "-ttl=8s")...).Wait()
 }

@@ -4,13 +4,11 @@ package main
 
 import (
 	"bytes"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -56,8 +54,6 @@ func TestStory(t *testing.T) {
 // long as it comes to an end.
 func TestProgram(t *testing.T) {
 	p := program.Start(t)
-	deadline := time.AfterFunc(10*time.Second, func() { p.Signal(os.Kill) })
-	defer deadline.Stop()
 	out, err := p.Wait()
 	require.NoError(t, err, "%s", out)
 	got, want := compare(t, out)

@@ -19,7 +19,7 @@ const Patience = 45 * time.Second
 
 // Bounded returns a context that ends when something hangs, or with the test.
 func Bounded(tb testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*Patience)
 	tb.Cleanup(cancel)
 	return ctx
 }

@@ -26,7 +26,7 @@ const (
 	asProgram = "LOCK_EXAMPLE_AS_PROGRAM"
 
 	// limit ends what hangs.
-	limit = time.Minute
+	limit = 3 * time.Minute
 )
 
 // Main is what TestMain does: it runs main if [Start] started this process, else the tests.
@@ -52,7 +52,7 @@ type Program struct {
 }
 
 // Start runs the program of this test. Its processes are killed when the test ends, or
-// after a minute.
+// after three minutes.
 func Start(t testing.TB, args ...string) *Program {
 	t.Helper()
 	self, err := os.Executable()
@@ -99,7 +99,7 @@ func (p *Program) read(r io.Reader) {
 }
 
 // Await returns the next line that matches, and its groups. The lines before are passed
-// over. If there is none until the program ends, or within a minute, the test fails.
+// over. If there is none until the program ends, the test fails.
 func (p *Program) Await(pattern string) []string {
 	p.t.Helper()
 	re := regexp.MustCompile(pattern)
