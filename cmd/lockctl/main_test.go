@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -66,6 +67,17 @@ func client(t *testing.T) (c *lock.Client, url string, s *testserver.Server) {
 		assert.NoError(t, rdb.Close())
 	})
 	return c, "redis://" + s.Addr(), s
+}
+
+// TestReadme runs the README's line, without the go command in front and the comment behind.
+func TestReadme(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	line := regexp.MustCompile(`(?m)^go run -C cmd ./lockctl (.*?) +#`).FindSubmatch(readme)
+	require.NotNil(t, line)
+	status, out, errOut := outcome(t, "", strings.Fields(string(line[1]))...)
+	require.Zero(t, status, errOut)
+	require.Regexp(t, `(?m)^LOCK_TOKEN=\d+$`, out)
 }
 
 func TestUsage(t *testing.T) {
