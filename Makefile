@@ -22,7 +22,7 @@ STORES := ./redis ./redlock ./etcd ./postgres ./dynamo ./zookeeper
 # Those whose suite takes two to four minutes far away. The others have it, too, and take longer.
 FAR ?= ./redis ./etcd ./postgres ./locktest
 
-.PHONY: help test short far servers bench fuzz mutants chaos lint lint-code lint-modules lint-imports fmt
+.PHONY: help test short far servers bench fuzz mutants chaos herd lint lint-code lint-modules lint-imports fmt
 
 help: ## this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ mutants: servers ## break the code on purpose, PKG=redis alone, and see the test
 
 chaos: servers ## break STORE (redis) and its callers for FOR (3m), by the schedule of SEED (1)
 	$(GO) test -count=1 -timeout 24h -v -run '^TestChaos$$' ./internal/chaos -args -store='$(STORE)' -seed='$(SEED)' -for='$(FOR)'
+
+herd: servers ## 80 callers contend for a key of each store, for FOR (3m) each
+	$(GO) test -count=1 -p 1 -timeout 24h -v -run '^TestHerd$$' ./memory $(STORES) -args -herd.for='$(FOR)'
 
 lint: lint-modules lint-imports lint-code ## linters, tidy modules, and what may be imported where
 

@@ -96,6 +96,14 @@ func losePart(tb testing.TB, l lock.Locker, key string, k int) bool {
 	return true
 }
 
+// TestHerd has many callers contend for one key.
+func TestHerd(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	w := sharedWorld(t)
+	storetest.Herd(t, func() lock.Locker { return w.open(t) })
+}
+
 func TestExplore(t *testing.T) {
 	testserver.NeedServer(t)
 	t.Parallel()

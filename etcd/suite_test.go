@@ -99,6 +99,14 @@ var longest = etcd.WithMaxTTL(lock.MaxTTL)
 // suiteTTL is above the shortest, for the sake of busy machines.
 const suiteTTL = 2 * time.Second
 
+// TestHerd has many callers contend for one key.
+func TestHerd(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	server, prefix := testserver.SharedEtcd(t), testserver.Prefix()
+	storetest.Herd(t, func() lock.Locker { return open(t, server, prefix) })
+}
+
 func TestExplore(t *testing.T) {
 	testserver.NeedServer(t)
 	t.Parallel()

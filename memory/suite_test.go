@@ -1,7 +1,6 @@
 package memory_test
 
 import (
-	"flag"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/faulty"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/locktest"
 	"github.com/seed-215fdefa/lock/memory"
 )
@@ -68,17 +68,24 @@ func TestSuiteInRealTime(t *testing.T) {
 	locktest.Run(t, h)
 }
 
-var exploreFor = flag.Duration("explore.for", time.Second, "how long each test of random work goes on")
+// TestHerd has many callers contend for one key.
+func TestHerd(t *testing.T) {
+	store := memory.New()
+	storetest.Herd(t, func() lock.Locker { return store.Open() })
+}
 
 func TestExplore(t *testing.T) {
 	h := harness()
 	h.Around = synctest.Test
-	locktest.Explore(t, h, 1, *exploreFor)
+	locktest.Explore(t, h, 1, exploreFor())
 }
 
 func TestExploreInRealTime(t *testing.T) {
 	t.Parallel()
 	h := harness()
 	h.TTL = 100 * time.Millisecond
-	locktest.Explore(t, h, rand.Uint64(), *exploreFor)
+	locktest.Explore(t, h, rand.Uint64(), exploreFor())
 }
+
+// exploreFor is a second here, where time is fake or a round short, if it is not said.
+func exploreFor() time.Duration { return max(*storetest.ExploreFor, time.Second) }

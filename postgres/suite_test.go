@@ -105,6 +105,14 @@ func suite(usual func(testing.TB) world, oneWay time.Duration, skips map[string]
 	}
 }
 
+// TestHerd has many callers contend for one key.
+func TestHerd(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	w := sharedWorld(t)
+	storetest.Herd(t, func() lock.Locker { return w.open(t) })
+}
+
 func TestExplore(t *testing.T) {
 	testserver.NeedServer(t)
 	t.Parallel()

@@ -73,6 +73,14 @@ func harness(oneWay time.Duration) locktest.Harness {
 	}
 }
 
+// TestHerd has many callers contend for one key.
+func TestHerd(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	w := sharedWorld(t)
+	storetest.Herd(t, func() lock.Locker { return w.open(t) })
+}
+
 func TestExplore(t *testing.T) {
 	testserver.NeedServer(t)
 	t.Parallel()

@@ -104,6 +104,14 @@ func worldFor(tb testing.TB) world {
 	return sharedWorld(tb)
 }
 
+// TestHerd has many callers contend for one key.
+func TestHerd(t *testing.T) {
+	testserver.NeedServer(t)
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	storetest.Herd(t, func() lock.Locker { return w.open(t) })
+}
+
 func TestExplore(t *testing.T) {
 	testserver.NeedServer(t)
 	t.Parallel()

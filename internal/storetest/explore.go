@@ -10,7 +10,8 @@ import (
 )
 
 var (
-	exploreFor  = flag.Duration("explore.for", 0, "how long TestExplore goes on with random seeds; 0 is not at all")
+	// ExploreFor is how long random work goes on.
+	ExploreFor  = flag.Duration("explore.for", 0, "how long TestExplore goes on with random seeds; 0 is not at all")
 	exploreSeed = flag.Uint64("explore.seed", 1, "the fixed seed of TestExplore")
 )
 
@@ -22,10 +23,10 @@ func Explore(t *testing.T, h locktest.Harness) {
 	h.Faults = maps.Clone(h.Faults)
 	delete(h.Faults, locktest.Failover)
 	locktest.Explore(t, h, *exploreSeed, 0)
-	if *exploreFor == 0 {
+	if *ExploreFor == 0 {
 		return
 	}
 	seed := rand.Uint64()
-	t.Logf("random seeds from %d, for %v", seed, *exploreFor)
-	locktest.Explore(t, h, seed, *exploreFor)
+	t.Logf("random seeds from %d, for %v", seed, *ExploreFor)
+	locktest.Explore(t, h, seed, *ExploreFor)
 }
