@@ -80,6 +80,13 @@ need_curl() {
 	install curl jq -- "curl and jq"
 }
 
+# What tries the alerts of contrib/otellock.
+need_promtool() {
+	if have promtool; then return; fi
+	install prometheus -- "promtool, which comes with Prometheus"
+	turn_off prometheus
+}
+
 need_redis() {
 	if have redis-server || docker_has "$(image redis)"; then return; fi
 	install redis-server -- "redis-server 7 (brew install redis, dnf install redis), or Docker"
@@ -167,6 +174,7 @@ if [ "${1:-}" = cache ]; then
 fi
 need_compiler
 need_curl
+need_promtool
 need_redis
 need_postgres
 need_pgbouncer
