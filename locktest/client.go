@@ -62,7 +62,7 @@ func newClient(e *env, l lock.Locker, seen lock.Observer, opts ...lock.Option) c
 	c := lock.New(l, append(opts, lock.WithObserver(seen))...)
 	e.tb.Cleanup(func() {
 		e.cancel() // with the functions of Do that are still running
-		ctx, cancel := context.WithTimeout(context.Background(), e.patience())
+		ctx, cancel := context.WithTimeout(context.Background(), e.farewell())
 		defer cancel()
 		_ = c.Close(ctx)
 	})

@@ -76,7 +76,7 @@ func (e *env) doEnds(end func()) {
 func doJoinsLoss(e *env) {
 	a, b, key := e.actor(), e.open(), e.key()
 	for _, want := range []error{nil, errWork} {
-		w := e.do(e.ctx, a, key, e.with(3*e.ttl))
+		w := e.do(e.ctx, a, key, e.with(e.learning()))
 		e.evict(b, key)
 		_ = e.lostBy(w.ctx)
 		err := w.leave(want)
@@ -89,7 +89,7 @@ func doJoinsLoss(e *env) {
 			e.fail(fmt.Sprintf("the function's error beside the loss: %v", want), "%v", err)
 		}
 	}
-	w := e.do(e.ctx, a, key, e.with(3*e.ttl))
+	w := e.do(e.ctx, a, key, e.with(e.learning()))
 	e.evict(b, key)
 	lost := e.lostBy(w.ctx)
 	if err := w.leave(lost); !same(err, error(lost)) {
@@ -100,7 +100,7 @@ func doJoinsLoss(e *env) {
 func doEndsByForce(e *env) {
 	a, b, key := e.actor(), e.open(), e.key()
 	e.onceOf(fmt.Sprintf("the reason %v or %v", lock.ReasonForced, lock.ReasonTaken), func() bool {
-		w := e.do(e.ctx, a, key, e.with(3*e.ttl))
+		w := e.do(e.ctx, a, key, e.with(e.learning()))
 		e.evict(b, key)
 		lost := e.lostBy(w.ctx)
 		if !errors.Is(w.lease.Err(), lock.ErrLost) {

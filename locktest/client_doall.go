@@ -234,7 +234,7 @@ func doAllBeginsAgain(e *env) {
 	w := &work{e: e, inside: make(chan struct{}), out: make(chan error, 1), done: make(chan struct{})}
 	e.start(func() {
 		defer close(w.done)
-		w.err = as.Do(e.ctx, "", w.run, e.with(3*e.ttl)...)
+		w.err = as.Do(e.ctx, "", w.run, e.with(e.learning())...)
 	})
 	e.contended(a, keys[1])
 	e.evict(b, keys[0])
@@ -259,7 +259,7 @@ func doAllJoinsLoss(e *env) {
 	a, b, keys := e.actor(), e.open(), e.some(3)
 	for _, want := range []error{nil, errWork} {
 		as := allOf(a, keys...)
-		w := e.do(e.ctx, as, "", e.with(3*e.ttl))
+		w := e.do(e.ctx, as, "", e.with(e.learning()))
 		e.evict(b, keys[0])
 		e.evict(b, keys[2])
 		_ = e.lostBy(w.ctx)
@@ -273,7 +273,7 @@ func doAllJoinsLoss(e *env) {
 		}
 		e.freed(b, keys[1])
 	}
-	w := e.do(e.ctx, allOf(a, keys...), "", e.with(3*e.ttl))
+	w := e.do(e.ctx, allOf(a, keys...), "", e.with(e.learning()))
 	e.evict(b, keys[1])
 	lost := e.lostBy(w.ctx)
 	if err := w.leave(lost); !same(err, error(lost)) {

@@ -145,7 +145,7 @@ func leadResigns(e *env) {
 // the candidate must not be in its way.
 func leadsAgain(e *env) {
 	a, b, key := e.actor(), e.open(), e.key()
-	y := e.leads(e.ctx, a, key, e.with(3*e.ttl))
+	y := e.leads(e.ctx, a, key, e.with(e.learning()))
 	first := y.next()
 	e.evict(b, key)
 	_ = e.lostBy(first.ctx)
@@ -255,7 +255,7 @@ func leadIsDeadlock(e *env) {
 
 func leadIsObserved(e *env) {
 	a, b, key := e.actor(), e.open(), e.key()
-	y := e.leads(e.ctx, a, key, e.with(3*e.ttl))
+	y := e.leads(e.ctx, a, key, e.with(e.learning()))
 	first := y.next()
 	e.evict(b, key)
 	_ = e.lostBy(first.ctx)

@@ -129,7 +129,7 @@ func observerCalls(e *env) {
 
 func observesLoss(e *env) {
 	a, b, key := e.actor(), e.open(), e.key()
-	l := e.lockBy(a, key, e.with(3*e.ttl))
+	l := e.lockBy(a, key, e.with(e.learning()))
 	ctx := l.Context()
 	e.evict(b, key)
 	_ = e.lostBy(ctx)

@@ -40,6 +40,10 @@ func (e *env) with(ttl time.Duration, more ...lock.Option) []lock.Option {
 	return opts
 }
 
+// learning is a TTL that does not run out before a holder that is forced learns it by a renewal,
+// which comes after a third of it.
+func (e *env) learning() time.Duration { return 3*e.ttl + e.starved()/5 }
+
 // clientCall is a call of one of a Client's methods.
 type clientCall struct {
 	name string
@@ -198,17 +202,13 @@ func (e *env) lostBy(ctx context.Context) *lock.LostError {
 	return lost
 }
 
-// onceOf runs a check that a busy machine can spoil, and fails the case if it always is:
-// TTLs are long enough for that to be the Client's fault.
+// onceOf runs a check that a busy machine can spoil, and fails the case if it always is.
 func (e *env) onceOf(want string, try func() bool) {
 	e.Helper()
 	const most = 4
-	for range most {
-		if try() {
-			return
-		}
+	if !e.repeatedly(most, e.ttl/4, try) {
+		e.fail(want, "it was not, %d times", most)
 	}
-	e.fail(want, "it was not, %d times", most)
 }
 
 // forced reports whether that is how a grant that was forced is lost. If it is not, the

@@ -63,7 +63,7 @@ func (e *env) user(key string, n int, ttl time.Duration) user {
 	c := lock.New(u.l, lock.WithTTL(ttl))
 	e.tb.Cleanup(func() {
 		e.cancel()
-		ctx, cancel := context.WithTimeout(context.Background(), e.patience())
+		ctx, cancel := context.WithTimeout(context.Background(), e.farewell())
 		defer cancel()
 		_ = c.Close(ctx)
 	})
@@ -126,7 +126,11 @@ func (e *env) crowdOfPermits(f Fault) {
 	const n = 3
 	key := e.key()
 	g := &gauge{e: e, n: n, using: make(map[*lock.Lease]bool)}
-	users := []user{e.user(key, n, e.ttl), e.user(key, n, e.ttl), e.user(key, n, e.ttl)}
+	ttl := e.long()
+	if f != 0 { // what is lost by it is to pass
+		ttl = e.ttl
+	}
+	users := []user{e.user(key, n, ttl), e.user(key, n, ttl), e.user(key, n, ttl)}
 	ctx, cancel := context.WithCancel(e.ctx)
 	defer cancel()
 	var working sync.WaitGroup
@@ -353,7 +357,7 @@ func badWeight(e *env) {
 func lossOfAPermit(e *env) {
 	const n = 3
 	key := e.key()
-	u, c := e.user(key, n, 3*e.ttl), e.open()
+	u, c := e.user(key, n, e.learning()), e.open()
 	w := e.useBy(u, n)
 	e.evict(c, key+"#semaphore/slot/1")
 	_ = e.lostBy(w.ctx)

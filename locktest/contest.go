@@ -63,7 +63,7 @@ func crowdFor(c lock.Capabilities, pace time.Duration) int {
 // reads says so share it. It checks that no one is beside whom he must not be beside.
 func (e *env) compete(n int, reads func(i int) bool) *contest {
 	e.Helper()
-	c := &contest{e: e, key: e.key(), limit: 20*time.Second + 10*e.ttl + time.Duration(5*n)*e.pace}
+	c := &contest{e: e, key: e.key(), limit: 20*time.Second + 10*e.ttl + time.Duration(5*n)*e.pace + 4*e.starved()}
 	ls := []lock.Locker{e.open(), e.open(), e.open(), e.open()}
 	var crowd sync.WaitGroup
 	writers := int64(0)

@@ -132,7 +132,7 @@ func longDeadWaiter(e *env) {
 func deadWaiterBeforeTry(e *env) {
 	blocker, b := e.lineBehindDead(e.ttl)
 	e.mustRelease(blocker)
-	e.eventually("a try to get the key, past a dead waiter", e.heartbeat(e.ttl)+e.ttl, func() (bool, string) {
+	e.eventually("a try to get the key, past a dead waiter", e.heartbeat(e.ttl)+e.ttl+e.starved(), func() (bool, string) {
 		h, err := e.tryAcquire(b, e.request(blocker.g.Key))
 		if err == nil {
 			e.mustRelease(h)

@@ -104,7 +104,7 @@ func (r *round) worker(proc int) *worker {
 	r.workers[proc] = w
 	r.tb.Cleanup(func() { // a Client that is left alone goes on for a TTL
 		w.cancel()
-		ctx, cancel := context.WithTimeout(context.Background(), r.patience())
+		ctx, cancel := context.WithTimeout(context.Background(), r.patience()-starved(r.fake))
 		defer cancel()
 		_, _ = c.Close(ctx), w.client.Close(ctx)
 	})

@@ -426,5 +426,5 @@ func (r *round) probe(l lock.Locker, m *model, key int, limit time.Duration) {
 }
 
 // patience and recovery are an env's.
-func (h *history) patience() time.Duration { return 5*time.Second + 2*h.ttl }
-func (h *history) recovery() time.Duration { return 20*time.Second + 5*h.ttl }
+func (h *history) patience() time.Duration { return 5*time.Second + 2*h.ttl + starved(h.fake) }
+func (h *history) recovery() time.Duration { return 20*time.Second + 5*h.ttl + starved(h.fake) }

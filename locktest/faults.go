@@ -38,7 +38,7 @@ func holdSurvives(f Fault, s lock.Survival) func(*env) {
 }
 
 // recovery is how long a store and its clients may take to be back after a fault.
-func (e *env) recovery() time.Duration { return 20*time.Second + 5*e.ttl }
+func (e *env) recovery() time.Duration { return 20*time.Second + 5*e.ttl + e.starved() }
 
 // settled tries until the store, after a fault, has an answer: a grant or ErrHeld. It
 // undoes what a try that ended otherwise may have left.

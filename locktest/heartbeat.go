@@ -22,16 +22,19 @@ func heartbeats() group {
 // would be the last. more is how many heartbeats the second is there for.
 func (e *env) keepsItsPlace(ttl time.Duration, more float64) {
 	a, b, c := e.open(), e.open(), e.open()
-	beat := float64(min(ttl, 5*time.Second))
+	beat := min(ttl, 5*time.Second)
+	p := e.pulse()
 	e.attempts(func() bool {
 		key := e.key()
 		holder, req := e.rival(key), e.request(key)
 		holder.TTL, req.TTL = max(e.long(), 30*time.Second), ttl
 		blocker := e.lasting(a, holder)
+		p.stall()
 		first := e.wait(b, req)
-		punctual := e.awake(time.Duration(1.4*beat), time.Duration(beat/4))
+		time.Sleep(beat * 14 / 10)
 		second := e.wait(c, anew(holder))
-		if !e.awake(time.Duration(more*beat), time.Duration(beat/4)) || !punctual {
+		time.Sleep(time.Duration(more * float64(beat)))
+		if p.stall() > beat/4+e.pace {
 			first.withdraw()
 			second.withdraw()
 			e.mustRelease(blocker)
@@ -52,22 +55,6 @@ func (e *env) keepsItsPlace(ttl time.Duration, more float64) {
 		}
 		return true
 	})
-}
-
-// awake sleeps for d, and reports whether the machine let it wake up at most late behind
-// time: if not, heartbeats may have been missed.
-func (e *env) awake(d, late time.Duration) bool {
-	punctual := true
-	for end := time.Now().Add(d); ; {
-		left := time.Until(end)
-		if left <= 0 {
-			return punctual
-		}
-		nap := min(left, late)
-		begun := time.Now()
-		time.Sleep(nap)
-		punctual = punctual && time.Since(begun) < nap+late
-	}
 }
 
 func abandoned() group {
@@ -139,7 +126,7 @@ func abandonedAtTheHead(e *env) {
 	e.mustRelease(blocker)
 	left.abandon()
 	if left.err == nil {
-		e.mustRelease(left.h)
+		e.mustUndo(a, key, left.h.g.Owner) // it may be over
 	}
 	e.mustRelease(behind.grantedWithin(e.heartbeat(e.ttl) + e.ttl))
 	e.vacant(b, key)

@@ -1,7 +1,6 @@
 package locktest
 
 import (
-	"fmt"
 	"time"
 
 	lock "github.com/seed-215fdefa/lock"
@@ -187,19 +186,9 @@ func wakeupsLostForGood(e *env) {
 		e.mustRelease(h)
 		return h.answered.Sub(released)
 	}
-	best := func(want string, limit time.Duration) {
-		var took []time.Duration
-		for range 4 {
-			took = append(took, round())
-			if took[len(took)-1] < limit {
-				return
-			}
-		}
-		e.fail(fmt.Sprintf("%s: a grant within %v, once in %d times", want, limit, len(took)), "it took %v", took)
-	}
 	heal := e.fault(LoseWakeup, b)
 	round()
-	best("rechecks every tenth of the heartbeat, when wake-ups do not arrive", min(e.long(), 5*time.Second)/10+e.quick())
+	e.fastest("rechecks every tenth of the heartbeat, when wake-ups do not arrive", min(e.long(), 5*time.Second)/10+e.quick(), round)
 	heal()
-	best("prompt wake-ups again, when they arrive", e.quick())
+	e.fastest("prompt wake-ups again, when they arrive", e.quick(), round)
 }

@@ -154,8 +154,7 @@ func inspectRenewed(e *env) {
 		if in := got.ExpiresIn; in >= 0 && (in < least || in > most) {
 			e.fail(fmt.Sprintf("ExpiresIn from %v to %v", least, most), "%v", in)
 		}
-		e.mustRelease(r)
-		return true
+		return true // r may be over before a Release arrives
 	})
 }
 

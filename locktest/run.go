@@ -20,7 +20,7 @@ import (
 //
 // A case is skipped by name if the store does not declare its capability, if the harness lacks
 // its fault, or if the fault did not take effect. The end of the log says how many cases passed,
-// failed and were skipped, and why. Each case may take 2 min and 20 TTLs, more on a slow network,
+// failed and were skipped, and why. Each case may take 10 min and 20 TTLs, more on a slow network,
 // but no longer than the test program's own timeout. A case that takes longer ends the program
 // with a dump of all goroutines. Run fails at once if the harness itself is wrong.
 func Run(t *testing.T, h Harness) {

@@ -122,7 +122,7 @@ func tokenOfLateReply(e *env) {
 		bit := t.effect(late, b, e.ttl/2)
 		if bit == missed {
 			t.heal()
-			e.mustRelease(late.granted())
+			e.settledUndo(a, key, late.granted().g.Owner) // it may be over
 			return bit
 		}
 		next, err := e.tryAcquire(b, e.rival(key))

@@ -76,11 +76,14 @@ func stacks() []byte {
 	}
 }
 
-// limit is how long a case may take, on a machine that has other work to do, and when it must have come to its end, if the test
+// caseLimit is how long a case may take on a machine that has other work to do.
+const caseLimit = 10 * time.Minute
+
+// limit is how long a case may take, and when it must have come to its end, if the test
 // program has one: a little before that, so that it is not put down to the last test that
 // happened to run.
 func (h Harness) limit(t *testing.T) (limit time.Duration, end time.Time) {
-	limit = 2*time.Minute + 20*h.ttl()
+	limit = caseLimit + 20*h.ttl()
 	end, ok := t.Deadline()
 	if ok {
 		end = end.Add(-time.Second)
