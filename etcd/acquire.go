@@ -84,11 +84,14 @@ func (a *acquisition) found(kvs []*mvccpb.KeyValue) {
 }
 
 // try takes the lock if nobody stands in the way. If the own key is there all the same, it
-// holds the lock by an earlier sending, maybe under another etcd lease.
-func (a *acquisition) try(ctx context.Context) (g lock.Grant, err error) {
+// holds the lock by an earlier sending, maybe under another etcd lease. That may end before it
+// is claimed, and then the lock is free again.
+func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
 	g, ok, ops, err := a.enter(ctx)
-	if err == nil && !ok && a.rev() != 0 {
-		g, ok, err = a.claim(ctx)
+	for err == nil && !ok && a.rev() != 0 {
+		if g, ok, err = a.claim(ctx); err == nil && !ok {
+			g, ok, ops, err = a.enter(ctx)
+		}
 	}
 	if ok || err != nil {
 		return g, err

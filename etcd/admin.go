@@ -65,10 +65,11 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 				continue
 			}
 			// Who holds it does so until its key is deleted, so this one read is enough.
-			name := string(e.kv.Key)
-			out, err := l.writes.send(ctx, part{every: impatience(requestTimeout), ops: transaction(
-				[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(name), "=", e.kv.CreateRevision)},
-				[]clientv3.Op{clientv3.OpDelete(name)}, nil)})
+			// It may be the tail, if it does not know yet that it is the first in line.
+			h := hold{name: string(e.kv.Key), base: l.baseOf(key)}
+			out, err := l.writes.send(ctx, part{line: h.base, every: impatience(requestTimeout), ops: transaction(
+				[]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(h.name), "=", e.kv.CreateRevision)},
+				[]clientv3.Op{clientv3.OpDelete(h.name), h.leaveTail()}, nil)})
 			if err != nil {
 				return err
 			}

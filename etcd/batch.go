@@ -47,6 +47,7 @@ type part struct {
 	every time.Duration // how long it goes unanswered before a copy is sent
 	alone bool          // it does not wait for others
 
+	begun time.Time
 	batch *batch // nil: it has not been sent
 	left  bool   // its caller has gone
 	done  chan struct{}
@@ -75,6 +76,7 @@ func did(ops []*pb.ResponseOp) (ok bool, inner []*pb.ResponseOp) {
 // batch is a request that carries some parts.
 type batch struct {
 	parts  []*part
+	sent   time.Time
 	left   int // how many of their callers have gone
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -83,7 +85,7 @@ type batch struct {
 // send sends p, alone or with others, and again if it must.
 func (n *lane) send(ctx context.Context, p part) (outcome, error) {
 	q := &p
-	q.done = make(chan struct{})
+	q.done, q.begun = make(chan struct{}), time.Now()
 	n.mu.Lock()
 	if q.alone {
 		n.fly([]*part{q})
@@ -112,10 +114,11 @@ func (n *lane) leave(p *part, err error) (outcome, error) {
 	default:
 	}
 	p.left = true
+	queued := p.batch == nil || p.batch.sent.Sub(p.begun) > lock.Patience/2 // most of its time
+	if queued && storekit.Elapsed(n.heard) < lock.Patience {
+		err = fmt.Errorf("%w: %w", storekit.ErrQueued, err)
+	}
 	if p.batch == nil {
-		if storekit.Elapsed(n.heard) < lock.Patience {
-			err = fmt.Errorf("%w: %w", storekit.ErrQueued, err)
-		}
 		return outcome{}, err
 	}
 	if p.batch.left++; p.batch.left == len(p.batch.parts) {
@@ -157,7 +160,7 @@ func (n *lane) pick() (parts, rest []*part) {
 
 // fly sends parts.
 func (n *lane) fly(parts []*part) {
-	b := &batch{parts: parts}
+	b := &batch{parts: parts, sent: time.Now()}
 	b.ctx, b.cancel = context.WithTimeout(n.l.ctx, lock.Patience)
 	for _, p := range parts {
 		p.batch = b

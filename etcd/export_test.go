@@ -142,6 +142,16 @@ func Unsent(ago time.Duration) error {
 	return err
 }
 
+// Sent is the error of a part that was sent just now, having been in the queue for so long, when
+// patience with it ends.
+func Sent(queued time.Duration) error {
+	now := time.Now()
+	n := &lane{heard: now}
+	p := &part{done: make(chan struct{}), begun: now.Add(-queued), batch: &batch{parts: make([]*part, 2), sent: now}}
+	_, err := n.leave(p, context.DeadlineExceeded)
+	return err
+}
+
 // Gathered is how many transactions wait to be sent together.
 func (l *Locker) Gathered() int {
 	l.writes.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -105,6 +106,34 @@ func TestGrantUnderAnotherLease(t *testing.T) {
 		require.Equal(t, revisionOf(t, cli, l.prefix, req.Owner), int64(granted.Token))
 		require.Equal(t, leaseOf(t, cli, l.prefix, again.Owner), leaseOf(t, cli, l.prefix, req.Owner))
 	}
+}
+
+// TestEntryThatEndsBeforeItsClaim: what one holds by a request whose reply was lost expires before
+// a copy's reply is back. The lock is free then, and not held by oneself.
+func TestEntryThatEndsBeforeItsClaim(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("warm")))
+	sent, claimed, gate := false, make(chan struct{}), make(chan struct{})
+	claims := sync.OnceFunc(func() { close(claimed) })
+	l.kv.set(func(t txn) fate { // under a mutex
+		switch {
+		case deletes(t):
+			claims()
+			return fate{gate: gate}
+		case sent || !puts(t):
+			return fate{}
+		}
+		sent = true
+		return fate{mute: true, silent: true}
+	})
+	req := storetest.Request("k")
+	granted := make(chan lock.Grant, 1)
+	go func() { granted <- storetest.Acquire(t, l, req) }()
+	reached(t, claimed)
+	revoke(t, cli, l.prefix, req.Owner)
+	close(gate)
+	storetest.Holds(t, other, storetest.Receive(t, granted))
 }
 
 // TestLateClaim: a claim that was given up takes effect after the next, which was granted the
@@ -268,14 +297,21 @@ func TestUndoFails(t *testing.T) {
 // of it, which is in line again, behind somebody who holds the lock.
 func TestStaleHandover(t *testing.T) {
 	t.Parallel()
-	l, other, _ := pair(t)
-	g := storetest.Acquire(t, l, storetest.Request("k"))
-	w := storetest.Waits(t, l, storetest.Request("k"))
-	gate := make(chan struct{})
-	looks := l.kv.every(fate{gate: gate}, reads)
-	reached(t, looks)
-	storetest.Release(t, l, g)
-	require.Equal(t, w.Owner, storetest.Inspect(t, other, "k").Holders[0].Owner)
+	var l, other *process
+	var g lock.Grant
+	var w *storetest.Waiting
+	var gate chan struct{}
+	storetest.Eventually(t, "a handover", func() bool { // a busy machine may be too slow to make one
+		l, other, _ = pair(t)
+		g = storetest.Acquire(t, l, storetest.Request("k"))
+		w = storetest.Waits(t, l, storetest.Request("k"))
+		gate = make(chan struct{})
+		reached(t, l.kv.every(fate{gate: gate}, reads))
+		storetest.Release(t, l, g)
+		holder := storetest.Inspect(t, other, "k").Holders[0]
+		require.Equal(t, w.Owner, holder.Owner)
+		return holder.Held >= 0
+	})
 	require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", w.Owner))
 	g = storetest.Acquire(t, other, storetest.Request("k"))
 	close(gate)
@@ -289,6 +325,23 @@ func TestStaleHandover(t *testing.T) {
 	}
 	storetest.Release(t, other, g)
 	require.Greater(t, w.Granted(t).Token, g.Token)
+}
+
+// TestForceReleaseOfTheTail: one is forced that does not know yet that it is the first in line, and
+// nobody stands behind it. The lock is free then.
+func TestForceReleaseOfTheTail(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	gate := make(chan struct{})
+	l.kv.every(fate{gate: gate}, func(txn) bool { return true })
+	storetest.Release(t, other, g)
+	require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", w.Owner))
+	g = storetest.Acquire(t, other, storetest.Request("k"))
+	close(gate)
+	storetest.Release(t, other, g)
+	w.Granted(t)
 }
 
 // TestReleaseBesideEntry: a release shares its transaction with one who lines up behind it.
