@@ -2,7 +2,6 @@ package httplock
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 )
 
@@ -46,7 +45,7 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 
 // watch streams an event for each change of key. The end of the stream says that it has ended.
 func (h *Handler) watch(w http.ResponseWriter, r *http.Request, key string) {
-	c, begun := http.NewResponseController(w), false
+	begun := false
 	err := h.server.Watch(r.Context(), key, func(changed bool) bool {
 		event := ": alive\n\n"
 		if changed {
@@ -57,11 +56,7 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request, key string) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			w.Header().Set("Cache-Control", "no-store")
 		}
-		if _, err := w.Write([]byte(event)); err != nil {
-			return false
-		}
-		err := c.Flush()
-		return err == nil || errors.Is(err, http.ErrNotSupported)
+		return push(w, event)
 	})
 	if p := h.server.Fail(r.Context(), err); !begun {
 		h.refuse(w, p)

@@ -36,6 +36,12 @@
 // for another process too. memory, redis and postgres do. On stores where a place belongs to a
 // session, such as etcd and zookeeper, the waiter arrives anew.
 //
+// # Events
+//
+// GET /v1/events streams what becomes of the locks of a prefix, as server-sent events; see [Event].
+// What this handler is asked for is told at once. Expiries, and what other replicas and programs do,
+// are found by a look at the store, every second while somebody reads.
+//
 // # Limits
 //
 // The handler limits the size of a request's body, how long the body may take to arrive, and the

@@ -38,7 +38,8 @@ const (
 	ActionForce   = service.ActionForce
 	ActionInspect = service.ActionInspect // of a key
 	ActionWatch   = service.ActionWatch
-	ActionList    = service.ActionList // the key is the prefix
+	ActionList    = service.ActionList   // the key is the prefix
+	ActionEvents  = service.ActionEvents // the key is the prefix
 )
 
 // ErrUnauthenticated says that nobody knows who sent a request. Return it, wrapped or not, from
@@ -113,6 +114,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.observe(r, func(r *http.Request) { h.lock(w, r, path[len(locksPath):]) })
 	case path == "/v1/locks":
 		h.observe(r, func(r *http.Request) { h.get(w, r, func() { h.list(w, r) }) })
+	case path == "/v1/events":
+		h.observe(r, func(r *http.Request) { h.get(w, r, func() { h.events(w, r) }) })
 	case path == "/v1/openapi.json":
 		h.get(w, r, func() { h.openapi(w, r) })
 	case path == "/v1" || path == "/v1/":

@@ -25,7 +25,7 @@ const (
 )
 
 // WithObserver makes f receive each request about a lock or a list once it has been answered,
-// and a watch when it has ended, for audits and metrics. r's context has the values that the
+// and a watch or an event stream when it has ended, for audits and metrics. r's context has the values that the
 // handler was given. f is called concurrently, and delays the next request of its connection.
 // Default: none.
 func WithObserver(f func(r *http.Request, c Call)) HandlerOption {

@@ -24,7 +24,7 @@ const minToken = 16
 // groups are the words for actions in the file.
 var groups = map[string][]httplock.Action{
 	"lock":  {httplock.ActionAcquire, httplock.ActionRenew, httplock.ActionRelease},
-	"read":  {httplock.ActionInspect, httplock.ActionList, httplock.ActionWatch},
+	"read":  {httplock.ActionInspect, httplock.ActionList, httplock.ActionWatch, httplock.ActionEvents},
 	"force": {httplock.ActionForce},
 }
 

@@ -48,6 +48,8 @@ func TestRights(t *testing.T) {
 		{webToken, "inspect", "web:a", true},
 		{webToken, "watch", "web:a", true},
 		{webToken, "list", "web:a", true},
+		{webToken, "events", "web:a", true},
+		{webToken, "events", "web", false},
 		{webToken, "list", "web", false}, // that is more than web:
 		{webToken, "list", "", false},
 		{webToken, "force", "web:a", false},

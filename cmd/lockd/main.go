@@ -57,7 +57,7 @@ FILE of --tokens is JSON:
 A token is what the caller sends as "Authorization: Bearer", of 16 characters or more, or
 better "sha256:" and its SHA-256 in hex; certificate is the common name of its certificate.
 Of the keys that begin with prefix ("" is every key), lock is to acquire, renew and release;
-read to inspect, list and watch; force to end anybody's grant. What one caller holds no other
+read to inspect, list, watch and see events; force to end anybody's grant. What one caller holds no other
 can renew or release.
 
 SIGHUP reads the files anew; if one of them is wrong, all old ones stay. SIGTERM and SIGINT

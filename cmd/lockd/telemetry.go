@@ -33,7 +33,7 @@ func newTelemetry(w io.Writer) *telemetry {
 			Name: "lockd_requests_total", Help: "Requests, by action and outcome.",
 		}, []string{"action", "outcome"}),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "lockd_request_duration_seconds", Help: "How long requests took, watches left out. A poll of a waiter is a request.",
+			Name: "lockd_request_duration_seconds", Help: "How long requests took, watches and event streams left out. A poll of a waiter is a request.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"action"}),
 		storeErrors: prometheus.NewCounter(prometheus.CounterOpts{
@@ -63,7 +63,7 @@ func (t *telemetry) observe(r *http.Request, c httplock.Call) {
 		action = "unknown"
 	}
 	t.requests.WithLabelValues(action, c.Outcome).Inc()
-	if c.Action != httplock.ActionWatch {
+	if c.Action != httplock.ActionWatch && c.Action != httplock.ActionEvents {
 		t.durations.WithLabelValues(action).Observe(c.Elapsed.Seconds())
 	}
 	if !audited(c) {

@@ -20,6 +20,7 @@ const (
 	ActionInspect Action = "inspect"
 	ActionWatch   Action = "watch"
 	ActionList    Action = "list"
+	ActionEvents  Action = "events"
 )
 
 // Call is a request about locks and its outcome.

@@ -22,8 +22,9 @@ type Server struct {
 	ErrorLog  func(ctx context.Context, err error)                       // of what clients are not told; nil: none
 	Observer  func(ctx context.Context, c Call)                          // nil: none
 
-	locker lock.Locker
-	waits  *waits
+	locker  lock.Locker
+	waits   *waits
+	journal *journal
 }
 
 var _ Service = (*Server)(nil)
@@ -32,7 +33,9 @@ var _ Service = (*Server)(nil)
 var ErrUnauthenticated = errors.New("lock: unauthenticated")
 
 // NewServer returns a server of l, which stays the caller's to close, after the server.
-func NewServer(l lock.Locker) *Server { return &Server{locker: l, waits: newWaits(l)} }
+func NewServer(l lock.Locker) *Server {
+	return &Server{locker: l, waits: newWaits(l), journal: newJournal()}
+}
 
 // SetMaxWaiters limits how many may stand in line: in total, and for each Address. 0 is no limit.
 func (s *Server) SetMaxWaiters(total, perClient int) {
@@ -93,6 +96,7 @@ func (s *Server) Acquire(ctx context.Context, req lock.Request) (Answer, error) 
 	try.Wait, try.HeadStart = false, 0
 	g, err := s.try(ctx, try)
 	if err == nil {
+		s.journal.granted(req, g)
 		return Answer{Grant: s.shown(ctx, g)}, nil
 	}
 	if !req.Wait || !errors.Is(err, lock.ErrHeld) {
@@ -143,7 +147,7 @@ func (s *Server) poll(ctx context.Context, req lock.Request, w *wait, fresh bool
 	line := Answer{New: fresh}
 	select {
 	case <-w.done:
-		return s.outcome(ctx, w)
+		return s.outcome(ctx, req, w)
 	case <-placed:
 		line.Record = s.scope(ctx).view(w.record)
 		w.record = lock.Record{} // nobody else looks at it
@@ -151,15 +155,19 @@ func (s *Server) poll(ctx context.Context, req lock.Request, w *wait, fresh bool
 	case <-ctx.Done():
 		return Answer{}, ctx.Err()
 	}
+	if fresh {
+		s.journal.tell(Event{Kind: EventWaiting, Key: req.Key, Owner: req.Owner, Shared: req.Shared, Metadata: req.Metadata})
+	}
 	callOf(ctx).Outcome = OutcomeWaiting
 	return line, nil
 }
 
 // outcome answers with that of a wait that is over. A grant is kept for the gap, so that a client
 // that missed the reply finds it.
-func (s *Server) outcome(ctx context.Context, w *wait) (Answer, error) {
+func (s *Server) outcome(ctx context.Context, req lock.Request, w *wait) (Answer, error) {
 	switch {
 	case w.err == nil:
+		s.journal.granted(req, w.grant)
 		return Answer{Grant: s.shown(ctx, w.grant), Renew: true}, nil
 	case s.waits.stopped():
 		return Answer{}, &Problem{Kind: KindStopping}
@@ -187,13 +195,12 @@ func (s *Server) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if err != nil {
 		return lock.Grant{}, err
 	}
-	p := place{g.Key, g.Owner}
 	s.waits.forget(g.Key, g.Owner)
-	g, err = s.locker.Renew(ctx, g)
+	renewed, err := s.locker.Renew(ctx, g)
 	if err != nil {
-		return lock.Grant{}, s.waits.explain(p, err)
+		return lock.Grant{}, s.ended(g, err)
 	}
-	return s.shown(ctx, g), nil
+	return s.shown(ctx, renewed), nil
 }
 
 // stored is the grant that the caller speaks of, begun now.
@@ -221,7 +228,30 @@ func (s *Server) Release(ctx context.Context, g lock.Grant) error {
 	} else {
 		s.waits.forget(g.Key, g.Owner)
 	}
-	return s.waits.explain(place{g.Key, g.Owner}, s.locker.Release(ctx, g))
+	if err := s.locker.Release(ctx, g); err != nil {
+		return s.ended(g, err)
+	}
+	kind := EventReleased
+	if g.Token == 0 {
+		kind = EventLeft
+	}
+	s.journal.tell(Event{Kind: kind, Key: g.Key, Owner: g.Owner, Token: g.Token, Shared: g.Shared})
+	return nil
+}
+
+// ended is err, of a renewal or a release of g, with the reason if it is a loss, which readers of
+// events hear of.
+func (s *Server) ended(g lock.Grant, err error) error {
+	err = s.waits.explain(place{g.Key, g.Owner}, err)
+	if !errors.Is(err, lock.ErrLost) {
+		return err
+	}
+	e := Event{Kind: EventLost, Key: g.Key, Owner: g.Owner, Token: g.Token}
+	if p := problemOf(err); p.Reason != 0 {
+		e.Reason = p.Reason.String()
+	}
+	s.journal.tell(e)
+	return err
 }
 
 // ForceRelease ends a grant by force.
@@ -237,7 +267,10 @@ func (s *Server) ForceRelease(ctx context.Context, key, owner string) error {
 	err := admin.ForceRelease(ctx, key, owner)
 	if own := s.scope(ctx).add(owner); own != owner && errors.Is(err, lock.ErrLost) { // the caller's own is shown cut
 		callOf(ctx).Owner = own
-		err = admin.ForceRelease(ctx, key, own)
+		owner, err = own, admin.ForceRelease(ctx, key, own)
+	}
+	if err == nil {
+		s.journal.tell(Event{Kind: EventForced, Key: key, Owner: owner})
 	}
 	return err
 }
