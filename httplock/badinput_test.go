@@ -18,6 +18,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/httplock"
+	"github.com/seed-215fdefa/lock/internal/servicetest"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/memory"
 )
@@ -33,9 +34,9 @@ type answer struct {
 }
 
 // ask sends a request as a stranger may: path is taken as it is.
-func ask(tb testing.TB, s *service, method, path, media, body string) answer {
+func ask(tb testing.TB, s *servicetest.Service, method, path, media, body string) answer {
 	tb.Helper()
-	req, err := http.NewRequestWithContext(storetest.Bounded(tb), method, "http://"+s.addr+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(storetest.Bounded(tb), method, "http://"+s.Addr+path, strings.NewReader(body))
 	require.NoError(tb, err)
 	if media != "" {
 		req.Header.Set("Content-Type", media)
@@ -61,7 +62,7 @@ func ask(tb testing.TB, s *service, method, path, media, body string) answer {
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	st := onMemory(t)
-	s := serve(t, st.open)
+	s := serve(t, st.Open)
 	const good = `{"owner":"a","ttl":"30s"}`
 	with := func(member string) string { return `{"owner":"a","ttl":"30s",` + member + `}` }
 	for _, c := range []struct {
@@ -120,7 +121,7 @@ func TestBadInput(t *testing.T) {
 			require.Equal(t, "urn:httplock:"+c.kind, a.Type, "%s", c.name)
 		}
 	}
-	for rec, err := range lockAdmin(t, st.open()).List(t.Context(), "") {
+	for rec, err := range lockAdmin(t, st.Open()).List(t.Context(), "") {
 		require.NoError(t, err)
 		t.Errorf("held, though nobody asked for it in a way that is valid: %+v", rec)
 	}
@@ -137,16 +138,16 @@ func lockAdmin(tb testing.TB, l lock.Locker) lock.Admin {
 func TestKeyIsDecodedOnce(t *testing.T) {
 	t.Parallel()
 	st := onMemory(t)
-	s := serve(t, st.open)
+	s := serve(t, st.Open)
 	for path, key := range map[string]string{
 		"a%2Fb": "a/b", "a%252Fb": "a%2Fb", "a%3Ab": "a:b", "a:b": "a:b", "=AAE": "\x00\x01", "%3DAAE": "=AAE", "%2E%2E": "..", "a%20+b": "a +b",
 	} {
 		require.Equal(t, http.StatusOK, ask(t, s, "POST", "/v1/locks/"+path+":acquire", "application/json", `{"owner":"o","ttl":"30s"}`).Status)
-		rec, err := st.open().Inspect(t.Context(), key)
+		rec, err := st.Open().Inspect(t.Context(), key)
 		require.NoError(t, err)
 		require.Len(t, rec.Holders, 1, "%s is %q", path, key)
 		require.Equal(t, http.StatusNoContent, ask(t, s, "POST", "/v1/locks/"+path+":release", "application/json", `{"owner":"o"}`).Status)
-		s.restart() // which forgets that the owner was undone
+		s.Restart() // which forgets that the owner was undone
 	}
 }
 
@@ -154,7 +155,7 @@ func TestAuthorization(t *testing.T) {
 	t.Parallel()
 	const secret = "password-of-the-store"
 	logged := make(chan string, 100)
-	s := serve(t, onMemory(t).open, httplock.WithErrorLog(func(_ *http.Request, err error) { logged <- err.Error() }),
+	s := serve(t, onMemory(t).Open, httplock.WithErrorLog(func(_ *http.Request, err error) { logged <- err.Error() }),
 		httplock.WithAuthorization(func(r *http.Request, action httplock.Action, key string) error {
 			switch {
 			case r.Header.Get("Authorization") != "Bearer right":
@@ -164,7 +165,7 @@ func TestAuthorization(t *testing.T) {
 			}
 			return nil
 		}))
-	url := "http://" + s.addr
+	url := "http://" + s.Addr
 	open := func(token string) *httplock.Locker {
 		l := httplock.New(url, httplock.WithBearerToken(token))
 		t.Cleanup(func() { _ = l.Close() })
@@ -207,7 +208,7 @@ func TestStoreErrorsAreNotTold(t *testing.T) {
 	require.NotContains(t, a.Detail+a.Title, "internal")
 	require.Equal(t, "1", a.Header.Get("Retry-After"))
 	require.Contains(t, <-logged, "db.internal")
-	l := httplock.New("http://" + s.addr)
+	l := httplock.New("http://" + s.Addr)
 	defer func() { _ = l.Close() }()
 	_, err := l.Acquire(t.Context(), storetest.Request("k"))
 	require.ErrorIs(t, err, lock.ErrUnavailable)
@@ -221,7 +222,7 @@ func TestStoreErrorsAreNotTold(t *testing.T) {
 func TestErrorsAreRebuilt(t *testing.T) {
 	t.Parallel()
 	st := onMemory(t)
-	l := connect(t, serve(t, st.open).addr, st, nil)
+	l := protocol().Connect(t, serve(t, st.Open).Addr, st)
 	req := storetest.Request("k")
 	req.Metadata = map[string]string{"why": "über\x00 <&>"}
 	g := storetest.Acquire(t, l, req)
@@ -251,7 +252,7 @@ func (bare) Capabilities() lock.Capabilities { return lock.Capabilities{Store: "
 func TestUnsupported(t *testing.T) {
 	t.Parallel()
 	s := serve(t, func() lock.Locker { return bare{memory.New()} })
-	l := httplock.New("http://" + s.addr) // not connected: the service decides
+	l := httplock.New("http://" + s.Addr) // not connected: the service decides
 	defer func() { _ = l.Close() }()
 	req := storetest.Request("k")
 	req.Shared = true
@@ -312,8 +313,8 @@ func TestStranger(t *testing.T) {
 func TestHalfARequest(t *testing.T) {
 	t.Parallel()
 	st := onMemory(t)
-	s := serve(t, st.open)
-	conn, err := net.Dial("tcp", s.addr)
+	s := serve(t, st.Open)
+	conn, err := net.Dial("tcp", s.Addr)
 	require.NoError(t, err)
 	_, err = io.WriteString(conn, "POST /v1/locks/k:acquire HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 25\r\n\r\n{\"owner\":\"a\",")
 	require.NoError(t, err)
@@ -321,7 +322,7 @@ func TestHalfARequest(t *testing.T) {
 	b, _ := io.ReadAll(conn) // until the service has had enough
 	require.True(t, bytes.Contains(b, []byte(" 408 ")) || len(b) == 0, "%s", b)
 	require.NoError(t, conn.Close())
-	rec, err := st.open().Inspect(context.Background(), "k")
+	rec, err := st.Open().Inspect(context.Background(), "k")
 	require.NoError(t, err)
 	require.Empty(t, rec.Holders)
 }
@@ -329,8 +330,8 @@ func TestHalfARequest(t *testing.T) {
 func TestTooManyWait(t *testing.T) {
 	t.Parallel()
 	st := onMemory(t)
-	s := serve(t, st.open, httplock.WithMaxWaiters(3, 2))
-	g := storetest.Acquire(t, st.open(), storetest.Request("k"))
+	s := serve(t, st.Open, httplock.WithMaxWaiters(3, 2))
+	g := storetest.Acquire(t, st.Open(), storetest.Request("k"))
 	wait := func(owner string) answer {
 		return ask(t, s, "POST", "/v1/locks/k:acquire", "application/json", `{"owner":"`+owner+`","ttl":"30s","wait":true}`)
 	}
@@ -341,5 +342,5 @@ func TestTooManyWait(t *testing.T) {
 	require.Contains(t, a.Detail, "2 of this client")
 	ask(t, s, "POST", "/v1/locks/k:release", "application/json", `{"owner":"a"}`)
 	require.Equal(t, http.StatusAccepted, wait("c").Status)
-	storetest.Release(t, st.open(), g)
+	storetest.Release(t, st.Open(), g)
 }

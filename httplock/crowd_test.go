@@ -26,8 +26,8 @@ func TestCostOfAWaiter(t *testing.T) {
 		n = 10_000
 	}
 	st := onMemory(t)
-	s := serve(t, st.open)
-	g := storetest.Acquire(t, st.open(), storetest.Request("k"))
+	s := serve(t, st.Open)
+	g := storetest.Acquire(t, st.Open(), storetest.Request("k"))
 	polled := func(i int) { // once: between polls there is no connection
 		a := ask(t, s, "POST", "/v1/locks/k:acquire", "application/json", `{"owner":"w`+strconv.Itoa(i)+`","ttl":"30s","wait":true}`)
 		require.Equal(t, 202, a.Status)
@@ -49,9 +49,9 @@ func TestCostOfAWaiter(t *testing.T) {
 	t.Logf("%d waiters: %d goroutines, %d bytes each", n, goroutines, bytes/n)
 	require.LessOrEqual(t, goroutines, n+50)
 	require.LessOrEqual(t, bytes/n, most)
-	storetest.Release(t, st.open(), g)
+	storetest.Release(t, st.Open(), g)
 	storetest.Eventually(t, "an empty line, since nobody comes back", func() bool {
-		rec, err := st.open().Inspect(t.Context(), "k")
+		rec, err := st.Open().Inspect(t.Context(), "k")
 		return err == nil && rec.WaiterCount == 0 && rec.HolderCount == 0
 	})
 }
@@ -72,8 +72,8 @@ func TestThousandsWait(t *testing.T) {
 	many(t)
 	const n = 2_000
 	st := onRedis(t)
-	s := serve(t, st.open)
-	l := httplock.New("http://" + s.addr)
+	s := serve(t, st.Open)
+	l := httplock.New("http://" + s.Addr)
 	t.Cleanup(func() { _ = l.Close() })
 	g := storetest.Acquire(t, l, storetest.Request("k"))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
@@ -94,7 +94,7 @@ func TestThousandsWait(t *testing.T) {
 	begun := time.Now()
 	waiting.Wait()
 	t.Logf("all wait after %v", time.Since(begun))
-	s.restart()
+	s.Restart()
 	begun = time.Now()
 	storetest.Release(t, l, g)
 	served.Wait()

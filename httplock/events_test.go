@@ -21,6 +21,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/httplock"
+	"github.com/seed-215fdefa/lock/internal/servicetest"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/memory"
 )
@@ -34,10 +35,10 @@ type follower struct {
 }
 
 // follow reads the events of a prefix until the test ends.
-func follow(tb testing.TB, s *service, prefix, lastID string) *follower {
+func follow(tb testing.TB, s *servicetest.Service, prefix, lastID string) *follower {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.addr+"/v1/events?prefix="+prefix, http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Addr+"/v1/events?prefix="+prefix, http.NoBody)
 	require.NoError(tb, err)
 	req.Header.Set("Last-Event-ID", lastID)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -115,11 +116,11 @@ func (f *follower) looks(store lock.Locker, prefix string) {
 
 // TestEvents has all kinds of events brought about at the service, and beside it.
 func TestEvents(t *testing.T) {
-	onEachStore(t, func(t *testing.T, st *store) {
-		s, beside := serve(t, st.open), st.open()
+	onEachStore(t, func(t *testing.T, st *servicetest.Store) {
+		s, beside := serve(t, st.Open), st.Open()
 		f := follow(t, s, "p:", "")
 		f.looks(beside, "p:")
-		here := httplock.New("http://" + s.addr)
+		here := httplock.New("http://" + s.Addr)
 		t.Cleanup(func() { _ = here.Close() })
 		storetest.Acquire(t, here, storetest.Request("q:k")) // nobody hears of it
 
@@ -173,8 +174,8 @@ func TestEvents(t *testing.T) {
 // TestEventsResume goes on behind an event, from the oldest, and behind one that nobody knows.
 func TestEventsResume(t *testing.T) {
 	t.Parallel()
-	s := serve(t, onMemory(t).open)
-	here := httplock.New("http://" + s.addr)
+	s := serve(t, onMemory(t).Open)
+	here := httplock.New("http://" + s.Addr)
 	t.Cleanup(func() { _ = here.Close() })
 	a, b := storetest.Request("a"), storetest.Request("b")
 	storetest.Acquire(t, here, a)
@@ -408,7 +409,7 @@ const lookInterval = time.Second
 // TestEventsNeedTheRight asks for more than one may read, and by more than may.
 func TestEventsNeedTheRight(t *testing.T) {
 	t.Parallel()
-	s := serve(t, onMemory(t).open, httplock.WithAuthorization(func(_ *http.Request, action httplock.Action, key string) error {
+	s := serve(t, onMemory(t).Open, httplock.WithAuthorization(func(_ *http.Request, action httplock.Action, key string) error {
 		if action != httplock.ActionEvents || strings.HasPrefix(key, "mine:") {
 			return nil
 		}
@@ -461,11 +462,11 @@ func (w *flushed) Flush() { w.f(w.Body.String()) }
 func TestTooMuchToLookAt(t *testing.T) {
 	t.Parallel()
 	st := onMemory(t)
-	beside := st.open()
+	beside := st.Open()
 	for i := range 10_001 {
 		storetest.Acquire(t, beside, storetest.Request(fmt.Sprint("k", i)))
 	}
-	f := follow(t, serve(t, st.open), "", "")
+	f := follow(t, serve(t, st.Open), "", "")
 	missed := f.tells("", "look: missed")
 	assert.Contains(t, missed[0].Reason, "more than 10000")
 }

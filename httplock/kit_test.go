@@ -1,19 +1,18 @@
 package httplock_test
 
 import (
-	"context"
+	"bytes"
 	"flag"
 	"net"
 	"net/http"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/httplock"
+	"github.com/seed-215fdefa/lock/internal/servicetest"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest/faultproxy"
@@ -29,84 +28,44 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(testserver.Main{M: m})
 }
 
-// service is a lock service that can be killed, and started again at the same address. Each life
-// of it has a Locker of its own on the store.
-type service struct {
-	tb   testing.TB
-	open func() lock.Locker
-	opts []httplock.HandlerOption
-	addr string
+var (
+	onMemory   = servicetest.OnMemory
+	onRedis    = servicetest.OnRedis
+	onPostgres = servicetest.OnPostgres
+)
 
-	mu      sync.Mutex // guards the rest
-	server  *http.Server
-	handler *httplock.Handler
-	served  chan struct{} // closed when the server has ended
+// protocol is HTTP, with a handler of opts.
+func protocol(opts ...httplock.HandlerOption) servicetest.Protocol {
+	return servicetest.Protocol{
+		Serve: func(l lock.Locker, listener net.Listener) func() {
+			h := httplock.NewHandler(l, opts...)
+			server := &http.Server{Handler: h, ReadHeaderTimeout: storetest.Patience, IdleTimeout: 2 * time.Minute}
+			served := make(chan struct{})
+			go func() {
+				defer close(served)
+				_ = server.Serve(listener)
+			}()
+			return func() {
+				_ = server.Close()
+				h.Close()
+				<-served
+			}
+		},
+		Dial: func(tb testing.TB, addr string) servicetest.Client {
+			l := httplock.New("http://" + addr)
+			tb.Cleanup(func() { _ = l.Close() })
+			return l
+		},
+		LoseWakeup: func(p *faultproxy.Proxy) func() {
+			// The reply to a poll is the wake-up. The poll after it is answered at once.
+			wakeups := faultproxy.Replies().Matching(func(m []byte) bool { return bytes.Contains(m, []byte(`"renew":true`)) })
+			return p.Hold(wakeups.Nth(1)).Heal
+		},
+	}
 }
 
 // serve starts a service on what open opens, whose Lockers the caller closes.
-func serve(tb testing.TB, open func() lock.Locker, opts ...httplock.HandlerOption) *service {
+func serve(tb testing.TB, open func() lock.Locker, opts ...httplock.HandlerOption) *servicetest.Service {
 	tb.Helper()
-	s := &service{tb: tb, open: open, opts: opts, addr: "127.0.0.1:0"}
-	s.start()
-	tb.Cleanup(s.kill)
-	return s
-}
-
-func (s *service) start() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var listener net.Listener
-	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		var err error
-		if listener, err = net.Listen("tcp", s.addr); err == nil {
-			break
-		}
-		if time.Since(begun) > storetest.Patience {
-			s.tb.Fatal(err)
-		}
-	}
-	s.addr = listener.Addr().String()
-	s.handler = httplock.NewHandler(s.open(), s.opts...)
-	s.server = &http.Server{Handler: s.handler, ReadHeaderTimeout: storetest.Patience, IdleTimeout: 2 * time.Minute}
-	s.served = make(chan struct{})
-	server, served := s.server, s.served
-	go func() {
-		defer close(served)
-		_ = server.Serve(listener)
-	}()
-}
-
-// kill breaks all connections. The waits of the handler end as those of a process that dies: nothing
-// is undone.
-func (s *service) kill() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_ = s.server.Close()
-	s.handler.Close()
-	<-s.served
-}
-
-func (s *service) restart() {
-	s.kill()
-	s.start()
-}
-
-// process is a client of a service, behind a proxy of its own.
-type process struct {
-	*httplock.Locker
-	proxy    *faultproxy.Proxy
-	store    *store
-	services []*service // those that a Restart concerns
-}
-
-// connect starts a client of the service at addr.
-func connect(tb testing.TB, addr string, st *store, services []*service) *process {
-	tb.Helper()
-	proxy := faultproxy.New(tb, addr)
-	l := httplock.New("http://" + proxy.Addr())
-	tb.Cleanup(func() { _ = l.Close() })
-	ctx, cancel := context.WithTimeout(context.Background(), storetest.Patience)
-	defer cancel()
-	require.NoError(tb, l.Connect(ctx))
-	return &process{l, proxy, st, services}
+	return protocol(opts...).Start(tb, open)
 }

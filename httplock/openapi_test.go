@@ -92,7 +92,7 @@ func documented(tb testing.TB, method, path string, resp *http.Response) {
 // Each operation of the document is served, and each status that it names has a cause.
 func TestDocument(t *testing.T) {
 	t.Parallel()
-	s := serve(t, onMemory(t).open)
+	s := serve(t, onMemory(t).Open)
 	var paths []string
 	for path, methods := range document().Paths {
 		paths = append(paths, path)
@@ -104,7 +104,7 @@ func TestDocument(t *testing.T) {
 			if method == "post" {
 				media = "application/json"
 			}
-			req, err := http.NewRequestWithContext(t.Context(), strings.ToUpper(method), "http://"+s.addr+strings.ReplaceAll(path, "{key}", "k"), strings.NewReader("{}"))
+			req, err := http.NewRequestWithContext(t.Context(), strings.ToUpper(method), "http://"+s.Addr+strings.ReplaceAll(path, "{key}", "k"), strings.NewReader("{}"))
 			require.NoError(t, err)
 			req.Header.Set("Content-Type", media)
 			resp, err := http.DefaultClient.Do(req)
@@ -126,7 +126,7 @@ func TestDocument(t *testing.T) {
 // the two is a 400.
 func TestDocumentedFields(t *testing.T) {
 	t.Parallel()
-	s := serve(t, onMemory(t).open)
+	s := serve(t, onMemory(t).Open)
 	values := map[string]string{
 		"owner": `"o"`, "ttl": `"30s"`, "shared": "false", "wait": "false", "head_start": `"0s"`, "metadata": "{}", "under": "[]", "token": "1",
 	}

@@ -11,12 +11,13 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/httplock"
+	"github.com/seed-215fdefa/lock/internal/servicetest"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 )
 
 // onEachStore runs f on each of the stores that replicas are for.
-func onEachStore(t *testing.T, f func(t *testing.T, st *store)) {
+func onEachStore(t *testing.T, f func(t *testing.T, st *servicetest.Store)) {
 	t.Parallel()
 	t.Run("memory", func(t *testing.T) { f(t, onMemory(t)) })
 	t.Run("redis", func(t *testing.T) {
@@ -32,10 +33,10 @@ func onEachStore(t *testing.T, f func(t *testing.T, st *store)) {
 // A client that has gone on at another replica holds the lock for its full TTL, while the one that
 // it left may still ask the store for the same owner, with the short TTL of a waiter.
 func TestLateWaiterDoesNotShortenAGrant(t *testing.T) {
-	onEachStore(t, func(t *testing.T, st *store) {
+	onEachStore(t, func(t *testing.T, st *servicetest.Store) {
 		for name, shared := range map[string]bool{"exclusive": false, "shared": true} {
 			t.Run(name, func(t *testing.T) {
-				there, left := st.open(), st.open()
+				there, left := st.Open(), st.Open()
 				req := storetest.Request(name)
 				req.Shared = shared
 				g := storetest.Acquire(t, there, req)
@@ -53,7 +54,7 @@ func TestLateWaiterDoesNotShortenAGrant(t *testing.T) {
 
 // switching sends requests to whichever service is set, and counts those that each has answered.
 type switching struct {
-	to       atomic.Pointer[service]
+	to       atomic.Pointer[servicetest.Service]
 	answered sync.Map // how many, by service
 	next     http.RoundTripper
 }
@@ -61,7 +62,7 @@ type switching struct {
 func (s *switching) RoundTrip(r *http.Request) (*http.Response, error) {
 	to := s.to.Load()
 	r = r.Clone(r.Context())
-	r.URL.Host = to.addr
+	r.URL.Host = to.Addr
 	resp, err := s.next.RoundTrip(r)
 	if err == nil {
 		n, _ := s.answered.LoadOrStore(to, new(atomic.Int64))
@@ -70,7 +71,7 @@ func (s *switching) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-func (s *switching) count(to *service) int64 {
+func (s *switching) count(to *servicetest.Service) int64 {
 	n, _ := s.answered.LoadOrStore(to, new(atomic.Int64))
 	return n.(*atomic.Int64).Load()
 }
@@ -78,11 +79,11 @@ func (s *switching) count(to *service) int64 {
 // A waiter goes on at another replica. The one that it has left still asks the store for it, which
 // must not come to a grant that nobody holds once the client has released its own.
 func TestWaitGoesOnAtAnotherReplica(t *testing.T) {
-	onEachStore(t, func(t *testing.T, st *store) {
+	onEachStore(t, func(t *testing.T, st *servicetest.Store) {
 		for name, shared := range map[string]bool{"exclusive": false, "shared": true} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				left, right := serve(t, st.open), serve(t, st.open)
+				left, right := serve(t, st.Open), serve(t, st.Open)
 				transport := &http.Transport{}
 				way := &switching{next: transport}
 				way.to.Store(left)
@@ -91,7 +92,7 @@ func TestWaitGoesOnAtAnotherReplica(t *testing.T) {
 					_ = l.Close()
 					transport.CloseIdleConnections()
 				})
-				other := st.open()
+				other := st.Open()
 				blocker := storetest.Acquire(t, other, storetest.Request(name))
 				req, waits := storetest.Request(name), make(chan struct{})
 				req.Shared, req.Wait = shared, true
@@ -125,12 +126,12 @@ func TestWaitGoesOnAtAnotherReplica(t *testing.T) {
 func TestUndoRefusesLateRequests(t *testing.T) {
 	t.Parallel()
 	st := onMemory(t)
-	s := serve(t, st.open)
+	s := serve(t, st.Open)
 	require.Equal(t, 204, ask(t, s, "POST", "/v1/locks/k:release", "application/json", `{"owner":"late"}`).Status)
 	for _, wait := range []string{"false", "true"} {
 		a := ask(t, s, "POST", "/v1/locks/k:acquire", "application/json", `{"owner":"late","ttl":"30s","wait":`+wait+`}`)
 		require.Equal(t, 410, a.Status)
 		require.Equal(t, "urn:httplock:released", a.Type)
 	}
-	require.Empty(t, storetest.Inspect(t, st.open(), "k").Holders)
+	require.Empty(t, storetest.Inspect(t, st.Open(), "k").Holders)
 }

@@ -25,7 +25,7 @@ func callers(t *testing.T, opts ...httplock.HandlerOption) (as func(name string)
 	}))
 	s := serve(t, func() lock.Locker { return store }, opts...)
 	return func(name string) *httplock.Locker {
-		l := httplock.New("http://"+s.addr, httplock.WithBearerToken(name))
+		l := httplock.New("http://"+s.Addr, httplock.WithBearerToken(name))
 		t.Cleanup(func() { _ = l.Close() })
 		return l
 	}, store

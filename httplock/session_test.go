@@ -40,8 +40,8 @@ func TestSession(t *testing.T) {
 	}
 	var out []byte
 	for range 5 { // a busy machine may be late for the renewal of the short grant
-		s := serve(t, onMemory(t).open)
-		shell := exec.CommandContext(storetest.Bounded(t), "bash", "-eu", "-c", strings.ReplaceAll(script.String(), "127.0.0.1:8080", s.addr))
+		s := serve(t, onMemory(t).Open)
+		shell := exec.CommandContext(storetest.Bounded(t), "bash", "-eu", "-c", strings.ReplaceAll(script.String(), "127.0.0.1:8080", s.Addr))
 		shell.Env = append(os.Environ(), "no_proxy=127.0.0.1")
 		if out, err = shell.CombinedOutput(); err == nil && same(want.String(), string(out)) {
 			return

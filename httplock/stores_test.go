@@ -1,28 +1,17 @@
 package httplock_test
 
 import (
-	"context"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"os"
-	"slices"
-	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-	goredis "github.com/redis/go-redis/v9"
-	"github.com/stretchr/testify/require"
-
 	"github.com/seed-215fdefa/lock"
-	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/servicetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest"
-	"github.com/seed-215fdefa/lock/memory"
-	"github.com/seed-215fdefa/lock/postgres"
-	"github.com/seed-215fdefa/lock/redis"
 )
 
 func TestSuiteOverRedis(t *testing.T)    { over(t, onRedis, locktest.Run) }
@@ -38,12 +27,12 @@ func TestClientSuiteOverPostgres(t *testing.T) {
 	over(t, onPostgres, locktest.RunClient)
 }
 
-func over(t *testing.T, on func(testing.TB) *store, run func(*testing.T, locktest.Harness)) {
+func over(t *testing.T, on func(testing.TB) *servicetest.Store, run func(*testing.T, locktest.Harness)) {
 	t.Helper()
 	alone(t)
 	testserver.NeedServer(t)
 	t.Parallel()
-	run(t, harness(on))
+	run(t, protocol().Harness(on))
 }
 
 // many skips what takes minutes and adds little to the suites of other stores and replicas.
@@ -84,90 +73,20 @@ func TestSuiteOfTwoReplicas(t *testing.T) {
 // while that is there.
 const thrownAbout = "of the two replicas that stand in line for an owner the store wakes one, which may not be the one that is being polled"
 
-// store is a clean keyspace for one case.
-type store struct {
-	open     func() lock.Locker // one more process on it
-	forget   func()             // all of it; nil if it cannot
-	losePart func(key string, k int) bool
-}
-
-func onMemory(testing.TB) *store {
-	m := memory.New()
-	return &store{open: func() lock.Locker { return m.Open() }}
-}
-
-func onRedis(tb testing.TB) *store {
-	server, prefix := testserver.SharedRedis(tb), testserver.Prefix()
-	dial := func() *goredis.Client {
-		rdb := goredis.NewClient(&goredis.Options{Addr: server.Addr()})
-		tb.Cleanup(func() { _ = rdb.Close() })
-		return rdb
-	}
-	rdb := dial()
-	names := func(pattern string) []string {
-		all, err := rdb.Keys(storetest.Bounded(tb), pattern).Result()
-		require.NoError(tb, err)
-		slices.Sort(all)
-		return all
-	}
-	return &store{
-		open: func() lock.Locker { return closing(tb, redis.New(dial(), redis.WithPrefix(prefix))) },
-		forget: func() {
-			if all := names(prefix + "*"); len(all) > 0 {
-				require.NoError(tb, rdb.Del(storetest.Bounded(tb), all...).Err())
-			}
-		},
-		losePart: func(key string, k int) bool {
-			all := names(prefix + "{" + key + "}*")
-			return k < len(all) && rdb.Del(storetest.Bounded(tb), all[k]).Err() == nil
-		},
-	}
-}
-
-func onPostgres(tb testing.TB) *store {
-	server, schema := testserver.SharedPostgres(tb), strings.TrimSuffix(testserver.Prefix(), ":")
-	dial := func() *pgxpool.Pool {
-		p, err := pgxpool.New(context.Background(), testserver.PostgresURL(server.Addr())+"&pool_max_conns=4")
-		require.NoError(tb, err)
-		tb.Cleanup(p.Close)
-		return p
-	}
-	db := dial()
-	require.NoError(tb, postgres.Migrate(storetest.Bounded(tb), db, postgres.WithSchema(schema)))
-	return &store{
-		open: func() lock.Locker { return closing(tb, postgres.New(dial(), postgres.WithSchema(schema))) },
-		forget: func() {
-			for _, table := range []string{"", "_readers", "_waiters", "_tombstones"} {
-				_, err := db.Exec(storetest.Bounded(tb), fmt.Sprintf(`DELETE FROM %q."locks%s"`, schema, table))
-				require.NoError(tb, err)
-			}
-		},
-	}
-}
-
-// closing closes l with the test.
-func closing[L interface {
-	lock.Locker
-	Close() error
-}](tb testing.TB, l L) lock.Locker {
-	tb.Cleanup(func() { _ = l.Close() })
-	return l
-}
-
 // replicated is a harness whose clients reach two replicas, at random, through a reverse proxy.
-func replicated(on func(testing.TB) *store) locktest.Harness {
-	h := harness(on)
+func replicated(on func(testing.TB) *servicetest.Store) locktest.Harness {
+	h := protocol().Harness(on)
 	h.New = func(tb testing.TB) func() lock.Locker {
 		st := on(tb)
-		replicas := []*service{serve(tb, st.open), serve(tb, st.open)}
+		replicas := []*servicetest.Service{serve(tb, st.Open), serve(tb, st.Open)}
 		front := httptest.NewServer(&httputil.ReverseProxy{
 			Rewrite: func(r *httputil.ProxyRequest) {
-				r.Out.URL.Scheme, r.Out.URL.Host = "http", replicas[rand.N(2)].addr
+				r.Out.URL.Scheme, r.Out.URL.Host = "http", replicas[rand.N(2)].Addr
 			},
 			ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 		})
 		tb.Cleanup(front.Close)
-		return func() lock.Locker { return connect(tb, front.Listener.Addr().String(), st, replicas[:1]) }
+		return func() lock.Locker { return protocol().Connect(tb, front.Listener.Addr().String(), st, replicas[0]) }
 	}
 	return h
 }
