@@ -58,7 +58,7 @@ func TestDemotedServer(t *testing.T) {
 		released := time.Now()
 		storetest.Release(t, a, g)
 		h := waiting.Granted(t)
-		prompt := time.Since(released) < 400*time.Millisecond
+		prompt := time.Since(released) < time.Second
 		storetest.Release(t, b, h)
 		return prompt
 	})
@@ -294,6 +294,7 @@ func TestWaitOutlivesARestart(t *testing.T) {
 	a, b := w.open(t), w.open(t)
 	g := storetest.Acquire(t, a, storetest.Request("k"))
 	waiting := storetest.Waits(t, b, storetest.Request("k"))
+	killed := time.Now()
 	w.server.Kill()
 	_, err := a.Renew(storetest.Bounded(t), g)
 	require.Error(t, err)
@@ -301,6 +302,9 @@ func TestWaitOutlivesARestart(t *testing.T) {
 	time.Sleep(11 * time.Second) // what patience was
 	w.server.Start()
 	storetest.Eventually(t, "the server", func() bool { _, err := a.Renew(storetest.Bounded(t), g); return err == nil })
+	if away := time.Since(killed); away > lock.Patience-10*time.Second {
+		t.Skipf("too slow a machine: the server was away for %v", away)
+	}
 	storetest.Release(t, a, g)
 	storetest.Release(t, b, waiting.Granted(t))
 }
