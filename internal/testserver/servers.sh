@@ -106,6 +106,12 @@ need_pgbouncer() {
 	turn_off pgbouncer
 }
 
+need_nginx() {
+	if have nginx || [ -x /usr/sbin/nginx ] || docker_has "$(image nginx)"; then return; fi
+	install nginx-light -- "nginx, or Docker"
+	turn_off nginx
+}
+
 need_java() {
 	if have java; then return; fi
 	install default-jre-headless -- "Java 17 or newer"
@@ -178,6 +184,7 @@ need_promtool
 need_redis
 need_postgres
 need_pgbouncer
+need_nginx
 need_zookeeper
 need_etcd
 need_dynamodb

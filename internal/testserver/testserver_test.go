@@ -174,7 +174,7 @@ func TestPortsAreGivenOnce(t *testing.T) {
 func TestImagesAreThoseOfCompose(t *testing.T) {
 	compose, err := os.ReadFile("../../compose.yaml")
 	require.NoError(t, err)
-	for _, k := range []*kind{redisKind, etcdKind, postgresKind, pgbouncerKind, zookeeperKind, dynamoKind} {
+	for _, k := range []*kind{redisKind, etcdKind, postgresKind, pgbouncerKind, nginxKind, zookeeperKind, dynamoKind} {
 		assert.True(t, bytes.Contains(compose, []byte("image: "+k.image+"\n")), k.image)
 	}
 }
