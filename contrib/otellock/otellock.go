@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -45,7 +46,6 @@ const scope = "github.com/seed-215fdefa/lock/contrib/otellock"
 // even by several Clients.
 type Observer struct {
 	acquire, hold, slack metric.Float64Histogram
-	held, waiting        metric.Int64UpDownCounter
 	lost, failures       metric.Int64Counter
 	tracer               trace.Tracer // nil: none
 	class                func(key string) string
@@ -63,10 +63,12 @@ type lease struct {
 	hold      trace.Span // nil if it is not recorded
 }
 
-// set is an attribute set in the forms in which instruments take it.
+// set is an attribute set in the forms in which instruments take it, and what the gauges show
+// of those that have no outcome.
 type set struct {
-	add    []metric.AddOption
-	record []metric.RecordOption
+	add           []metric.AddOption
+	record        []metric.RecordOption
+	held, waiting atomic.Int64
 }
 
 // labels are the values of a measurement's attributes.
@@ -95,7 +97,8 @@ func WithTracerProvider(p trace.TracerProvider) Option { return func(s *settings
 // concurrent use. Spans have the key itself, too. Default: no such attribute.
 func WithKeyClass(class func(key string) string) Option { return func(s *settings) { s.class = class } }
 
-// New returns an Observer. If the provider refuses an instrument, New reports that to otel's
+// New returns an Observer, which lives as long as the meter provider: make one for a program, not
+// one for a Client. If the provider refuses an instrument, New reports that to otel's
 // error handler, and the instrument measures nothing.
 func New(opts ...Option) *Observer {
 	s := settings{meters: otel.GetMeterProvider(), tracers: otel.GetTracerProvider()}
@@ -108,8 +111,8 @@ func New(opts ...Option) *Observer {
 			metric.WithExplicitBucketBoundaries(.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300))
 		return told(h, err)
 	}
-	gauge := func(name, unit, what string) metric.Int64UpDownCounter {
-		g, err := m.Int64UpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(what))
+	gauge := func(name, unit, what string) metric.Int64ObservableUpDownCounter {
+		g, err := m.Int64ObservableUpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(what))
 		return told(g, err)
 	}
 	counter := func(name, unit, what string) metric.Int64Counter {
@@ -120,14 +123,26 @@ func New(opts ...Option) *Observer {
 		acquire:  histogram("lock.acquire.duration", "From the call to its grant or failure."),
 		hold:     histogram("lock.hold.duration", "From the grant to the release or the loss."),
 		slack:    histogram("lock.renew.slack", "What was left of the lease when it was renewed."),
-		held:     gauge("lock.held", "{lease}", "Leases that are held."),
-		waiting:  gauge("lock.waiting", "{call}", "Calls that wait for a key that is held."),
 		lost:     counter("lock.lost", "{lease}", "Leases that were lost."),
 		failures: counter("lock.renew.failures", "{renewal}", "Renewals that failed and will be tried again."),
 		class:    s.class,
 		sets:     map[labels]*set{},
 		open:     map[string]*lease{},
 	}
+	held := gauge("lock.held", "{lease}", "Leases that are held.")
+	waiting := gauge("lock.waiting", "{call}", "Calls that wait for a key that is held.")
+	told(m.RegisterCallback(func(_ context.Context, see metric.Observer) error {
+		o.mu.RLock()
+		defer o.mu.RUnlock()
+		for l, s := range o.sets {
+			if l.outcome == "" && l.reason == "" {
+				of := metric.WithAttributeSet(attribute.NewSet(l.attributes()...))
+				see.ObserveInt64(held, s.held.Load(), of)
+				see.ObserveInt64(waiting, s.waiting.Load(), of)
+			}
+		}
+		return nil
+	}, held, waiting))
 	if _, none := s.tracers.(noop.TracerProvider); !none {
 		o.tracer = s.tracers.Tracer(scope)
 	}
@@ -146,10 +161,10 @@ func (o *Observer) Observe(ctx context.Context, e lock.Event) {
 	switch e.Kind {
 	case lock.EventContended:
 		o.remember(e.Owner, &lease{contended: true})
-		o.waiting.Add(ctx, 1, o.set(o.labels(e)).add...)
+		o.set(o.labels(e)).waiting.Add(1)
 	case lock.EventGranted:
 		o.acquired(ctx, e, "granted")
-		o.held.Add(ctx, 1, o.set(o.labels(e)).add...)
+		o.set(o.labels(e)).held.Add(1)
 		o.begin(ctx, e)
 	case lock.EventFailed:
 		o.acquired(ctx, e, outcome(e.Err))
@@ -175,7 +190,7 @@ func (o *Observer) Observe(ctx context.Context, e lock.Event) {
 func (o *Observer) acquired(ctx context.Context, e lock.Event, how string) {
 	l := o.labels(e)
 	if known := o.forget(e.Owner); known != nil && known.contended {
-		o.waiting.Add(ctx, -1, o.set(l).add...)
+		o.set(l).waiting.Add(-1)
 	}
 	l.outcome = how
 	o.acquire.Record(ctx, e.Waited.Seconds(), o.set(l).record...)
@@ -207,7 +222,7 @@ func (o *Observer) begin(ctx context.Context, e lock.Event) {
 // ended tells of the end of a hold.
 func (o *Observer) ended(ctx context.Context, e lock.Event, how string) {
 	l := o.labels(e)
-	o.held.Add(ctx, -1, o.set(l).add...)
+	o.set(l).held.Add(-1)
 	l.outcome = how
 	o.hold.Record(ctx, e.Held.Seconds(), o.set(l).record...)
 	if known := o.forget(e.Owner); known != nil && known.hold != nil {
@@ -278,11 +293,13 @@ func (o *Observer) set(l labels) *set {
 	if s != nil {
 		return s
 	}
-	of := metric.WithAttributeSet(attribute.NewSet(l.attributes()...))
-	s = &set{[]metric.AddOption{of}, []metric.RecordOption{of}}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.sets[l] = s
+	if s = o.sets[l]; s == nil { // else another has just made it, and counts with it
+		of := metric.WithAttributeSet(attribute.NewSet(l.attributes()...))
+		s = &set{add: []metric.AddOption{of}, record: []metric.RecordOption{of}}
+		o.sets[l] = s
+	}
 	return s
 }
 
