@@ -56,7 +56,7 @@ func TestPruneAfterAnOutage(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range tries {
 		all.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // for all to be sent
+			ctx, cancel := context.WithTimeout(context.Background(), 12*time.Second) // for all to be sent
 			defer cancel()
 			_, err := l.Acquire(ctx, storetest.Request(fmt.Sprint("k", i)))
 			if err == nil {

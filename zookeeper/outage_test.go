@@ -36,8 +36,9 @@ func TestOutageLeavesNothing(t *testing.T) {
 	}
 	blocker := storetest.Acquire(t, b, storetest.Request("waiting"))
 	waiting := storetest.Waits(t, a, storetest.Request("waiting"))
-	storetest.Acquire(t, a, storetest.Lasting(storetest.Request("unrenewed"), 3*time.Second))
-	releasing := storetest.Acquire(t, a, storetest.Lasting(storetest.Request("releasing"), 3*time.Second))
+	const ttl = 15 * time.Second // time enough for what comes before the outage
+	storetest.Acquire(t, a, storetest.Lasting(storetest.Request("unrenewed"), ttl))
+	releasing := storetest.Acquire(t, a, storetest.Lasting(storetest.Request("releasing"), ttl))
 	lost := make(chan lock.LostReason, 1)
 	watched := storetest.Request("watched")
 	watched.Lost = func(r lock.LostReason) { lost <- r }
@@ -57,7 +58,7 @@ func TestOutageLeavesNothing(t *testing.T) {
 	require.ErrorIs(t, a.Release(soon, releasing), context.DeadlineExceeded)
 	waiting.Cancel()
 	waiting.End(t)
-	time.Sleep(zookeeper.Patience + 4*time.Second)
+	time.Sleep(zookeeper.Patience + ttl + time.Second)
 	storetest.Release(t, b, blocker)
 	for _, key := range keys {
 		require.Len(t, names(t, b.conn, w.root+"/"+key), 1, key)
@@ -258,8 +259,10 @@ func TestHandOverToMany(t *testing.T) {
 			errs <- err
 		}()
 	}
-	storetest.Eventually(t, "the line", func() bool { return len(names(t, a.conn, w.root+"/k")) == 1+readers })
-	storetest.Release(t, a, g)
+	for n := 50; n <= readers; n += 50 {
+		storetest.Eventually(t, "the line", func() bool { return len(names(t, a.conn, w.root+"/k")) > n })
+	}
+	storetest.Release(t, a, storetest.Renew(t, a, g))
 	for range readers {
 		require.NoError(t, <-errs)
 	}

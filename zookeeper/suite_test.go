@@ -3,6 +3,7 @@ package zookeeper_test
 import (
 	"errors"
 	"flag"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,15 +94,18 @@ func losePart(tb testing.TB, l lock.Locker, key string, k int) bool {
 	return true
 }
 
+// worldFor has grants last, whatever else the machine does, but where a case waits for sessions
+// to end.
 func worldFor(tb testing.TB) world {
 	tb.Helper()
-	switch name := tb.Name(); {
-	case strings.Contains(name, "Restart"):
-		return ownWorld(tb).lasting() // a grant is to outlive the start of a JVM
-	case strings.Contains(name, "KeysAreOpaque/Independent"):
-		return sharedWorld(tb).lasting() // a grant is to outlive those of a great many keys
+	is := func(part string) bool { return strings.Contains(tb.Name(), part) }
+	switch {
+	case is("Restart"):
+		return ownWorld(tb).lasting()
+	case slices.ContainsFunc([]string{"Dead", "Kill", "Sever", "Expired", "Living", "NoLossAfter"}, is):
+		return sharedWorld(tb)
 	}
-	return sharedWorld(tb)
+	return sharedWorld(tb).lasting()
 }
 
 // TestHerd has many callers contend for one key.
