@@ -192,7 +192,7 @@ func TestObservationSeesRenewals(t *testing.T) {
 	w := sharedWorld(t)
 	p, rival := w.start(t), w.open(t)
 	p.http.shift(always(time.Hour))
-	g := storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), 4*time.Second))
+	g := storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), 8*time.Second))
 	waits := storetest.Waits(t, rival, storetest.Request("k"))
 	for begin := time.Now(); time.Since(begin) < 2*g.TTL; time.Sleep(g.TTL / 8) {
 		g = storetest.Renew(t, p, g)

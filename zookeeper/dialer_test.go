@@ -47,12 +47,12 @@ func TestDialerError(t *testing.T) {
 	require.Equal(t, want, err)
 }
 
-// TestShorterSession: the server grants a session of a minute at most. Who would take the
+// TestShorterSession: the server grants a session of two minutes at most. Who would take the
 // longer one that it has asked for would hold its locks for longer than the server keeps them.
 func TestShorterSession(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	const asked, granted = 2 * time.Minute, time.Minute
+	const asked, granted = 4 * time.Minute, 2 * time.Minute
 	dialer := zookeeper.NewDialer(asked, new(gate).dial)
 	conn := dialBy(t, dialer.Dial, asked, w.server.Addr())
 	open := func(tick time.Duration) *zookeeper.Locker {
@@ -82,7 +82,7 @@ func TestShorterSession(t *testing.T) {
 
 	// A tick that would leave a TTL of the session that was asked for leaves none of this.
 	_, err := open(granted*2/3).Acquire(storetest.Bounded(t), storetest.Request("k"))
-	require.ErrorContains(t, err, "session timeout of 1m0s")
+	require.ErrorContains(t, err, "session timeout of 2m0s")
 	storetest.Eventually(t, "its node to go", func() bool { return len(names(t, conn, w.root+"/k")) == 0 })
 
 	// Nor does a server with another limit, which the client has come to since.

@@ -27,7 +27,7 @@ import (
 func TestOutageLeavesNothing(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	w.timeout = 2 * long
+	w.timeout = 4 * long
 	a, b := w.open(t), w.open(t)
 	session := a.conn.SessionID()
 	keys := []string{"unrenewed", "waiting", "creating", "releasing"}

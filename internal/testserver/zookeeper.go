@@ -83,7 +83,7 @@ func zookeeperCommand(id, port int, args ...string) []string {
 	}
 	config := []string{
 		"tickTime=200", "initLimit=50", "syncLimit=50",
-		"minSessionTimeout=400", "maxSessionTimeout=60000",
+		"minSessionTimeout=400", "maxSessionTimeout=120000",
 		"dataDir=data", "clientPortAddress=127.0.0.1", "clientPort=" + strconv.Itoa(port),
 		"admin.enableServer=false", "4lw.commands.whitelist=*", "maxClientCnxns=0",
 	}
