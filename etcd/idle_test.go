@@ -88,6 +88,7 @@ func TestPruneAfterAnOutage(t *testing.T) {
 // goroutine of its own. With LOCK_TEST_MANY=1 they are 100,000, for more than a TTL. Two cores did
 // that with 701 bytes of heap a lease and at most 1,189 goroutines: taken in 5.6 s, released in 7 s.
 func TestManyLeases(t *testing.T) {
+	t.Parallel()
 	count, ttl, held := 5000, time.Minute, 30*time.Second
 	if os.Getenv("LOCK_TEST_MANY") != "" {
 		count, held = 100_000, 70*time.Second
