@@ -209,7 +209,7 @@ func watchRestarted(e *env) {
 	a, b, key := e.actor(), e.open(), e.key()
 	s := e.follow(e.ctx, a, key, nil)
 	s.showsNobody()
-	e.fault(Restart, a.l)()
+	e.trouble(Restart, a.l)
 	h, err := e.settled(b, e.request(key))
 	if err != nil {
 		e.fail("a grant after the restart", "%v", err)

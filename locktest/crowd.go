@@ -80,11 +80,7 @@ func lineThrough(f Fault) func(*env) {
 		a, b, c, key := e.open(), e.open(), e.open(), e.key()
 		h := e.mustAcquire(a, e.rival(key))
 		l := e.lineUp(key, 12, a, b, c)
-		heal := e.fault(f, b)
-		if f == Freeze {
-			time.Sleep(2 * e.ttl)
-		}
-		heal()
+		e.trouble(f, b)
 		e.settledUndo(a, key, h.g.Owner)
 		l.served(e.recovery())
 	}

@@ -1,6 +1,7 @@
 package locktest
 
 import (
+	"fmt"
 	"time"
 
 	lock "github.com/seed-215fdefa/lock"
@@ -158,11 +159,7 @@ func waiterThrough(f Fault) func(*env) {
 		a, b, key := e.open(), e.open(), e.key()
 		h := e.mustAcquire(a, e.rival(key))
 		w := e.wait(b, e.brief(key))
-		heal := e.fault(f, b)
-		if f == Freeze {
-			time.Sleep(2 * e.ttl)
-		}
-		heal()
+		e.trouble(f, b)
 		if err := e.settledRenewal(h); err == nil && !w.ended() {
 			time.Sleep(e.ttl)
 			w.still()
@@ -170,6 +167,20 @@ func waiterThrough(f Fault) func(*env) {
 		e.settledUndo(a, key, h.g.Owner)
 		next := w.grantedWithin(e.recovery())
 		e.outlives(a, next)
+	}
+}
+
+// trouble lets f happen to l, and heals it. It skips the case if that takes too long to be outlived.
+func (e *env) trouble(f Fault, l lock.Locker) {
+	e.Helper()
+	begun := time.Now()
+	heal := e.fault(f, l)
+	if f == Freeze {
+		time.Sleep(2 * e.ttl)
+	}
+	heal()
+	if took := time.Since(begun); took > lock.Patience/2 {
+		e.skip(fmt.Sprintf("%v took %v, and the store's trouble is outlived for %v", f, took, lock.Patience))
 	}
 }
 

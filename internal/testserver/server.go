@@ -31,7 +31,7 @@ import (
 const (
 	// startTimeout is until a started server answers: one in Java needs three seconds of
 	// the CPU to itself, and a busy machine gives it a twentieth.
-	startTimeout = 90 * time.Second
+	startTimeout = 4 * time.Minute
 	stopTimeout  = 10 * time.Second // until a server told to end is gone
 	pollInterval = 10 * time.Millisecond
 	// lookInterval is longer since a look at a container is a run of Docker's client, which
