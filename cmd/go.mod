@@ -2,7 +2,10 @@ module github.com/seed-215fdefa/lock/cmd
 
 go 1.26.0
 
-replace github.com/seed-215fdefa/lock => ../
+replace (
+	github.com/seed-215fdefa/lock => ../
+	github.com/seed-215fdefa/lock/contrib/grpclock => ../contrib/grpclock
+)
 
 require (
 	github.com/aws/aws-sdk-go-v2 v1.48.0
@@ -13,11 +16,13 @@ require (
 	github.com/prometheus/client_golang v1.25.0
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/seed-215fdefa/lock v0.0.0-00010101000000-000000000000
+	github.com/seed-215fdefa/lock/contrib/grpclock v0.0.0-00010101000000-000000000000
 	github.com/stretchr/testify v1.12.1
 	go.etcd.io/etcd/client/v3 v3.7.3
 	go.uber.org/zap v1.28.0
 	golang.org/x/net v0.61.0
 	golang.org/x/sys v0.49.0
+	google.golang.org/grpc v1.83.2
 )
 
 require (
@@ -56,6 +61,5 @@ require (
 	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260803160001-6ac0973c030d // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260803160001-6ac0973c030d // indirect
-	google.golang.org/grpc v1.83.2 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )

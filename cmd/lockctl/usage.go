@@ -89,6 +89,7 @@ const storesHelp = `Store URLs:
   zookeeper://host:2181,host:2181/root           session=10s; user:password for digest
   dynamodb://table                               region=, endpoint=
   https://:token@host/path                       a lockd; http:// without TLS
+  grpcs://:token@host:8081                       a lockd over gRPC; grpc:// without TLS
 
 prefix= sets what keys begin with in the store, for all but postgres, zookeeper and lockd.
 `

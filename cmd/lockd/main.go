@@ -1,5 +1,5 @@
-// Command lockd serves a store of locks over HTTP: package httplock's handler, with authentication,
-// an audit log and metrics. "lockd --help" has the flags, docs/service.md the protocol.
+// Command lockd serves a store of locks over HTTP and gRPC: packages httplock and grpclock, with
+// authentication, an audit log and metrics. "lockd --help" has the flags, docs/service.md the protocol.
 //
 // The exit status is 0 after SIGTERM or SIGINT, or:
 //
@@ -26,10 +26,11 @@ const (
 
 const usage = `usage: lockd --store URL [flags]
 
-Serves the locks of a store over HTTP, for lockctl, httplock and curl.
+Serves the locks of a store over HTTP, for lockctl, httplock and curl, and over gRPC.
 
   --store URL            as "lockctl help stores" lists them
   --listen ADDR          host:port (127.0.0.1:8080). Without --tokens only loopback is served
+  --grpc ADDR            also serve over gRPC there, to the same callers
   --no-auth              serve everybody who can connect, also on other addresses
 
   --tokens FILE          who may do what: see below
@@ -54,7 +55,7 @@ FILE of --tokens is JSON:
      "rights": [{"prefix": "", "actions": ["read", "force"]}]}
   ]}
 
-A token is what the caller sends as "Authorization: Bearer", of 16 characters or more, or
+A token is what the caller sends as "Authorization: Bearer", over gRPC as metadata, of 16 characters or more, or
 better "sha256:" and its SHA-256 in hex; certificate is the common name of its certificate.
 Of the keys that begin with prefix ("" is every key), lock is to acquire, renew and release;
 read to inspect, list, watch and see events; force to end anybody's grant. What one caller holds no other
@@ -71,7 +72,7 @@ stops at once.
 
 // config is the command line.
 type config struct {
-	store, listen              string
+	store, listen, overGRPC    string
 	noAuth                     bool
 	tokens                     string
 	cert, key, clientCA        string
@@ -115,6 +116,7 @@ func configure(args []string, env func(string) (string, bool)) (config, error) {
 	f.SetOutput(io.Discard)
 	f.StringVar(&c.store, "store", "", "")
 	f.StringVar(&c.listen, "listen", "127.0.0.1:8080", "")
+	f.StringVar(&c.overGRPC, "grpc", "", "")
 	f.BoolVar(&c.noAuth, "no-auth", false, "")
 	f.StringVar(&c.tokens, "tokens", "", "")
 	f.StringVar(&c.cert, "tls-cert", "", "")

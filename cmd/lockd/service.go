@@ -17,8 +17,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
+	"google.golang.org/grpc"
 
 	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
+	"github.com/seed-215fdefa/lock/contrib/grpclock"
 	"github.com/seed-215fdefa/lock/httplock"
 )
 
@@ -32,6 +34,8 @@ type service struct {
 	metrics   http.Handler
 	handler   *httplock.Handler
 	server    *http.Server
+	locks     *grpclock.Server // nil without --grpc, as the next
+	grpc      *grpc.Server
 	bodyTime  time.Duration // for a request's body to arrive, also one that nobody reads
 
 	files    atomic.Pointer[files]
@@ -49,12 +53,10 @@ func serve(c config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	listener, err := s.listen()
-	if err != nil {
+	failed := make(chan error, 2)
+	if err := s.start(failed); err != nil {
 		return errors.Join(err, s.store.Close())
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- s.serve(listener) }()
 	go func() { _ = s.checkStore(context.Background()) }() // for the log
 	for {
 		select {
@@ -70,6 +72,23 @@ func serve(c config, log *slog.Logger) error {
 			return s.stop()
 		}
 	}
+}
+
+// start listens, and serves until an error comes.
+func (s *service) start(failed chan<- error) error {
+	listener, err := s.listen("--listen", s.config.listen)
+	if err != nil {
+		return err
+	}
+	if s.grpc != nil {
+		over, err := s.listen("--grpc", s.overGRPC)
+		if err != nil {
+			return errors.Join(err, listener.Close())
+		}
+		go func() { failed <- s.grpc.Serve(over) }()
+	}
+	go func() { failed <- s.serve(listener) }()
+	return nil
 }
 
 // open makes the service, without a listener.
@@ -99,7 +118,6 @@ func open(c config, log *slog.Logger) (*service, error) {
 		opts = append(opts, httplock.WithAuthorization(authorize), httplock.WithCaller(nameOf))
 	}
 	s.handler = httplock.NewHandler(s.store, opts...)
-	s.telemetry.waiting(s.handler.Waiting)
 	s.metrics = promhttp.HandlerFor(s.telemetry.registry, promhttp.HandlerOpts{})
 	s.server = &http.Server{
 		Handler:           s,
@@ -110,25 +128,42 @@ func open(c config, log *slog.Logger) (*service, error) {
 		// No ReadTimeout and no WriteTimeout: they would end long polls and event streams.
 	}
 	s.server.RegisterOnShutdown(s.handler.Close)
+	if c.overGRPC != "" {
+		s.openGRPC()
+	}
+	s.telemetry.waiting(s.waiting)
 	return s, nil
 }
 
+// waiting is how many stand in line.
+func (s *service) waiting() int {
+	n := s.handler.Waiting()
+	if s.locks != nil {
+		n += s.locks.Waiting()
+	}
+	return n
+}
+
 // listen refuses what everybody could use by mistake.
-func (s *service) listen() (net.Listener, error) {
-	l, err := net.Listen("tcp", s.config.listen)
+func (s *service) listen(flag, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("--listen: %w", err)
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	addr, ok := l.Addr().(*net.TCPAddr)
 	local := ok && addr.IP.IsLoopback()
 	switch {
 	case !local && s.tokens == "" && !s.noAuth:
 		_ = l.Close()
-		return nil, misuse("--listen %s is not loopback: say by --tokens FILE who may do what, or by --no-auth that everybody may", s.config.listen)
+		return nil, misuse("%s %s is not loopback: say by --tokens FILE who may do what, or by --no-auth that everybody may", flag, address)
 	case !local && s.cert == "" && s.tokens != "":
 		s.log.Warn("tokens travel in the clear, unless a proxy in front of this speaks TLS: see --tls-cert")
 	}
-	s.log.Info("serving", "address", l.Addr().String(), "store", s.store.Capabilities().Store,
+	msg := "serving"
+	if flag == "--grpc" {
+		msg = "serving gRPC"
+	}
+	s.log.Info(msg, "address", l.Addr().String(), "store", s.store.Capabilities().Store,
 		"tls", s.cert != "", "authentication", s.tokens != "")
 	return netutil.LimitListener(l, s.maxConnections), nil
 }
@@ -137,13 +172,18 @@ func (s *service) serve(l net.Listener) error {
 	if s.cert == "" {
 		return s.server.Serve(l)
 	}
-	s.server.TLSConfig = &tls.Config{
+	s.server.TLSConfig = s.tlsConfig()
+	return s.server.ServeTLS(l, "", "")
+}
+
+// tlsConfig has the certificates that were read last.
+func (s *service) tlsConfig() *tls.Config {
+	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			return s.files.Load().tls, nil
 		},
 	}
-	return s.server.ServeTLS(l, "", "")
 }
 
 // ServeHTTP implements http.Handler.
@@ -212,10 +252,13 @@ func (s *service) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.grace)
 	defer cancel()
 	time.Sleep(s.drain)
+	over := make(chan error, 1)
+	go func() { over <- s.stopGRPC(ctx) }()
 	err := s.server.Shutdown(ctx) // which closes the handler too
 	if err != nil {
 		_ = s.server.Close()
 	}
+	err = errors.Join(err, <-over)
 	closed := make(chan error, 1)
 	go func() {
 		s.handler.Close() // waits for its goroutines

@@ -15,7 +15,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/seed-215fdefa/lock/contrib/grpclock"
 	"github.com/seed-215fdefa/lock/dynamo"
 	"github.com/seed-215fdefa/lock/etcd"
 	"github.com/seed-215fdefa/lock/httplock"
@@ -165,6 +169,29 @@ func openService(_ context.Context, at *location) (*Store, error) {
 	}
 	l := httplock.New(at.String()+"/"+at.path, opts...)
 	s := &Store{Locker: l}
+	s.closes(l.Close)
+	return s, nil
+}
+
+func openGRPC(_ context.Context, at *location) (*Store, error) {
+	if len(at.hosts) > 1 || at.user != "" || at.path != "" {
+		return nil, fmt.Errorf("must be %s://host:port or %s://:token@host:port", at.scheme, at.scheme)
+	}
+	creds := insecure.NewCredentials()
+	if at.scheme == "grpcs" {
+		creds = credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12})
+	}
+	conn, err := grpc.NewClient("dns:///"+at.addresses("8081")[0], append(grpclock.DialOptions(), grpc.WithTransportCredentials(creds))...)
+	if err != nil {
+		return nil, err
+	}
+	var opts []grpclock.Option
+	if at.password != "" {
+		opts = append(opts, grpclock.WithBearerToken(at.password))
+	}
+	l := grpclock.New(conn, opts...)
+	s := &Store{Locker: l}
+	s.closes(conn.Close)
 	s.closes(l.Close)
 	return s, nil
 }

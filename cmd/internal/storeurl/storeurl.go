@@ -10,6 +10,7 @@
 //	zookeeper://host:2181,host:2181/root           the root node, /lock if it is left out
 //	dynamodb://table                               region and credentials as the AWS SDK finds them
 //	https://:token@host/path                       a lockd; the bearer token and the path may be missing
+//	grpcs://:token@host:8081                       a lockd over gRPC; grpc:// without TLS
 //
 // Parameters, each behind "?" or "&", are those of the store: prefix for all but postgres,
 // zookeeper and lockd; db and tls=true for the Redis kinds; schema and table for postgres; session for
@@ -75,6 +76,8 @@ var openers = map[string]struct {
 	"dynamodb":       {openDynamo, []string{"prefix", "region", "endpoint"}},
 	"http":           {openService, nil},
 	"https":          {openService, nil},
+	"grpc":           {openGRPC, nil},
+	"grpcs":          {openGRPC, nil},
 }
 
 // Schemes lists the schemes that Open knows, sorted.

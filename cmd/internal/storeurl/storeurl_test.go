@@ -2,15 +2,21 @@ package storeurl
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/contrib/grpclock"
+	"github.com/seed-215fdefa/lock/contrib/grpclock/lockv1"
 	"github.com/seed-215fdefa/lock/httplock"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/memory"
@@ -22,6 +28,7 @@ func TestStores(t *testing.T) {
 	for _, c := range []struct{ scheme, url string }{
 		{"memory", "memory:"},
 		{"http", "http://:secret@" + service(t)},
+		{"grpc", "grpc://:secret@" + overGRPC(t)},
 		{"redis", "redis://" + redis + "/1?prefix=mine:"},
 		{"redlock", "redlock://" + redis + "," + testserver.Redis(t).Addr() + "," + testserver.Redis(t).Addr()},
 		{"etcd", "etcd://" + testserver.Etcd(t).Addr()},
@@ -63,6 +70,24 @@ func service(t *testing.T) string {
 	return s.Listener.Addr().String() + "/locks"
 }
 
+// overGRPC starts a lock service over gRPC that wants a token.
+func overGRPC(t *testing.T) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	store := memory.New()
+	locks := grpclock.NewServer(store, grpclock.WithAuthorization(func(ctx context.Context, _ grpclock.Action, _ string) error {
+		if md, _ := metadata.FromIncomingContext(ctx); !slices.Equal(md.Get("authorization"), []string{"Bearer secret"}) {
+			return grpclock.ErrUnauthenticated
+		}
+		return nil
+	}))
+	server := grpc.NewServer(grpclock.ServerOptions()...)
+	lockv1.RegisterLockServiceServer(server, locks)
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { server.Stop(); locks.Close(); _ = store.Close() })
+	return listener.Addr().String()
+}
+
 func TestBadURLs(t *testing.T) {
 	for url, says := range map[string]string{
 		"":                                     "unknown scheme",
@@ -78,6 +103,8 @@ func TestBadURLs(t *testing.T) {
 		"postgres://u:geheim?a@host/db":        "percent-encoded",
 		"postgres://u:geheim#a@host/db":        "percent-encoded",
 		"postgres://u:geheim#a@host/db?x=1":    "percent-encoded",
+		"grpc://geheim@host:1":                 "grpc://:token@host:port",
+		"grpcs://:geheim@host:1/path":          "grpcs://:token@host:port",
 		"https://geheim@host":                  "https://:token@host",
 		"https://:geheim@a,b":                  "https://:token@host",
 		"https://:geheim@a?x=1":                "has no parameters",

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"crypto/tls"
+	"net/http"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/contrib/grpclock"
+)
+
+// TestGRPC has the same callers as over HTTP, with their rights, audits and metrics, until a stop.
+func TestGRPC(t *testing.T) {
+	t.Parallel()
+	authority := newAuthority(t)
+	cert, key := authority.issue(t, "localhost").files(t)
+	p := start(t, "--store", "memory:", "--grpc", "127.0.0.1:0", "--tokens", write(t, "tokens", tokensFile()),
+		"--tls-cert", cert, "--tls-key", key, "--client-ca", write(t, "ca", authority.pem()))
+	addr := p.await("serving gRPC")["address"].(string)
+	dial := func(token string, certs ...tls.Certificate) *grpclock.Locker {
+		creds := credentials.NewTLS(&tls.Config{RootCAs: authority.pool(), Certificates: certs})
+		conn, err := grpc.NewClient("passthrough:///"+addr, append(grpclock.DialOptions(), grpc.WithTransportCredentials(creds))...)
+		require.NoError(t, err)
+		var opts []grpclock.Option
+		if token != "" {
+			opts = append(opts, grpclock.WithBearerToken(token))
+		}
+		l := grpclock.New(conn, opts...)
+		t.Cleanup(func() { _ = l.Close(); _ = conn.Close() })
+		return l
+	}
+	req := lock.Request{Key: "web:k", Owner: "o", TTL: time.Hour}
+	web := dial(webToken)
+	g, err := web.Acquire(t.Context(), req)
+	require.NoError(t, err)
+	rec, err := dial("", authority.issue(t, "web.example").pair).Inspect(t.Context(), "web:k")
+	require.NoError(t, err)
+	assert.Equal(t, "o", rec.Holders[0].Owner, "it is the same caller")
+	for l, want := range map[*grpclock.Locker]codes.Code{
+		dial(""): codes.Unauthenticated, dial("wrong-token-geheim"): codes.Unauthenticated, dial("", authority.issue(t, "nobody.example").pair): codes.PermissionDenied,
+	} {
+		_, err := l.Acquire(t.Context(), req)
+		assert.Equal(t, want, status.Code(err))
+		assert.Equal(t, want, status.Code(l.Watch(t.Context(), "other", func() {})), "a stream")
+	}
+	var lines []map[string]any
+	require.Eventually(t, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		lines = nil
+		for _, line := range p.lines {
+			if line["msg"] == "audit" && line["action"] == "acquire" {
+				lines = append(lines, line)
+			}
+		}
+		return len(lines) == 4
+	}, patience, 5*time.Millisecond)
+	assert.Equal(t, "web", lines[0]["caller"])
+	assert.Contains(t, lines[0]["remote"], "127.0.0.1:")
+	assert.InDelta(t, float64(g.Token), lines[0]["token"], 0)
+	assert.NotContains(t, p.String(), "geheim")
+
+	// A stop ends waits and watches.
+	wait := req
+	wait.Owner, wait.Wait = "waiter", true
+	placed, ends := make(chan struct{}), make(chan error, 2)
+	wait.Waiting = func(lock.Record) { close(placed) }
+	go func() { _, err := web.Acquire(t.Context(), wait); ends <- err }()
+	<-placed
+	watching := make(chan struct{})
+	go func() { ends <- web.Watch(t.Context(), "web:k", sync.OnceFunc(func() { close(watching) })) }()
+	<-watching
+	https := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority.pool()}}}
+	defer https.CloseIdleConnections()
+	resp, err := https.Get("https://" + p.addr + "/metrics")
+	require.NoError(t, err)
+	_, body := answer(t, resp)
+	for _, metric := range []string{
+		"lockd_waiting 1", `lockd_requests_total{action="acquire",outcome="forbidden"} 1`, `lockd_requests_total{action="acquire",outcome="unauthenticated"} 2`,
+	} {
+		assert.Contains(t, body, metric)
+	}
+	p.signal(syscall.SIGTERM)
+	assert.Zero(t, p.ended(), p)
+	assert.Error(t, <-ends)
+	require.NoError(t, web.Close())
+	assert.Error(t, <-ends)
+}
