@@ -33,7 +33,8 @@ func (c listing) Write(b []byte) (int, error) {
 // though it is told of it. What it is told is true.
 func TestLineUpCost(t *testing.T) {
 	t.Parallel()
-	w := sharedWorld(t).lasting()
+	w := sharedWorld(t)
+	w.timeout = 4 * long // so many wait
 	watched, asked := new(gate), new(atomic.Int64)
 	conn := dialBy(t, func(network, addr string, timeout time.Duration) (net.Conn, error) {
 		c, err := watched.dial(network, addr, timeout)
