@@ -47,7 +47,6 @@ type part struct {
 	every time.Duration // how long it goes unanswered before a copy is sent
 	alone bool          // it does not wait for others
 
-	begun time.Time
 	batch *batch // nil: it has not been sent
 	left  bool   // its caller has gone
 	done  chan struct{}
@@ -85,7 +84,7 @@ type batch struct {
 // send sends p, alone or with others, and again if it must.
 func (n *lane) send(ctx context.Context, p part) (outcome, error) {
 	q := &p
-	q.done, q.begun = make(chan struct{}), time.Now()
+	q.done = make(chan struct{})
 	n.mu.Lock()
 	if q.alone {
 		n.fly([]*part{q})
@@ -114,18 +113,36 @@ func (n *lane) leave(p *part, err error) (outcome, error) {
 	default:
 	}
 	p.left = true
-	queued := p.batch == nil || p.batch.sent.Sub(p.begun) > lock.Patience/2 // most of its time
-	if queued && storekit.Elapsed(n.heard) < lock.Patience {
-		err = fmt.Errorf("%w: %w", storekit.ErrQueued, err)
-	}
 	if p.batch == nil {
+		if storekit.Elapsed(n.heard) < lock.Patience {
+			err = fmt.Errorf("%w: %w", storekit.ErrQueued, err)
+		}
 		return outcome{}, err
 	}
+	err = n.young(err, p.batch.sent)
 	if p.batch.left++; p.batch.left == len(p.batch.parts) {
 		p.batch.cancel()
 	}
 	return outcome{doubt: true}, err
 }
+
+// young is err, of a request that was given up after it was sent, as [storekit.ErrQueued] if that
+// was not long ago and others are answered: in a crowd a waiter asks several times before it stands
+// in line, and each time others come first. n.mu is held.
+func (n *lane) young(err error, sent time.Time) error {
+	if storekit.Elapsed(sent) < lock.Patience/2 && storekit.Elapsed(n.heard) < lock.Patience {
+		return queued{err}
+	}
+	return err
+}
+
+// queued is an ErrQueued that says nothing of it.
+type queued struct{ error }
+
+func (q queued) Unwrap() error { return q.error }
+
+// Is implements errors.Is.
+func (queued) Is(target error) bool { return target == storekit.ErrQueued }
 
 // pump sends what has gathered if nothing is under way, and more than one batch if one cannot
 // carry all: what it leaves would only be later in the next.

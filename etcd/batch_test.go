@@ -205,9 +205,10 @@ func TestQueue(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, moves, errors.Is(err, storekit.ErrQueued), ago)
 	}
-	for queued, most := range map[time.Duration]bool{0: false, lock.Patience / 2: false, lock.Patience: true} {
-		err := etcd.Sent(queued)
+	for ago, young := range map[time.Duration]bool{0: true, lock.Patience / 4: true, lock.Patience / 2: false} {
+		err := etcd.Sent(ago, 0)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, most, errors.Is(err, storekit.ErrQueued), queued)
+		require.Equal(t, young, errors.Is(err, storekit.ErrQueued), ago)
+		require.NotErrorIs(t, etcd.Sent(ago, lock.Patience), storekit.ErrQueued)
 	}
 }

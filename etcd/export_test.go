@@ -142,12 +142,12 @@ func Unsent(ago time.Duration) error {
 	return err
 }
 
-// Sent is the error of a part that was sent just now, having been in the queue for so long, when
-// patience with it ends.
-func Sent(queued time.Duration) error {
+// Sent is the error of a part that was sent ago, when patience with it ends. The server has last
+// answered another one heard ago.
+func Sent(ago, heard time.Duration) error {
 	now := time.Now()
-	n := &lane{heard: now}
-	p := &part{done: make(chan struct{}), begun: now.Add(-queued), batch: &batch{parts: make([]*part, 2), sent: now}}
+	n := &lane{heard: now.Add(-heard)}
+	p := &part{done: make(chan struct{}), batch: &batch{parts: make([]*part, 2), sent: now.Add(-ago)}}
 	_, err := n.leave(p, context.DeadlineExceeded)
 	return err
 }

@@ -46,7 +46,12 @@ func (c *call) wait(ctx context.Context, l *Locker) error {
 	case <-c.done:
 		return c.err
 	case <-ctx.Done():
-		return ctx.Err()
+		l.mu.Lock()
+		sent := c.start
+		l.mu.Unlock()
+		l.writes.mu.Lock()
+		defer l.writes.mu.Unlock()
+		return l.writes.young(ctx.Err(), sent)
 	case <-l.ctx.Done():
 		return l.over()
 	}

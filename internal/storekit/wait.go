@@ -17,7 +17,7 @@ type Refusal struct {
 // ErrQueued is the error of a request that was not sent, or not long, before its ctx ended, since
 // others of this process were, and answered: it is no sign that the store is in trouble. Beside it is
 // that of ctx.
-var ErrQueued = errors.New("it waited behind other requests of this process")
+var ErrQueued = errors.New("not sent yet: it waits behind other requests of this process")
 
 // Wait is one acquisition that stands in line. All but Mailbox must be set.
 type Wait struct {
