@@ -220,21 +220,28 @@ func earlyLossOfRenewed(e *env) {
 // noLossAfterRelease gives the store every occasion to call Lost: the grant's end would
 // have come, and another got the key.
 func noLossAfterRelease(e *env) {
-	a, b, key := e.open(), e.open(), e.key()
-	req, n := notified(e.brief(key))
-	h := e.mustAcquire(a, req)
-	e.mustRelease(h)
-	if time.Now().After(h.end()) {
-		return // the release was too late to be sure that it ended a live grant
-	}
-	next := e.mustAcquire(b, e.brief(key))
-	time.Sleep(time.Until(e.overdue(next)))
-	e.free(a, key)
-	_, err := e.tryRenew(h)
-	e.mustBeLost("Renew", err)
-	if seen := n.seen(); len(seen) > 0 {
-		e.fail("Request.Lost not to be called after the holder's own Release", "%v", seen)
-	}
+	a, b := e.open(), e.open()
+	e.attempts(func() bool {
+		key := e.key()
+		req, n := notified(e.brief(key))
+		h := e.mustAcquire(a, req)
+		err := e.tryRelease(a, h.g)
+		if time.Now().After(h.end()) {
+			return false // the release was too late to be sure that it ended a live grant
+		}
+		if err != nil {
+			e.fail("a nil error from the Release of a live grant", "%v", err)
+		}
+		next := e.mustAcquire(b, e.brief(key))
+		time.Sleep(time.Until(e.overdue(next)))
+		e.free(a, key)
+		_, err = e.tryRenew(h)
+		e.mustBeLost("Renew", err)
+		if seen := n.seen(); len(seen) > 0 {
+			e.fail("Request.Lost not to be called after the holder's own Release", "%v", seen)
+		}
+		return true
+	})
 }
 
 // minTTLWorks: what comes of so short a TTL is for the machine to decide, but not

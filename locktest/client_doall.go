@@ -216,6 +216,9 @@ func doAllRenews(e *env) {
 		e.mustRelease(second)
 		select {
 		case err := <-done:
+			if errors.Is(err, lock.ErrLost) {
+				return false
+			}
 			if err != nil {
 				e.fail("DoAll to get both keys when they are free", "%v", err)
 			}
