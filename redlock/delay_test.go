@@ -315,19 +315,19 @@ func TestLateActivation(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	ctx := storetest.Bounded(t)
-	slow := w.open(t, redlock.WithTimeout(200*time.Millisecond))
+	slow := w.open(t, redlock.WithTimeout(200*time.Millisecond), long)
 	late := slow.nets[2].set(&trap{texts: []string{"Lets a new node vote at once"}, slow: true})
 	_, _ = slow.Acquire(ctx, storetest.Request("other"))
 	late.await(t)
 	node := slow.Keys("")[0]
 	votes := strings.Replace(w.plain[2].Get(ctx, node).Val(), ":n:", ":a:", 1)
 	require.NoError(t, w.plain[2].Set(ctx, node, "0000000000000"+votes[13:], 0).Err())
-	storetest.Acquire(t, w.reaching(t, []int{0, 1, 2}), storetest.Request("k"))
+	storetest.Acquire(t, w.reaching(t, []int{0, 1, 2}, long), storetest.Request("k"))
 
 	for _, name := range w.plain[2].Keys(ctx, w.prefix+"*").Val() {
 		require.NoError(t, w.plain[2].Del(ctx, name).Err())
 	}
-	rivals := w.reaching(t, []int{2, 3, 4})
+	rivals := w.reaching(t, []int{2, 3, 4}, long)
 	_, err := rivals.Acquire(ctx, storetest.Request("k"))
 	require.ErrorIs(t, err, redlock.ErrNoQuorum)
 	late.deliver(t)

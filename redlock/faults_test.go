@@ -107,7 +107,6 @@ func TestForgetfulMinority(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := ownWorld(t)
-			long := redlock.WithMaxTTL(time.Hour)
 			w.ready(t, long)
 			a := w.reaching(t, []int{0, 1, 2}, long)
 			held := storetest.Acquire(t, a, storetest.Request("k"))
@@ -136,7 +135,7 @@ func TestForgetfulMinority(t *testing.T) {
 func TestRestartWithItsData(t *testing.T) {
 	t.Parallel()
 	w := ownWorld(t, "--appendonly", "yes", "--appendfsync", "always")
-	p := w.ready(t)
+	p := w.ready(t, long)
 	g := storetest.Acquire(t, p, storetest.Request("k"))
 	storetest.Eventually(t, "all five votes", func() bool { return w.held(t, "k") == 5 })
 	for _, i := range []int{0, 1} {
@@ -145,7 +144,7 @@ func TestRestartWithItsData(t *testing.T) {
 		require.Positive(t, w.plain[i].Exists(storetest.Bounded(t), w.prefix+"s:k").Val())
 	}
 	g = storetest.Renew(t, p, g) // by the other three
-	p = w.reaching(t, []int{0, 1, 2})
+	p = w.reaching(t, []int{0, 1, 2}, long)
 	_, err := p.Renew(storetest.Bounded(t), g)
 	require.Error(t, err)
 	_, err = p.Acquire(storetest.Bounded(t), storetest.Request("other"))

@@ -161,19 +161,19 @@ func TestRejoinOfReaders(t *testing.T) {
 func TestRestartOfTwoPrefixes(t *testing.T) {
 	t.Parallel()
 	w := ownWorld(t, "--appendonly", "yes", "--appendfsync", "always")
-	p, other := w.ready(t), w
+	p, other := w.ready(t, long), w
 	other.prefix += "other:"
-	other.ready(t)
+	other.ready(t, long)
 	g := storetest.Acquire(t, p, storetest.Request("k"))
 	for _, i := range []int{0, 1, 2} {
 		w.servers[i].Kill()
 		w.servers[i].Start()
 	}
-	_, err := other.open(t).Acquire(storetest.Bounded(t), storetest.Request("k"))
+	_, err := other.open(t, long).Acquire(storetest.Bounded(t), storetest.Request("k"))
 	require.ErrorIs(t, err, redlock.ErrNoQuorum) // but it has taught them its scripts
 	_, err = p.Renew(storetest.Bounded(t), g)
 	storetest.Lost(t, err)
-	_, err = w.open(t).Acquire(storetest.Bounded(t), storetest.Request("free"))
+	_, err = w.open(t, long).Acquire(storetest.Bounded(t), storetest.Request("free"))
 	require.ErrorIs(t, err, redlock.ErrNoQuorum)
 }
 
@@ -181,12 +181,12 @@ func TestRestartOfTwoPrefixes(t *testing.T) {
 func TestMajorityForgets(t *testing.T) {
 	t.Parallel()
 	w := ownWorld(t)
-	storetest.Acquire(t, w.ready(t), storetest.Request("k"))
+	storetest.Acquire(t, w.ready(t, long), storetest.Request("k"))
 	for _, i := range []int{0, 1, 2} {
 		require.NoError(t, w.plain[i].FlushAll(storetest.Bounded(t)).Err())
 	}
 	for _, nodes := range [][]int{{0, 1, 2}, {0, 1, 2, 3}, {0, 1, 2, 3, 4}} {
-		_, err := w.reaching(t, nodes).Acquire(storetest.Bounded(t), storetest.Request("k"))
+		_, err := w.reaching(t, nodes, long).Acquire(storetest.Bounded(t), storetest.Request("k"))
 		require.Error(t, err, "%v", nodes)
 		if len(nodes) == 3 {
 			require.ErrorContains(t, err, "abstains")

@@ -24,6 +24,9 @@ import (
 // minority is how many of five nodes may fail.
 const minority = 2
 
+// long has nodes that have lost their data abstain for longer than a test takes.
+var long = redlock.WithMaxTTL(time.Hour)
+
 // world is five servers and a prefix.
 type world struct {
 	servers []*testserver.Server
