@@ -169,6 +169,9 @@ func hashOf(token string) (h [sha256.Size]byte, err error) {
 // identify returns who sends r, or nil. A wrong token is not made good by a certificate.
 func (a *access) identify(r *http.Request) *caller {
 	if auth := r.Header.Get("Authorization"); auth != "" {
+		if _, password, ok := r.BasicAuth(); ok { // of a browser, or of a URL: the name does not matter
+			return a.byToken(password)
+		}
 		scheme, token, _ := strings.Cut(auth, " ")
 		if !strings.EqualFold(scheme, "Bearer") {
 			return nil

@@ -1,5 +1,6 @@
 // Command lockd serves a store of locks over HTTP and gRPC: packages httplock and grpclock, with
-// authentication, an audit log and metrics. "lockd --help" has the flags, docs/service.md the protocol.
+// authentication, an audit log, metrics, and a page for people. "lockd --help" has the flags,
+// docs/service.md the protocol.
 //
 // The exit status is 0 after SIGTERM or SIGINT, or:
 //
@@ -26,7 +27,8 @@ const (
 
 const usage = `usage: lockd --store URL [flags]
 
-Serves the locks of a store over HTTP, for lockctl, httplock and curl, and over gRPC.
+Serves the locks of a store over HTTP, for lockctl, httplock and curl, and over gRPC; at / there is a
+page for people.
 
   --store URL            as "lockctl help stores" lists them
   --listen ADDR          host:port (127.0.0.1:8080). Without --tokens only loopback is served
@@ -61,10 +63,14 @@ Of the keys that begin with prefix ("" is every key), lock is to acquire, renew 
 read to inspect, list, watch and see events; force to end anybody's grant. What one caller holds no other
 can renew or release.
 
+A browser asks for a name, which may be anything, and a password, which is the token.
+
 SIGHUP reads the files anew; if one of them is wrong, all old ones stay. SIGTERM and SIGINT
 stop: waits are told to go on at another replica, and what is held stays held. A second one
 stops at once.
 
+  GET /                  the page: locks, lines, deadlocks, events, and force releases
+  GET /v1                the API: see docs/service.md
   GET /healthz           200 while the process runs
   GET /readyz            200 if the store answers, 503 if it does not, or during a stop
   GET /metrics           for Prometheus

@@ -205,9 +205,13 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a := s.files.Load().access; a != nil {
 		c := a.identify(r)
 		if c == nil {
-			w.Header().Set("WWW-Authenticate", "Bearer")
+			w.Header()["Www-Authenticate"] = []string{"Bearer", `Basic realm="lockd", charset="UTF-8"`}
 		}
 		r = withCaller(r, c)
+	}
+	if uiPaths[r.URL.Path] != nil {
+		s.uiPage(w, r)
+		return
 	}
 	s.handler.ServeHTTP(w, r)
 }
