@@ -243,7 +243,7 @@ func owners(grants []lock.Grant) (all []string) {
 	return all
 }
 
-// TestManyWaiters: thousands of one process, all served, writers in order, and the holder
+// TestManyWaiters: a thousand of one process, all served, writers in order, and the holder
 // keeps its lock meanwhile. Each costs the same however many there are.
 func TestManyWaiters(t *testing.T) {
 	if testing.Short() {
@@ -251,7 +251,7 @@ func TestManyWaiters(t *testing.T) {
 	}
 	var spent []time.Duration
 	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
-		const many = 3000
+		const many = 1000
 		w := ownWorld(t)
 		l := w.open(t)
 		l.patient()

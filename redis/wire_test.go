@@ -44,9 +44,12 @@ func openAt(tb testing.TB, server *testserver.Server, addr string, opts ...redis
 	return p
 }
 
-// patient has p's client, which has made no connection yet, wait for replies for longer than a
+// patient has p's client, which has made no connection yet, wait for the server for longer than a
 // test waits for the end of a call.
-func (p *process) patient() { p.rdb.(*goredis.Client).Options().ReadTimeout = 2 * patience }
+func (p *process) patient() {
+	o := p.rdb.(*goredis.Client).Options()
+	o.ReadTimeout, o.WriteTimeout = 2*patience, 2*patience
+}
 
 // network is the way of one process to its servers.
 type network struct {
