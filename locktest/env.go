@@ -94,9 +94,18 @@ func (e *env) measure() {
 	e.pace = e.suite.pace
 	e.suite.mu.Unlock()
 	if e.pace == 0 {
-		for range 2 { // the first makes connections, and teaches the store what it has to know
-			if e.pace = e.turn(); e.pace == 0 {
+		turns := 2 // the first makes connections, and teaches the store what it has to know
+		if !e.fake {
+			turns = 6 // of which the shortest is the store's, and not the busy machine's
+		}
+		for n := range turns {
+			d := e.turn()
+			if d == 0 {
+				e.pace = 0
 				return // what is wrong is for the case to say
+			}
+			if n < 2 || d < e.pace {
+				e.pace = d
 			}
 		}
 		e.suite.mu.Lock()
