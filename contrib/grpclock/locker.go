@@ -160,7 +160,9 @@ func (t *transport) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error)
 
 // Release implements [service.Service].
 func (t *transport) Release(ctx context.Context, g lock.Grant) error {
-	_, err := t.rpc.Release(t.outgoing(ctx), &lockv1.ReleaseRequest{Key: g.Key, Owner: g.Owner, Token: uint64(g.Token), Shared: g.Shared})
+	_, err := t.rpc.Release(t.outgoing(ctx), &lockv1.ReleaseRequest{
+		Key: g.Key, Owner: g.Owner, Token: uint64(g.Token), Shared: g.Shared, Ttl: durationpb.New(g.TTL),
+	})
 	return errorOf(ctx, err)
 }
 

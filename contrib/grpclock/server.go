@@ -148,7 +148,7 @@ func (s *Server) Renew(ctx context.Context, r *lockv1.RenewRequest) (*lockv1.Ren
 func (s *Server) Release(ctx context.Context, r *lockv1.ReleaseRequest) (*lockv1.ReleaseResponse, error) {
 	return call(ctx, s.server, ActionRelease, r.GetKey(), func(ctx context.Context) (*lockv1.ReleaseResponse, error) {
 		return &lockv1.ReleaseResponse{}, s.server.Release(ctx, lock.Grant{
-			Key: r.GetKey(), Owner: r.GetOwner(), Token: lock.Token(r.GetToken()), Shared: r.GetShared(),
+			Key: r.GetKey(), Owner: r.GetOwner(), Token: lock.Token(r.GetToken()), TTL: r.GetTtl().AsDuration(), Shared: r.GetShared(),
 		})
 	})
 }

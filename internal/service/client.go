@@ -168,7 +168,11 @@ func (c *Client) Release(ctx context.Context, g lock.Grant) error {
 }
 
 func (c *Client) end(ctx context.Context, g lock.Grant) error {
-	unsure, err := c.send(ctx, func(ctx context.Context) error { return c.remote.Release(ctx, g) })
+	unsure, err := c.send(ctx, func(ctx context.Context) error {
+		left := g
+		left.TTL = max(g.TTL-storekit.Elapsed(g.Start), 1)
+		return c.remote.Release(ctx, left)
+	})
 	if lost := (*lock.LostError)(nil); unsure && errors.As(err, &lost) && lost.Reason == 0 && storekit.Vanished(g) == 0 {
 		return nil
 	}

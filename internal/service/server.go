@@ -212,10 +212,13 @@ func (s *Server) stored(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	return g, owners.check(owner)
 }
 
-// Release ends a grant, or without a token undoes what its owner may have. The store is told a TTL
-// that cannot be over: when it began only the client knows.
+// Release ends a grant, or without a token undoes what its owner may have. The grant's TTL is what is
+// left of it, which only the client knows; 0 is unknown. A store that has to ask twice takes a grant
+// that has gone meanwhile for released by the first request unless its TTL was over.
 func (s *Server) Release(ctx context.Context, g lock.Grant) error {
-	g.TTL = lock.MaxTTL
+	if g.TTL == 0 {
+		g.TTL = lock.MaxTTL
+	}
 	g, err := s.stored(ctx, g)
 	if err == nil {
 		err = lock.CheckGrant(g)

@@ -470,6 +470,7 @@ type ReleaseRequest struct {
 	Owner         string                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
 	Token         uint64                 `protobuf:"varint,3,opt,name=token,proto3" json:"token,omitempty"` // 0: whatever the owner has
 	Shared        bool                   `protobuf:"varint,4,opt,name=shared,proto3" json:"shared,omitempty"`
+	Ttl           *durationpb.Duration   `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"` // what is left of the grant; missing: unknown
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -530,6 +531,13 @@ func (x *ReleaseRequest) GetShared() bool {
 		return x.Shared
 	}
 	return false
+}
+
+func (x *ReleaseRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
 }
 
 type ReleaseResponse struct {
@@ -1435,12 +1443,13 @@ const file_lock_v1_lock_proto_rawDesc = "" +
 	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x16\n" +
 	"\x06shared\x18\x05 \x01(\bR\x06shared\"5\n" +
 	"\rRenewResponse\x12$\n" +
-	"\x05grant\x18\x01 \x01(\v2\x0e.lock.v1.GrantR\x05grant\"f\n" +
+	"\x05grant\x18\x01 \x01(\v2\x0e.lock.v1.GrantR\x05grant\"\x93\x01\n" +
 	"\x0eReleaseRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x14\n" +
 	"\x05token\x18\x03 \x01(\x04R\x05token\x12\x16\n" +
-	"\x06shared\x18\x04 \x01(\bR\x06shared\"\x11\n" +
+	"\x06shared\x18\x04 \x01(\bR\x06shared\x12+\n" +
+	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x11\n" +
 	"\x0fReleaseResponse\"=\n" +
 	"\x13ForceReleaseRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -1564,39 +1573,40 @@ var file_lock_v1_lock_proto_depIdxs = []int32{
 	18, // 6: lock.v1.Line.record:type_name -> lock.v1.Record
 	25, // 7: lock.v1.RenewRequest.ttl:type_name -> google.protobuf.Duration
 	2,  // 8: lock.v1.RenewResponse.grant:type_name -> lock.v1.Grant
-	18, // 9: lock.v1.InspectResponse.record:type_name -> lock.v1.Record
-	18, // 10: lock.v1.ListResponse.record:type_name -> lock.v1.Record
-	25, // 11: lock.v1.CapabilitiesResponse.min_ttl:type_name -> google.protobuf.Duration
-	25, // 12: lock.v1.CapabilitiesResponse.expiry_slack:type_name -> google.protobuf.Duration
-	19, // 13: lock.v1.Record.holders:type_name -> lock.v1.Holder
-	20, // 14: lock.v1.Record.waiters:type_name -> lock.v1.Waiter
-	25, // 15: lock.v1.Holder.held:type_name -> google.protobuf.Duration
-	25, // 16: lock.v1.Holder.expires_in:type_name -> google.protobuf.Duration
-	23, // 17: lock.v1.Holder.metadata:type_name -> lock.v1.Holder.MetadataEntry
-	25, // 18: lock.v1.Waiter.waited:type_name -> google.protobuf.Duration
-	24, // 19: lock.v1.Waiter.metadata:type_name -> lock.v1.Waiter.MetadataEntry
-	18, // 20: lock.v1.Problem.record:type_name -> lock.v1.Record
-	0,  // 21: lock.v1.LockService.Acquire:input_type -> lock.v1.AcquireRequest
-	4,  // 22: lock.v1.LockService.Renew:input_type -> lock.v1.RenewRequest
-	6,  // 23: lock.v1.LockService.Release:input_type -> lock.v1.ReleaseRequest
-	8,  // 24: lock.v1.LockService.ForceRelease:input_type -> lock.v1.ForceReleaseRequest
-	10, // 25: lock.v1.LockService.Inspect:input_type -> lock.v1.InspectRequest
-	12, // 26: lock.v1.LockService.List:input_type -> lock.v1.ListRequest
-	14, // 27: lock.v1.LockService.Watch:input_type -> lock.v1.WatchRequest
-	16, // 28: lock.v1.LockService.Capabilities:input_type -> lock.v1.CapabilitiesRequest
-	1,  // 29: lock.v1.LockService.Acquire:output_type -> lock.v1.AcquireResponse
-	5,  // 30: lock.v1.LockService.Renew:output_type -> lock.v1.RenewResponse
-	7,  // 31: lock.v1.LockService.Release:output_type -> lock.v1.ReleaseResponse
-	9,  // 32: lock.v1.LockService.ForceRelease:output_type -> lock.v1.ForceReleaseResponse
-	11, // 33: lock.v1.LockService.Inspect:output_type -> lock.v1.InspectResponse
-	13, // 34: lock.v1.LockService.List:output_type -> lock.v1.ListResponse
-	15, // 35: lock.v1.LockService.Watch:output_type -> lock.v1.WatchResponse
-	17, // 36: lock.v1.LockService.Capabilities:output_type -> lock.v1.CapabilitiesResponse
-	29, // [29:37] is the sub-list for method output_type
-	21, // [21:29] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	25, // 9: lock.v1.ReleaseRequest.ttl:type_name -> google.protobuf.Duration
+	18, // 10: lock.v1.InspectResponse.record:type_name -> lock.v1.Record
+	18, // 11: lock.v1.ListResponse.record:type_name -> lock.v1.Record
+	25, // 12: lock.v1.CapabilitiesResponse.min_ttl:type_name -> google.protobuf.Duration
+	25, // 13: lock.v1.CapabilitiesResponse.expiry_slack:type_name -> google.protobuf.Duration
+	19, // 14: lock.v1.Record.holders:type_name -> lock.v1.Holder
+	20, // 15: lock.v1.Record.waiters:type_name -> lock.v1.Waiter
+	25, // 16: lock.v1.Holder.held:type_name -> google.protobuf.Duration
+	25, // 17: lock.v1.Holder.expires_in:type_name -> google.protobuf.Duration
+	23, // 18: lock.v1.Holder.metadata:type_name -> lock.v1.Holder.MetadataEntry
+	25, // 19: lock.v1.Waiter.waited:type_name -> google.protobuf.Duration
+	24, // 20: lock.v1.Waiter.metadata:type_name -> lock.v1.Waiter.MetadataEntry
+	18, // 21: lock.v1.Problem.record:type_name -> lock.v1.Record
+	0,  // 22: lock.v1.LockService.Acquire:input_type -> lock.v1.AcquireRequest
+	4,  // 23: lock.v1.LockService.Renew:input_type -> lock.v1.RenewRequest
+	6,  // 24: lock.v1.LockService.Release:input_type -> lock.v1.ReleaseRequest
+	8,  // 25: lock.v1.LockService.ForceRelease:input_type -> lock.v1.ForceReleaseRequest
+	10, // 26: lock.v1.LockService.Inspect:input_type -> lock.v1.InspectRequest
+	12, // 27: lock.v1.LockService.List:input_type -> lock.v1.ListRequest
+	14, // 28: lock.v1.LockService.Watch:input_type -> lock.v1.WatchRequest
+	16, // 29: lock.v1.LockService.Capabilities:input_type -> lock.v1.CapabilitiesRequest
+	1,  // 30: lock.v1.LockService.Acquire:output_type -> lock.v1.AcquireResponse
+	5,  // 31: lock.v1.LockService.Renew:output_type -> lock.v1.RenewResponse
+	7,  // 32: lock.v1.LockService.Release:output_type -> lock.v1.ReleaseResponse
+	9,  // 33: lock.v1.LockService.ForceRelease:output_type -> lock.v1.ForceReleaseResponse
+	11, // 34: lock.v1.LockService.Inspect:output_type -> lock.v1.InspectResponse
+	13, // 35: lock.v1.LockService.List:output_type -> lock.v1.ListResponse
+	15, // 36: lock.v1.LockService.Watch:output_type -> lock.v1.WatchResponse
+	17, // 37: lock.v1.LockService.Capabilities:output_type -> lock.v1.CapabilitiesResponse
+	30, // [30:38] is the sub-list for method output_type
+	22, // [22:30] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_lock_v1_lock_proto_init() }
