@@ -274,8 +274,9 @@ type Admin interface {
 
 	// ForceRelease ends owner's grant of key, and no other. Its holder learns it
 	// through Request.Lost or at its next renewal, with ReasonForced or ReasonTaken. It
-	// returns ErrLost when owner does not hold key. The holder may still be working:
-	// only fenced resources are safe.
+	// returns ErrLost when owner does not hold key. If it has to ask twice it returns nil
+	// then, since the first request may have ended the grant. The holder may still be
+	// working: only fenced resources are safe.
 	ForceRelease(ctx context.Context, key, owner string) error
 }
 
