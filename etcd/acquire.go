@@ -107,10 +107,10 @@ func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
 
 // enter takes the lock if nobody stands in the way, and else, for who waits, a place in line.
 func (a *acquisition) enter(ctx context.Context) (g lock.Grant, ok bool, ops []*pb.ResponseOp, err error) {
-	const tries = 3 // an etcd lease may end on the way
+	const tries = 3 // an etcd lease may end on the way. Who waits may be in a crowd, and tries until ctx ends
 	for n := 1; ; n++ {
 		g, ok, ops, err = a.take(ctx)
-		if !isGone(err) || n == tries {
+		if !isGone(err) || n == tries && !a.req.Wait {
 			return g, ok, ops, err
 		}
 		a.l.suspect(err, a.full, a.lease)

@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/etcd"
 	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
 )
 
 // reached waits until the test has come to where it wants to be.
@@ -389,4 +391,39 @@ func TestReleaseBesideEntry(t *testing.T) {
 		}
 		<-end
 	}
+}
+
+// TestLeasesEndInTheQueue: in a crowd a request waits for longer than the etcd lease lives that it
+// names, and for the next ones too. Who waits in line asks for another.
+func TestLeasesEndInTheQueue(t *testing.T) {
+	t.Parallel()
+	server, prefix := testserver.Etcd(t), testserver.Prefix()
+	l, other, admin := open(t, server, prefix), open(t, server, prefix), plain(t, server.Addr())
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	leases := func() map[clientv3.LeaseID]bool {
+		all, err := admin.Leases(storetest.Bounded(t))
+		require.NoError(t, err)
+		ids := map[clientv3.LeaseID]bool{}
+		for _, le := range all.Leases {
+			ids[le.ID] = true
+		}
+		return ids
+	}
+	others, ended := leases(), 0
+	l.kv.set(func(x txn) fate {
+		if ended < 6 && puts(x) {
+			ended++
+			for id := range leases() {
+				if !others[id] {
+					_, err := admin.Revoke(storetest.Bounded(t), id)
+					require.NoError(t, err)
+				}
+			}
+		}
+		return fate{}
+	})
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	require.Equal(t, 6, ended)
+	storetest.Release(t, other, g)
+	storetest.Release(t, l, w.Granted(t))
 }
