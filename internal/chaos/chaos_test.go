@@ -230,13 +230,13 @@ func (r *campaign) leftovers(healed time.Time) {
 	if err := all.Do(ctx, permits, func(context.Context, []semaphore.Permit) error { return nil }); err != nil {
 		r.Errorf("left behind: not all permits can be had %v after the last fault: %v", time.Since(healed), err)
 	}
+	require.NoError(r, probe.Close(ctx)) // and what it lets go in the background is let go
 	if admin, ok := lock.As[lock.Admin](r.direct.locker); ok {
 		for rec, err := range admin.List(ctx, "") {
 			require.NoError(r, err)
 			r.Errorf("left behind: %+v", rec)
 		}
 	}
-	require.NoError(r, probe.Close(ctx))
 	if r.direct.raw == nil {
 		return
 	}
