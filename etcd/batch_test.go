@@ -196,8 +196,8 @@ func TestLeaseLivesFromItsRequest(t *testing.T) {
 	require.False(t, g.Start.Add(g.TTL).After(confirmed.Add(ttl)))
 }
 
-// TestQueue: a request that is not sent because others are, and answered, is no sign of trouble,
-// nor is one that was sent just before patience with it ended.
+// TestQueue: a request that waits while others are sent and answered is no sign of trouble. Nor is
+// one that was sent too late to be answered within Patience.
 func TestQueue(t *testing.T) {
 	t.Parallel()
 	for ago, moves := range map[time.Duration]bool{0: true, lock.Patience / 4: true, lock.Patience: false} {

@@ -25,6 +25,7 @@ func TestAlerts(t *testing.T) {
 	promtool(t, "test", "rules", "alerts_test.yaml")
 	rules, err := os.ReadFile("alerts.yaml")
 	require.NoError(t, err)
+	assert.Contains(t, string(rules), fmt.Sprintf("< %v\n", lock.DefaultTTL.Seconds()/3), "slack that is too little")
 	known := names(t)
 	for _, name := range regexp.MustCompile(`\block_[a-z_]+\b`).FindAllString(string(rules), -1) {
 		assert.Contains(t, known, name)
