@@ -10,7 +10,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
@@ -28,7 +27,7 @@ func TestMain(m *testing.M) {
 	if testing.Short() { // examples cannot skip themselves
 		_ = flag.Set("test.skip", "^Example")
 	}
-	goleak.VerifyTestMain(testserver.Main{M: m})
+	testserver.VerifyTestMain(m)
 }
 
 // TestSuite gives each case a prefix of its own on one server, and each Locker a way of its

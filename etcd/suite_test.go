@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/goleak"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/etcd"
@@ -26,7 +25,7 @@ func TestMain(m *testing.M) {
 		_ = flag.Set("test.skip", "^Example")
 	}
 	inParallel()
-	goleak.VerifyTestMain(testserver.Main{M: m})
+	testserver.VerifyTestMain(m)
 }
 
 // inParallel runs many tests side by side, unless the command line says how many: most of

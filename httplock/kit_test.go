@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/httplock"
 	"github.com/seed-215fdefa/lock/internal/servicetest"
@@ -25,7 +23,7 @@ func TestMain(m *testing.M) {
 	if !parallel { // tests wait more than they work
 		_ = flag.Set("test.parallel", "12")
 	}
-	goleak.VerifyTestMain(testserver.Main{M: m})
+	testserver.VerifyTestMain(m)
 }
 
 var (

@@ -552,6 +552,7 @@ func clientCases() (cs []testCase) {
 // TestBrokenClientsAreCaught breaks Clients, and shows which case found it. It fails too
 // for a case that none of them fails.
 func TestBrokenClientsAreCaught(t *testing.T) {
+	skipUnderRace(t)
 	t.Parallel()
 	clients := brokenClients()
 	failed := make([]map[string]string, len(clients))

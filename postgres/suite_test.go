@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	if !parallel { // tests wait more than they work
 		_ = flag.Set("test.parallel", "12")
 	}
-	goleak.VerifyTestMain(testserver.Main{M: m},
+	testserver.VerifyTestMain(m,
 		// Some versions of pgx leak it with a connection that breaks: https://github.com/jackc/pgx/issues/1999.
 		goleak.IgnoreAnyFunction("github.com/jackc/pgx/v5/pgconn/internal/ctxwatch.(*ContextWatcher).Watch.func1"))
 }

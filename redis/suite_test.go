@@ -9,7 +9,6 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
@@ -26,7 +25,7 @@ func TestMain(m *testing.M) {
 	if testing.Short() { // examples cannot skip themselves
 		_ = flag.Set("test.skip", "^Example")
 	}
-	goleak.VerifyTestMain(testserver.Main{M: m})
+	testserver.VerifyTestMain(m)
 }
 
 // silent drops what the client would say about the faults that the tests make.

@@ -10,7 +10,6 @@ import (
 
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
@@ -30,8 +29,7 @@ func TestMain(m *testing.M) {
 	if testing.Short() { // examples cannot skip themselves
 		_ = flag.Set("test.skip", "^Example")
 	}
-	// A pool that could not connect tries once more, a second after it was closed.
-	goleak.VerifyTestMain(testserver.Main{M: m}, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+	testserver.VerifyTestMain(m)
 }
 
 // silent drops what the client would say about the faults that the tests make.

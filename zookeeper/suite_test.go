@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	}
 	// Of a request that comes as zk.Conn is being closed, and cannot be written any more, it
 	// tells the outcome three times, to a channel that takes two.
-	goleak.VerifyTestMain(testserver.Main{M: m}, goleak.IgnoreTopFunction("github.com/go-zookeeper/zk.(*Conn).flushRequests"))
+	testserver.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/go-zookeeper/zk.(*Conn).flushRequests"))
 }
 
 // TestSuite has a root and sessions for each case. The cases share a server, except those that

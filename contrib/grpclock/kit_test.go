@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -26,7 +25,7 @@ func TestMain(m *testing.M) {
 	if !parallel { // tests wait more than they work
 		_ = flag.Set("test.parallel", "16")
 	}
-	goleak.VerifyTestMain(testserver.Main{M: m})
+	testserver.VerifyTestMain(m)
 }
 
 // protocol is gRPC, with a server of opts.

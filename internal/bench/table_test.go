@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/seed-215fdefa/lock/internal/testserver"
 )
 
@@ -24,7 +22,7 @@ func TestMain(m *testing.M) {
 	if *full {
 		fmt.Println(machine())
 	}
-	goleak.VerifyTestMain(testserver.Main{M: m})
+	testserver.VerifyTestMain(m)
 }
 
 // scale is how long things are measured.
