@@ -75,7 +75,7 @@ func (s *servers) laneOf(key string) *rediskit.Lane {
 // be sent again after an unknown outcome; unsure says that an earlier sending may still be
 // executed. It returns promptly when ctx ends, with ctx.Err().
 func (s *servers) run(ctx context.Context, script *script, keys []string, args ...any) (reply any, unsure bool, err error) {
-	unsure, err = rediskit.Repeat(ctx, classify, func(ctx context.Context, n int) (err error) {
+	unsure, err = rediskit.Repeat(ctx, s.rdb, classify, func(ctx context.Context, n int) (err error) {
 		reply, err = s.send(ctx, script, keys, args, n == 0)
 		return err
 	})

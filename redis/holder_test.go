@@ -86,3 +86,27 @@ func TestBrokenConnections(t *testing.T) {
 	p := sharedWorld(t).open(t)
 	storetest.BrokenConnections(t, p, p.net.drop)
 }
+
+// TestPoolOfBrokenConnections: a restart of the server breaks all connections of a pool, which
+// does not look at those of TLS before it hands them out. One call meets them all.
+func TestPoolOfBrokenConnections(t *testing.T) {
+	t.Parallel()
+	const conns = 40
+	w := sharedWorld(t)
+	n := &network{conns: make(map[*wire]struct{})}
+	rdb := goredis.NewClient(&goredis.Options{Addr: w.server.Addr(), Dialer: n.dial, PoolSize: conns})
+	t.Cleanup(func() { _ = rdb.Close() })
+	l := redis.New(rdb, redis.WithPrefix(w.prefix))
+	t.Cleanup(func() { _ = l.Close() })
+	pooled := make([]*goredis.Conn, conns)
+	for i := range pooled {
+		pooled[i] = rdb.Conn()
+		require.NoError(t, pooled[i].Ping(storetest.Bounded(t)).Err())
+	}
+	for _, c := range pooled {
+		require.NoError(t, c.Close())
+	}
+	n.drop()
+	g := acquire(t, l, storetest.Request("k"))
+	release(t, l, g)
+}

@@ -100,7 +100,7 @@ func (n *node) ask(q question, done func(answer)) {
 func (n *node) run(q question, reply any, err error) (a answer) {
 	first := true
 	for k := 0; ; k++ {
-		again, err := rediskit.Repeat(n.closed, broken, func(ctx context.Context, _ int) error {
+		again, err := rediskit.Repeat(n.closed, n.rdb, broken, func(ctx context.Context, _ int) error {
 			if !first {
 				if q.again != nil {
 					q.again()

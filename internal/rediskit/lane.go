@@ -270,17 +270,20 @@ func IsTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
-// maxStale is how many stale connections a call meets without using up its tries.
-const maxStale = 8
-
 // Repeat is [storekit.Repeat], which does not count connections that a restart of the server has
-// broken: a pool hands them out one by one.
-func Repeat(ctx context.Context, classify func(error) storekit.Class, send func(ctx context.Context, n int) error) (unsure bool, err error) {
-	stale := 0
+// broken: rdb's pool hands them out one by one, all that it has.
+func Repeat(ctx context.Context, rdb goredis.UniversalClient, classify func(error) storekit.Class, send func(ctx context.Context, n int) error) (unsure bool, err error) {
+	stale, most := 0, -1
 	unsure, err = storekit.Repeat(ctx, classify, func(ctx context.Context, n int) error {
 		for {
 			err := send(ctx, n+stale)
-			if stale == maxStale || ctx.Err() != nil || !isStale(err) {
+			if ctx.Err() != nil || !isStale(err) {
+				return err
+			}
+			if most < 0 {
+				most = int(rdb.PoolStats().TotalConns)
+			}
+			if stale >= most {
 				return err
 			}
 			stale++
