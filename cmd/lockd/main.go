@@ -31,9 +31,10 @@ Serves the locks of a store over HTTP, for lockctl, httplock and curl, and over 
 page for people.
 
   --store URL            as "lockctl help stores" lists them
-  --listen ADDR          host:port (127.0.0.1:8080). Without --tokens only loopback is served
+  --listen ADDR          host:port (127.0.0.1:8080). Without --tokens only loopback is served, under the
+                         name localhost, that of ADDR or an IP address, so that no web page gets in
   --grpc ADDR            also serve over gRPC there, to the same callers
-  --no-auth              serve everybody who can connect, also on other addresses
+  --no-auth              serve everybody who can connect, also on other addresses and under any name
 
   --tokens FILE          who may do what: see below
   --tls-cert, --tls-key  PEM files: serve HTTPS

@@ -3,14 +3,18 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"os/signal"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,6 +27,9 @@ import (
 	"github.com/seed-215fdefa/lock/contrib/grpclock"
 	"github.com/seed-215fdefa/lock/httplock"
 )
+
+// kindMisdirected is the kind of a problem that package httplock does not have.
+const kindMisdirected = "misdirected"
 
 // service is a running lockd.
 type service struct {
@@ -199,6 +206,10 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.metrics.ServeHTTP(w, r)
 		return
 	}
+	if !s.named(r.Host) {
+		s.misdirected(w, r)
+		return
+	}
 	if r.ContentLength != 0 { // the handler lifts it once it has read the body
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.bodyTime))
 	}
@@ -214,6 +225,31 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.handler.ServeHTTP(w, r)
+}
+
+// named reports whether host, of a request, may be this service. Without tokens a page of the web must not
+// get in by DNS rebinding, that is under a name of its site's, which leads here.
+func (s *service) named(host string) bool {
+	if s.tokens != "" || s.noAuth {
+		return true
+	}
+	name := (&url.URL{Host: host}).Hostname()
+	_, err := netip.ParseAddr(name)
+	own, _, _ := net.SplitHostPort(s.config.listen)
+	return err == nil || strings.EqualFold(name, "localhost") || strings.EqualFold(name, own)
+}
+
+// misdirected refuses a request by a problem such as those of the API.
+func (s *service) misdirected(w http.ResponseWriter, r *http.Request) {
+	s.telemetry.observe(r, httplock.Call{Outcome: kindMisdirected})
+	b, _ := json.Marshal(map[string]any{
+		"type": "urn:httplock:" + kindMisdirected, "title": "the service does not have this name", "status": http.StatusMisdirectedRequest,
+		"detail": fmt.Sprintf("host %.80q: without --tokens it must be an IP address, localhost or the name in --listen; --no-auth serves any", r.Host),
+	})
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusMisdirectedRequest)
+	_, _ = w.Write(b)
 }
 
 func plain(w http.ResponseWriter, status int, text string) {

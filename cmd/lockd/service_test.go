@@ -94,7 +94,7 @@ func TestStoreComesLater(t *testing.T) {
 func TestWaitGoesOnAtAnotherReplica(t *testing.T) {
 	t.Parallel()
 	url := "redis://" + testserver.Redis(t).Addr()
-	first, second := start(t, "--store", url, "--grace", patience.String()), start(t, "--store", url)
+	first, second := start(t, "--store", url, "--no-auth", "--grace", patience.String()), start(t, "--store", url, "--no-auth")
 	holder := httplock.New("http://" + second.addr)
 	defer holder.Close()
 	g, err := holder.Acquire(t.Context(), lock.Request{Key: "k", Owner: "holder", TTL: time.Hour})
@@ -153,7 +153,7 @@ func TestGrace(t *testing.T) {
 	conn, err := net.Dial("tcp", p.addr)
 	require.NoError(t, err)
 	defer conn.Close()
-	_, err = io.WriteString(conn, "POST /v1/locks/k:acquire HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+	_, err = io.WriteString(conn, "POST /v1/locks/k:acquire HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
 	require.NoError(t, err)
 	_, err = conn.Read(make([]byte, 1)) // it waits for the body
 	require.NoError(t, err)
@@ -184,6 +184,47 @@ func TestUnreadBodies(t *testing.T) {
 	assert.NoError(t, err, "the service has not closed it")
 	assert.Contains(t, string(reply), "401 Unauthorized")
 	assert.Contains(t, string(reply), "Www-Authenticate: Bearer")
+}
+
+// TestHost has a page of the web come under a name of its own.
+func TestHost(t *testing.T) {
+	t.Parallel()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel() // which ends streams
+	ask := func(c config, path, host string) *httptest.ResponseRecorder {
+		c.store, c.listen, c.maxWaiters, c.audit = "memory:", "locks.local:8080", 1, filepath.Join(t.TempDir(), "audit")
+		s, err := open(c, slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		defer func() { assert.NoError(t, s.store.Close()) }()
+		defer s.handler.Close()
+		r := httptest.NewRequestWithContext(gone, http.MethodGet, path, http.NoBody)
+		r.Host = host
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		audit, err := os.ReadFile(c.audit)
+		require.NoError(t, err)
+		assert.Equal(t, w.Code == http.StatusMisdirectedRequest, strings.Contains(string(audit), `"outcome":"misdirected"`), host)
+		return w
+	}
+	for _, path := range []string{"/", "/ui.js", "/lock?key=k", "/force?key=k&owner=o", "/v1", "/v1/locks/k", "/v1/locks", "/v1/events"} {
+		w := ask(config{}, path, "evil.example:8080")
+		require.Equal(t, http.StatusMisdirectedRequest, w.Code, path)
+		assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+		assert.Contains(t, w.Body.String(), `"urn:httplock:misdirected"`)
+		assert.Contains(t, w.Body.String(), `host \"evil.example:8080\": without --tokens`)
+	}
+	for host, status := range map[string]int{
+		"evil.example": 421, "127.0.0.1.evil.example": 421, "localhost.evil.example": 421, "": 421, ":8080": 421, "locks": 421,
+		"127.0.0.1:8080": 200, "127.0.0.1": 200, "[::1]:8080": 200, "[::1]": 200, "localhost:8080": 200, "LOCALHOST": 200,
+		"locks.local:8080": 200, "Locks.local": 200,
+	} {
+		assert.Equal(t, status, ask(config{}, "/ui.js", host).Code, host)
+	}
+	for _, path := range []string{"/healthz", "/metrics"} {
+		assert.Equal(t, http.StatusOK, ask(config{}, path, "evil.example").Code, path)
+	}
+	assert.Equal(t, http.StatusOK, ask(config{noAuth: true}, "/ui.js", "evil.example").Code)
+	assert.Equal(t, http.StatusOK, ask(config{tokens: write(t, "tokens", tokensFile())}, "/ui.js", "evil.example").Code)
 }
 
 // TestReload changes the file of tokens: broken, then right.

@@ -84,7 +84,7 @@ func audited(c httplock.Call) bool {
 	case httplock.ActionRenew:
 		return c.Outcome != httplock.OutcomeOK
 	}
-	return c.Outcome == "unauthenticated" || c.Outcome == "forbidden"
+	return c.Outcome == "unauthenticated" || c.Outcome == "forbidden" || c.Outcome == kindMisdirected
 }
 
 // counted counts what could not be written.
