@@ -9,16 +9,17 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/contrib/grpclock"
 	"github.com/seed-215fdefa/lock/contrib/grpclock/lockv1"
 )
 
-// openGRPC makes the service over gRPC, for the same callers, with the same rights, audits and metrics.
-func (s *service) openGRPC() {
+// openGRPC makes the service over gRPC of a store that is shared with that over HTTP, for the same
+// callers, with the same rights, audits and metrics.
+func (s *service) openGRPC(shared lock.Locker) {
 	opts := []grpclock.ServerOption{
 		grpclock.WithErrorLog(func(ctx context.Context, err error) { s.storeError(asRequest(ctx), err) }),
 		grpclock.WithObserver(func(ctx context.Context, c grpclock.Call) { s.telemetry.observe(asRequest(ctx), c) }),
-		grpclock.WithMaxWaiters(s.maxWaiters, 0),
 	}
 	if s.tokens != "" {
 		opts = append(opts,
@@ -27,7 +28,7 @@ func (s *service) openGRPC() {
 			}),
 			grpclock.WithCaller(func(ctx context.Context) string { return nameOf(asRequest(ctx)) }))
 	}
-	s.locks = grpclock.NewServer(s.store, opts...)
+	s.locks = grpclock.NewServer(shared, opts...)
 	server := append(grpclock.ServerOptions(),
 		grpc.ConnectionTimeout(s.server.ReadHeaderTimeout), grpc.MaxHeaderListSize(uint32(s.server.MaxHeaderBytes)),
 		grpc.UnaryInterceptor(func(ctx context.Context, in any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {

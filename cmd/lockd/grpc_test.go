@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"crypto/tls"
+	"encoding/json"
 	"net/http"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -13,10 +16,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/contrib/grpclock"
+	"github.com/seed-215fdefa/lock/httplock"
 )
 
 // TestGRPC has the same callers as over HTTP, with their rights, audits and metrics, until a stop.
@@ -95,4 +100,45 @@ func TestGRPC(t *testing.T) {
 	assert.Error(t, <-ends)
 	require.NoError(t, web.Close())
 	assert.Error(t, <-ends)
+}
+
+// TestEventsOfGRPC: what is asked for over gRPC is told at once, as over HTTP.
+func TestEventsOfGRPC(t *testing.T) {
+	t.Parallel()
+	p := start(t, "--store", "memory:", "--grpc", "127.0.0.1:0")
+	conn, err := grpc.NewClient("passthrough:///"+p.await("serving gRPC")["address"].(string),
+		append(grpclock.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	require.NoError(t, err)
+	defer conn.Close()
+	l := grpclock.New(conn)
+	defer l.Close()
+	g, err := l.Acquire(t.Context(), lock.Request{Key: "k", Owner: "o", TTL: time.Hour})
+	require.NoError(t, err)
+	require.NoError(t, l.Release(t.Context(), g))
+	status, _ := p.post("", "last:acquire", `{"owner": "o", "ttl": "1h"}`)
+	require.Equal(t, http.StatusOK, status)
+
+	// Nobody has read until now, so nothing has been looked at.
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr+"/v1/events", http.NoBody)
+	require.NoError(t, err)
+	req.Header.Set("Last-Event-ID", "0")
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	var events []httplock.Event
+	for s := bufio.NewScanner(resp.Body); len(events) == 0 || events[len(events)-1].Key != "last"; {
+		require.True(t, s.Scan(), s.Err())
+		if data, ok := strings.CutPrefix(s.Text(), "data: "); ok {
+			var e httplock.Event
+			require.NoError(t, json.Unmarshal([]byte(data), &e))
+			assert.False(t, e.Looked)
+			events = append(events, e)
+		}
+	}
+	require.Len(t, events, 3)
+	for i, kind := range []httplock.EventKind{httplock.EventGranted, httplock.EventReleased} {
+		assert.Equal(t, kind, events[i].Kind)
+		assert.Equal(t, "k", events[i].Key)
+		assert.Equal(t, g.Token, events[i].Token)
+	}
 }

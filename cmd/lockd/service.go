@@ -26,6 +26,7 @@ import (
 	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
 	"github.com/seed-215fdefa/lock/contrib/grpclock"
 	"github.com/seed-215fdefa/lock/httplock"
+	lockservice "github.com/seed-215fdefa/lock/internal/service"
 )
 
 // kindMisdirected is the kind of a problem that package httplock does not have.
@@ -124,7 +125,8 @@ func open(c config, log *slog.Logger) (*service, error) {
 	if c.tokens != "" {
 		opts = append(opts, httplock.WithAuthorization(authorize), httplock.WithCaller(nameOf))
 	}
-	s.handler = httplock.NewHandler(s.store, opts...)
+	shared := lockservice.Share(s.store)
+	s.handler = httplock.NewHandler(shared, opts...)
 	s.metrics = promhttp.HandlerFor(s.telemetry.registry, promhttp.HandlerOpts{})
 	s.server = &http.Server{
 		Handler:           s,
@@ -136,19 +138,10 @@ func open(c config, log *slog.Logger) (*service, error) {
 	}
 	s.server.RegisterOnShutdown(s.handler.Close)
 	if c.overGRPC != "" {
-		s.openGRPC()
+		s.openGRPC(shared)
 	}
-	s.telemetry.waiting(s.waiting)
+	s.telemetry.waiting(s.handler.Waiting)
 	return s, nil
-}
-
-// waiting is how many stand in line.
-func (s *service) waiting() int {
-	n := s.handler.Waiting()
-	if s.locks != nil {
-		n += s.locks.Waiting()
-	}
-	return n
 }
 
 // listen refuses what everybody could use by mistake.

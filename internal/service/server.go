@@ -32,9 +32,24 @@ var _ Service = (*Server)(nil)
 // ErrUnauthenticated says that nobody knows who sent a request, if Authorize returns it.
 var ErrUnauthenticated = errors.New("lock: unauthenticated")
 
+// shared is a Locker with what its servers have in common.
+type shared struct {
+	lock.Locker
+	waits   *waits
+	journal *journal
+}
+
+// Share returns l for several servers in this process, such as one for each transport. They have one
+// line, and one journal: each tells of what the others are asked for. The first Close ends all.
+func Share(l lock.Locker) lock.Locker { return &shared{l, newWaits(l), newJournal()} }
+
 // NewServer returns a server of l, which stays the caller's to close, after the server.
 func NewServer(l lock.Locker) *Server {
-	return &Server{locker: l, waits: newWaits(l), journal: newJournal()}
+	common, ok := l.(*shared)
+	if !ok {
+		common = Share(l).(*shared)
+	}
+	return &Server{locker: common.Locker, waits: common.waits, journal: common.journal}
 }
 
 // SetMaxWaiters limits how many may stand in line: in total, and for each Address. 0 is no limit.
