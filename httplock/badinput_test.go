@@ -275,6 +275,20 @@ func TestBadURL(t *testing.T) {
 	}
 }
 
+// A handler with a nil option, which may have been to keep somebody out, lets nobody in.
+func TestNilOption(t *testing.T) {
+	t.Parallel()
+	s := serve(t, onMemory(t).Open, nil)
+	l := httplock.New("http://" + s.Addr)
+	defer l.Close()
+	_, err := l.Acquire(t.Context(), storetest.Request("k"))
+	status(t, http.StatusBadRequest, err)
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	require.ErrorContains(t, err, "option is nil")
+	_, err = l.Inspect(t.Context(), "k")
+	status(t, http.StatusBadRequest, err)
+}
+
 // A try of a service that is not there fails at once, and says why.
 func TestServiceIsDown(t *testing.T) {
 	l := httplock.New("http://127.0.0.1:1")

@@ -85,7 +85,7 @@ func WithMaxWaiters(total, perClient int) HandlerOption {
 }
 
 // NewHandler returns a handler that serves l under the path /v1. l stays the caller's to close,
-// after the handler.
+// after the handler. Every request about a lock or a list is answered with 400 if an option is nil.
 //
 // The handler limits what a request may cost. Some limits are the http.Server's: set
 // ReadHeaderTimeout (5 s) and IdleTimeout (2 min), leave WriteTimeout at 0, and stop the server
@@ -97,6 +97,10 @@ func NewHandler(l lock.Locker, opts ...HandlerOption) *Handler {
 	h := &Handler{service.NewServer(l)}
 	h.server.Address = func(ctx context.Context) string { return addressOf(requestOf(ctx)) }
 	for _, o := range opts {
+		if o == nil {
+			h.server.Err = fmt.Errorf("%w: httplock: option is nil", lock.ErrInvalid)
+			continue
+		}
 		o(h)
 	}
 	return h

@@ -256,6 +256,15 @@ func TestTooManyWait(t *testing.T) {
 	require.ErrorContains(t, err, "1 of this client")
 }
 
+// A server with a nil option, which may have been to keep somebody out, lets nobody in.
+func TestNilOption(t *testing.T) {
+	t.Parallel()
+	l := dial(t, serve(t, memory.New(), nil).Addr)
+	_, err := l.Acquire(t.Context(), storetest.Request("k"))
+	require.ErrorIs(t, err, lock.ErrInvalid)
+	require.ErrorContains(t, err, "option is nil")
+}
+
 // bare has neither Admin nor Watcher, nor anything else that need not be.
 type bare struct{ lock.Locker }
 

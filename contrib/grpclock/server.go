@@ -2,6 +2,7 @@ package grpclock
 
 import (
 	"context"
+	"fmt"
 	"net"
 
 	"google.golang.org/grpc"
@@ -80,11 +81,15 @@ func WithMaxWaiters(total, perClient int) ServerOption {
 
 // NewServer returns a server of l, to register with a grpc.Server that has the [ServerOptions]. l stays
 // the caller's to close, after the server. To stop gracefully, call Close and then the grpc.Server's
-// GracefulStop.
+// GracefulStop. Every call but Capabilities gets InvalidArgument if an option is nil.
 func NewServer(l lock.Locker, opts ...ServerOption) *Server {
 	s := &Server{server: service.NewServer(l)}
 	s.server.Address = addressOf
 	for _, o := range opts {
+		if o == nil {
+			s.server.Err = fmt.Errorf("%w: grpclock: option is nil", lock.ErrInvalid)
+			continue
+		}
 		o(s.server)
 	}
 	return s

@@ -16,6 +16,7 @@ import (
 // before it is used. A ctx is that of one request: the functions find there who sends it, and they
 // are called concurrently. A Server is safe for concurrent use. Its errors are for Fail.
 type Server struct {
+	Err       error                                                      // of an option: no request is allowed then
 	Authorize func(ctx context.Context, action Action, key string) error // nil: everybody may do everything
 	Caller    func(ctx context.Context) string                           // whom owners belong to; nil or "": nobody
 	Address   func(ctx context.Context) string                           // of the client, without a port; nil: ""
@@ -72,10 +73,12 @@ func (s *Server) Waiting() int {
 func (s *Server) Allow(ctx context.Context, action Action, key string) error {
 	c := callOf(ctx)
 	c.Action, c.Key = action, key
-	if s.waits.stopped() {
+	switch {
+	case s.Err != nil:
+		return s.Err
+	case s.waits.stopped():
 		return &Problem{Kind: KindStopping}
-	}
-	if s.Authorize == nil {
+	case s.Authorize == nil:
 		return nil
 	}
 	err := s.Authorize(ctx, action, key)
