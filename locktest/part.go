@@ -139,12 +139,15 @@ func (e *env) disperse(p party) {
 func outlasting() []group {
 	const (
 		outlives = "Once in line, what may pass (a restart, an election, a refused connection, a full disk, a read-only or busy server, throttling, a timeout) must end the wait only after Patience without an answer; what cannot pass (a missing right, a wrong type, a missing table) must end it at once."
+		first    = "The first request's failure must be returned at once; if it is not answered, within [Patience]."
 		alive    = "A Locker must notice by itself that its wake-ups do not arrive, then recheck every tenth of the heartbeat, and find its way back."
 	)
 	return []group{
 		{"AWaitOutlivesTheStoresTrouble", []row{
 			{"Freeze", outlives, both, needs(can(Freeze)), waiterThrough(Freeze)},
 			{"Restart", outlives, both, needs(can(Restart)), waiterThrough(Restart)},
+			{"FirstOfItsProcess", first, plain, needs(can(Freeze)), firstRequestUnanswered(false)},
+			{"FirstOfItsWait", first, plain, needs(can(Freeze)), firstRequestUnanswered(true)},
 		}},
 		{"WakeupsAreHints", []row{
 			{"LostForGood", alive, both, needs(declares("Push", hasPush), can(LoseWakeup)), wakeupsLostForGood},
@@ -167,6 +170,31 @@ func waiterThrough(f Fault) func(*env) {
 		e.settledUndo(a, key, h.g.Owner)
 		next := w.grantedWithin(e.recovery())
 		e.outlives(a, next)
+	}
+}
+
+// firstRequestUnanswered asks for a free key, and waits for as long as the store does. If
+// warm, its process has a connection.
+func firstRequestUnanswered(warm bool) func(*env) {
+	return func(e *env) {
+		a, key := e.open(), e.key()
+		if warm {
+			e.mustRelease(e.mustAcquire(a, e.rival(key)))
+		}
+		heal := e.fault(Freeze, a)
+		req := e.rival(key)
+		req.Wait = true
+		w := e.ask(e.ctx, a, req)
+		w.returned("the error of a first request that nobody answers", lock.Patience+e.patience())
+		if w.err == nil {
+			e.fail("an error, since the store is frozen", "grant %+v", w.h.g)
+		}
+		heal()
+		e.settledUndo(a, key, req.Owner)
+		e.eventually("the key to be free", e.recovery(), func() (bool, string) {
+			_, err := e.settled(a, e.rival(key))
+			return err == nil, fmt.Sprint(err)
+		})
 	}
 }
 

@@ -31,7 +31,7 @@ type subtle struct {
 	noHeadStart, strictPriority, headStartByClient, headStartOnce  bool
 	noHeadStartOfReaders, headStartOfFirstPlace                    bool
 	dropsUnder, noticeOfFirstTTL, tornIsFinal, anyToken            bool
-	impatientTogether, oneComesBack, deadOneByOne                  bool
+	impatientTogether, oneComesBack, deadOneByOne, neverGivesUp    bool
 }
 
 // shown is what a record says of what a waiter holds.
@@ -143,12 +143,16 @@ func (s *refServer) refresh(k *refKey, c *refClient, req lock.Request, now time.
 	s.join(k, c, req, now)
 }
 
-// bounded is ctx for one question to the server, which a waiter may be impatient about.
+// bounded is ctx for one question to the server: nobody waits for ever for the first answer, and
+// a waiter may be impatient.
 func (c *refClient) bounded(ctx context.Context, inLine bool) (context.Context, context.CancelFunc) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	if inLine && (c.s.impatient || c.s.impatientTogether && len(c.wakes) > 1) {
 		return context.WithTimeout(ctx, 2*resend)
+	}
+	if !inLine && !c.s.neverGivesUp {
+		return context.WithTimeout(ctx, lock.Patience)
 	}
 	return ctx, func() {}
 }
@@ -279,6 +283,7 @@ func subtlyBroken() []broken {
 		})},
 		with("what stands in the way of others is kept apart from the grant", subtle{keptInTwo: true}, "PartialLossIsLoss/OfAHolder/exclusive", "PartialLossIsLoss/OfReaders", "PartialLossIsLoss/WithALine/exclusive"),
 		with("a wait ends when the server is slow to answer", subtle{impatient: true}, "AWaitOutlivesTheStoresTrouble/Freeze/exclusive"),
+		with("a first request waits for its answer for ever", subtle{neverGivesUp: true}, "AWaitOutlivesTheStoresTrouble/FirstOfItsProcess", "AWaitOutlivesTheStoresTrouble/FirstOfItsWait"),
 		with("a reply that breaks off ends the wait", subtle{tornIsFinal: true}, "WakeupsAreHints/EachMessageOfAWait/exclusive", "WakeupsAreHints/EachMessageOfAWait/shared"),
 		with("a wait ends when the server is slow to answer several", subtle{impatientTogether: true}, "AWaitOutlivesTheStoresTrouble/LineDuringAFreeze"),
 		{what: "one waiter of each process comes back after a restart", caught: in("AWaitOutlivesTheStoresTrouble/LineDuringARestart"), flaws: flaws{noRecheck: true, subtle: subtle{oneComesBack: true}}},

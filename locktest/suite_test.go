@@ -189,7 +189,10 @@ func soundStores() map[string]Harness {
 			if err := lock.CheckRequest(req, c.Capabilities()); err != nil {
 				return lock.Grant{}, err
 			}
-			if _, err := c.Inspect(ctx, "another"); err != nil {
+			asking, answered := c.bounded(ctx, false)
+			_, err := c.Inspect(asking, "another")
+			answered()
+			if err != nil {
 				return lock.Grant{}, err
 			}
 			return c.Acquire(ctx, req)

@@ -212,6 +212,7 @@ func (s *tcpStore) call(ctx context.Context, c tcpCall) (a tcpAnswer, err error)
 		return a, errors.Join(ctx.Err(), err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(lock.Patience))
 	if err = json.NewEncoder(conn).Encode(c); err == nil {
 		err = json.NewDecoder(conn).Decode(&a)
 	}

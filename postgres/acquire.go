@@ -64,7 +64,11 @@ func (a *acquisition) run(ctx context.Context) (g lock.Grant, err error) {
 		}
 	}
 	if !a.req.Shared && a.l.free.has(a.req.Key) { // then there is nothing to wait for
-		if g, err = a.take(ctx); err != nil || g.Token != 0 {
+		err = storekit.WithinPatience(ctx, func(ctx context.Context) (err error) {
+			g, err = a.take(ctx)
+			return err
+		})
+		if err != nil || g.Token != 0 {
 			return g, err
 		}
 		a.refused = true
