@@ -425,6 +425,49 @@ func TestEventsNeedTheRight(t *testing.T) {
 	assert.Equal(t, 429, ask(t, s, "GET", "/v1/events?prefix=mine:", "", "").Status)
 }
 
+// busy is a client to which something happens whenever it reads.
+type busy struct {
+	*httptest.ResponseRecorder
+	happens func()
+}
+
+func (b busy) WriteString(s string) (int, error) {
+	b.happens()
+	return b.ResponseRecorder.WriteString(s)
+}
+
+// TestRightIsWithdrawn from one who reads a stream that never pauses.
+func TestRightIsWithdrawn(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"/v1/events", "/v1/locks/k:watch"} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			reads, outcome := 0, ""
+			h := httplock.NewHandler(memory.New(), httplock.WithAuthorization(func(r *http.Request, _ httplock.Action, _ string) error {
+				if r.Method == http.MethodGet && reads > 20 {
+					return httplock.ErrUnauthenticated
+				}
+				return nil
+			}), httplock.WithObserver(func(r *http.Request, c httplock.Call) {
+				if r.Method == http.MethodGet {
+					outcome = c.Outcome
+				}
+			}))
+			defer h.Close()
+			h.ServeHTTP(busy{httptest.NewRecorder(), func() {
+				if reads++; reads == 120 {
+					cancel()
+				}
+				time.Sleep(time.Second)
+				call(t, h, "k", "acquire", rand.Text())
+			}}, httptest.NewRequestWithContext(ctx, http.MethodGet, path, http.NoBody))
+			assert.Greater(t, reads, 20, path)
+			assert.Equal(t, "unauthenticated", outcome, path)
+		})
+	}
+}
+
 // TestOwnersInEvents shows each caller its own owners as it sent them.
 func TestOwnersInEvents(t *testing.T) {
 	t.Parallel()

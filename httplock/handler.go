@@ -51,7 +51,8 @@ type HandlerOption func(*Handler)
 
 // WithAuthorization makes f decide on each request before the store is asked. If f returns
 // ErrUnauthenticated, the answer is 401; any other error is 403. The error's text goes to the
-// error log, not to the client. f is called concurrently. Default: everybody may do everything.
+// error log, not to the client. f decides on a watch and an event stream again every 5 s, and an
+// error ends it. f is called concurrently. Default: everybody may do everything.
 func WithAuthorization(f func(r *http.Request, action Action, key string) error) HandlerOption {
 	return func(h *Handler) {
 		h.server.Authorize = func(ctx context.Context, action Action, key string) error { return f(requestOf(ctx), action, key) }

@@ -215,7 +215,8 @@ func (c *caller) may(action httplock.Action, key string) bool {
 
 type callerKey struct{}
 
-// withCaller is r with who sends it, which stays so although the file may be read anew meanwhile.
+// withCaller is r with who sends it, which stays so although the file may be read anew meanwhile; but see
+// authorize.
 func withCaller(r *http.Request, c *caller) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
 }
@@ -234,9 +235,13 @@ func nameOf(r *http.Request) string {
 	return ""
 }
 
-// authorize is what the handler asks.
-func authorize(r *http.Request, action httplock.Action, key string) error {
-	switch c := callerOf(r); {
+// authorize is what the handler asks, about a stream again and again: that outlives the file.
+func (s *service) authorize(r *http.Request, action httplock.Action, key string) error {
+	c := callerOf(r)
+	if action == httplock.ActionWatch || action == httplock.ActionEvents {
+		c = s.files.Load().access.identify(r)
+	}
+	switch {
 	case c == nil:
 		return httplock.ErrUnauthenticated
 	case !c.may(action, key):

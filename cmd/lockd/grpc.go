@@ -24,7 +24,7 @@ func (s *service) openGRPC(shared lock.Locker) {
 	if s.tokens != "" {
 		opts = append(opts,
 			grpclock.WithAuthorization(func(ctx context.Context, action grpclock.Action, key string) error {
-				return authorize(asRequest(ctx), action, key)
+				return s.authorize(asRequest(ctx), action, key)
 			}),
 			grpclock.WithCaller(func(ctx context.Context) string { return nameOf(asRequest(ctx)) }))
 	}

@@ -24,6 +24,21 @@ import (
 	"github.com/seed-215fdefa/lock/httplock"
 )
 
+// dialGRPC returns a Locker, with a token if it is not "", that ends with the test.
+func dialGRPC(t *testing.T, p *process, creds credentials.TransportCredentials, token string) *grpclock.Locker {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+p.await("serving gRPC")["address"].(string),
+		append(grpclock.DialOptions(), grpc.WithTransportCredentials(creds))...)
+	require.NoError(t, err)
+	var opts []grpclock.Option
+	if token != "" {
+		opts = append(opts, grpclock.WithBearerToken(token))
+	}
+	l := grpclock.New(conn, opts...)
+	t.Cleanup(func() { _ = l.Close(); _ = conn.Close() })
+	return l
+}
+
 // TestGRPC has the same callers as over HTTP, with their rights, audits and metrics, until a stop.
 func TestGRPC(t *testing.T) {
 	t.Parallel()
@@ -31,18 +46,8 @@ func TestGRPC(t *testing.T) {
 	cert, key := authority.issue(t, "localhost").files(t)
 	p := start(t, "--store", "memory:", "--grpc", "127.0.0.1:0", "--tokens", write(t, "tokens", tokensFile()),
 		"--tls-cert", cert, "--tls-key", key, "--client-ca", write(t, "ca", authority.pem()))
-	addr := p.await("serving gRPC")["address"].(string)
 	dial := func(token string, certs ...tls.Certificate) *grpclock.Locker {
-		creds := credentials.NewTLS(&tls.Config{RootCAs: authority.pool(), Certificates: certs})
-		conn, err := grpc.NewClient("passthrough:///"+addr, append(grpclock.DialOptions(), grpc.WithTransportCredentials(creds))...)
-		require.NoError(t, err)
-		var opts []grpclock.Option
-		if token != "" {
-			opts = append(opts, grpclock.WithBearerToken(token))
-		}
-		l := grpclock.New(conn, opts...)
-		t.Cleanup(func() { _ = l.Close(); _ = conn.Close() })
-		return l
+		return dialGRPC(t, p, credentials.NewTLS(&tls.Config{RootCAs: authority.pool(), Certificates: certs}), token)
 	}
 	req := lock.Request{Key: "web:k", Owner: "o", TTL: time.Hour}
 	web := dial(webToken)
@@ -106,12 +111,7 @@ func TestGRPC(t *testing.T) {
 func TestEventsOfGRPC(t *testing.T) {
 	t.Parallel()
 	p := start(t, "--store", "memory:", "--grpc", "127.0.0.1:0")
-	conn, err := grpc.NewClient("passthrough:///"+p.await("serving gRPC")["address"].(string),
-		append(grpclock.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
-	require.NoError(t, err)
-	defer conn.Close()
-	l := grpclock.New(conn)
-	defer l.Close()
+	l := dialGRPC(t, p, insecure.NewCredentials(), "")
 	g, err := l.Acquire(t.Context(), lock.Request{Key: "k", Owner: "o", TTL: time.Hour})
 	require.NoError(t, err)
 	require.NoError(t, l.Release(t.Context(), g))

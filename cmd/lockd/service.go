@@ -123,7 +123,7 @@ func open(c config, log *slog.Logger) (*service, error) {
 		httplock.WithErrorLog(s.storeError), httplock.WithObserver(s.telemetry.observe), httplock.WithMaxWaiters(c.maxWaiters, 0),
 	}
 	if c.tokens != "" {
-		opts = append(opts, httplock.WithAuthorization(authorize), httplock.WithCaller(nameOf))
+		opts = append(opts, httplock.WithAuthorization(s.authorize), httplock.WithCaller(nameOf))
 	}
 	shared := lockservice.Share(s.store)
 	s.handler = httplock.NewHandler(shared, opts...)

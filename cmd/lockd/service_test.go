@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -12,12 +13,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/httplock"
@@ -249,6 +254,46 @@ func TestReload(t *testing.T) {
 	assert.Equal(t, http.StatusUnauthorized, try(p, webToken, "web%3Ak:acquire"))
 	assert.Equal(t, http.StatusOK, try(p, renewed, "web%3Ak:acquire"), "the owner is the caller's, whatever its token")
 	assert.NotContains(t, p.String(), "geheim")
+}
+
+// TestRevocation ends the streams of a token that the file does not have any more, and no others.
+func TestRevocation(t *testing.T) {
+	t.Parallel()
+	file := write(t, "tokens", tokensFile())
+	p := start(t, "--store", "memory:", "--grpc", "127.0.0.1:0", "--tokens", file)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	stream := func(token, path string) *bufio.Scanner {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.addr+path, http.NoBody)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = resp.Body.Close() })
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		return bufio.NewScanner(resp.Body)
+	}
+	revoked := []*bufio.Scanner{stream(webToken, "/v1/events?prefix=web:"), stream(webToken, "/v1/locks/web%3Ak:watch")}
+	stays := stream(opsToken, "/v1/events")
+	l := dialGRPC(t, p, insecure.NewCredentials(), webToken)
+	watching, watched := make(chan struct{}), make(chan error, 1)
+	go func() { watched <- l.Watch(ctx, "web:k", sync.OnceFunc(func() { close(watching) })) }()
+	<-watching
+
+	const renewed = "web-renewed-0123456789"
+	require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(tokensFile(), sha(webToken), sha(renewed))), 0o600))
+	p.signal(syscall.SIGHUP)
+	p.await("the files were read anew")
+	for _, s := range revoked {
+		for s.Scan() {
+		}
+		assert.NoError(t, s.Err())
+	}
+	assert.Equal(t, codes.Unauthenticated, status.Code(<-watched))
+	assert.Equal(t, http.StatusOK, try(p, renewed, "web%3Ak:acquire"))
+	for !strings.Contains(stays.Text(), `"granted"`) {
+		require.True(t, stays.Scan(), stays.Err())
+	}
 }
 
 func try(p *process, token, path string) int {

@@ -129,7 +129,7 @@ func (s *service) uiAllow(r *http.Request, action httplock.Action, key string) e
 	c := httplock.Call{Action: action, Key: key, Outcome: httplock.OutcomeOK}
 	var err error
 	if s.files.Load().access != nil {
-		err = authorize(r, action, key)
+		err = s.authorize(r, action, key)
 	}
 	switch {
 	case errors.Is(err, httplock.ErrUnauthenticated):

@@ -47,8 +47,8 @@ type ServerOption func(*service.Server)
 
 // WithAuthorization makes f decide on each call before the store is asked. If f returns
 // ErrUnauthenticated, the status is Unauthenticated; any other error is PermissionDenied. The error's
-// text goes to the error log, not to the client. f is called concurrently, with the call's context.
-// Default: everybody may do everything.
+// text goes to the error log, not to the client. f decides on a watch again every 5 s, and an error ends
+// it. f is called concurrently, with the call's context. Default: everybody may do everything.
 func WithAuthorization(f func(ctx context.Context, action Action, key string) error) ServerOption {
 	return func(s *service.Server) { s.Authorize = f }
 }

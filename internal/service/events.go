@@ -237,8 +237,8 @@ func (j *journal) unlisten(r *reader) {
 
 // StreamEvents calls send with what becomes of the locks of a prefix, until that reports that the
 // client has gone, ctx or the server ends, or the client is too slow. It begins behind the event
-// that has the id after: "" is now, "0" the oldest. It calls send with none to begin, and when it
-// has been silent for PingInterval.
+// that has the id after: "" is now, "0" the oldest. Every PingInterval it asks Allow, and ends with
+// its error or calls send with none, as it does to begin.
 func (s *Server) StreamEvents(ctx context.Context, prefix, after string, send func([]Event) bool) error {
 	if !utf8.ValidString(prefix) {
 		return &Problem{Kind: KindInvalid, Detail: "prefix is not valid UTF-8"}
@@ -254,6 +254,8 @@ func (s *Server) StreamEvents(ctx context.Context, prefix, after string, send fu
 	}
 	ping := time.NewTicker(PingInterval)
 	defer ping.Stop()
+	more := make(chan struct{})
+	close(more)
 	for begun := false; ; begun = true {
 		if (!begun || len(events) > 0) && !send(events) {
 			return context.Canceled
@@ -263,12 +265,16 @@ func (s *Server) StreamEvents(ctx context.Context, prefix, after string, send fu
 			send([]Event{{Time: time.Now(), Kind: EventDropped}})
 			return nil
 		}
-		if events = s.scope(ctx).viewEvents(batch); len(events) > 0 && !s.waits.stopped() {
-			continue
+		ready := r.wake
+		if events = s.scope(ctx).viewEvents(batch); len(events) > 0 {
+			ready = more // among the others, so that a stream that never pauses ends too
 		}
 		select {
-		case <-r.wake:
+		case <-ready:
 		case <-ping.C:
+			if err := s.Allow(ctx, ActionEvents, prefix); err != nil {
+				return err
+			}
 			if !send(nil) {
 				return context.Canceled
 			}

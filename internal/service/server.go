@@ -69,7 +69,7 @@ func (s *Server) Waiting() int {
 	return len(s.waits.all)
 }
 
-// Allow returns an error unless the server runs and the caller may do this.
+// Allow returns an error unless the server runs and the caller may do this. Streams ask it again.
 func (s *Server) Allow(ctx context.Context, action Action, key string) error {
 	c := callOf(ctx)
 	c.Action, c.Key = action, key
@@ -330,8 +330,8 @@ func (s *Server) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 	}
 }
 
-// Watch calls event with true for each change of key, and with false when it has been silent for
-// PingInterval, until that reports that the client has gone.
+// Watch calls event with true for each change of key, and with false every PingInterval, until that
+// reports that the client has gone, or Allow an error.
 func (s *Server) Watch(ctx context.Context, key string, event func(changed bool) bool) error {
 	watcher, ok := lock.As[lock.Watcher](s.locker)
 	if !ok {
@@ -359,6 +359,9 @@ func (s *Server) Watch(ctx context.Context, key string, event func(changed bool)
 		case <-changes:
 			changed = true
 		case <-ping.C:
+			if err := s.Allow(ctx, ActionWatch, key); err != nil {
+				return err
+			}
 		case err := <-ended:
 			return err
 		case <-s.waits.base.Done():

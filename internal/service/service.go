@@ -26,8 +26,8 @@ type Service interface {
 	ForceRelease(ctx context.Context, key, owner string) error
 	Inspect(ctx context.Context, key string) (lock.Record, error)
 	List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error]
-	// Watch calls event until that returns false: with true for each change, and with false when
-	// none came for PingInterval.
+	// Watch calls event until that returns false: with true for each change, and with false every
+	// PingInterval.
 	Watch(ctx context.Context, key string, event func(changed bool) bool) error
 	Capabilities(ctx context.Context) (lock.Capabilities, error)
 }
