@@ -18,8 +18,8 @@ RACE := -race -gcflags=github.com/go-zookeeper/zk=-race=false
 # go.mod names the lowest versions that the tests pass with, so that a lock on Redis raises
 # nobody's pgx. Programs use newer ones: the stores' suites run with internal/newest.mod, too.
 # Most tests wait for servers, not for a processor: hence more of them at once than those, and
-# more packages (-p). What takes all of a processor, and is no code of a store, has a turn there
-# without the race detector.
+# more packages (-p) where there is no race detector. What takes all of a processor, and is no code
+# of a store, has its turn there, too.
 STORES := ./redis ./redlock ./etcd ./postgres ./dynamo ./zookeeper
 # Those whose suite takes two to four minutes far away. The others have it, too, and take longer.
 FAR ?= ./redis ./etcd ./postgres ./locktest
@@ -35,8 +35,8 @@ test: servers ## all tests, with the race detector, against real servers
 		echo "$(GO) test -C $$dir -count=1 -timeout 10m ./..."; \
 		$(GO) test -C "$$dir" -count=1 -timeout 10m ./...; \
 	done
-	$(GO) test -modfile=internal/newest.mod -count=1 -p 4 -parallel 8 -timeout 40m -run 'Suite($$|Over|BehindNginx)|Fence|AreCaught' ./locktest ./httplock $(STORES)
-	$(GO) test $(RACE) -shuffle=on -p 4 -parallel 8 -timeout 40m ./...
+	$(GO) test -modfile=internal/newest.mod -count=1 -p 3 -parallel 8 -timeout 40m -run 'Suite($$|Over|BehindNginx)|Fence|AreCaught' ./locktest ./httplock $(STORES)
+	$(GO) test $(RACE) -shuffle=on -parallel 8 -timeout 40m ./...
 
 short: ## the tests that need no server
 	$(GO) test -short ./...

@@ -232,7 +232,7 @@ func TestWeather(t *testing.T) {
 	for key, bs := range keys {
 		require.Empty(t, bs.errs)
 		t.Logf("%s: %d grants of %d", key, bs.granted, turns*users*len(ls))
-		require.Greater(t, bs.granted, turns/2)
+		require.Positive(t, bs.granted)
 	}
 	cli := plain(t, server.Addr())
 	storetest.Eventually(t, "all entries to be gone", func() bool {

@@ -107,13 +107,17 @@ func startOfOwnWaiter(e *env) {
 	h := e.mustAcquire(a, e.rival(key))
 	w := e.wait(a, e.brief(key))
 	heal := e.fault(LoseReply, a)
+	released := make(chan error, 1)
 	e.start(func() {
 		ctx, cancel := context.WithTimeout(e.ctx, 2*e.patience())
 		defer cancel()
-		_ = a.Release(ctx, h.g)
+		released <- a.Release(ctx, h.g)
 	})
 	time.Sleep(e.ttl / 2)
 	heal()
+	if <-released != nil { // the waiter had the only connection, and there was no other
+		e.settledUndo(a, key, h.g.Owner)
+	}
 	e.outlives(b, w.grantedWithin(2*e.patience()+e.recovery()))
 }
 

@@ -146,8 +146,8 @@ func outlasting() []group {
 		{"AWaitOutlivesTheStoresTrouble", []row{
 			{"Freeze", outlives, both, needs(can(Freeze)), waiterThrough(Freeze)},
 			{"Restart", outlives, both, needs(can(Restart)), waiterThrough(Restart)},
-			{"FirstOfItsProcess", first, plain, needs(can(Freeze)), firstRequestUnanswered(false)},
-			{"FirstOfItsWait", first, plain, needs(can(Freeze)), firstRequestUnanswered(true)},
+			{"FreezeFromTheStart", first, plain, needs(can(Freeze)), firstRequestUnanswered(false)},
+			{"FreezeBeforeTheWait", first, plain, needs(can(Freeze)), firstRequestUnanswered(true)},
 		}},
 		{"WakeupsAreHints", []row{
 			{"LostForGood", alive, both, needs(declares("Push", hasPush), can(LoseWakeup)), wakeupsLostForGood},

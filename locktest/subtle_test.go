@@ -283,7 +283,7 @@ func subtlyBroken() []broken {
 		})},
 		with("what stands in the way of others is kept apart from the grant", subtle{keptInTwo: true}, "PartialLossIsLoss/OfAHolder/exclusive", "PartialLossIsLoss/OfReaders", "PartialLossIsLoss/WithALine/exclusive"),
 		with("a wait ends when the server is slow to answer", subtle{impatient: true}, "AWaitOutlivesTheStoresTrouble/Freeze/exclusive"),
-		with("a first request waits for its answer for ever", subtle{neverGivesUp: true}, "AWaitOutlivesTheStoresTrouble/FirstOfItsProcess", "AWaitOutlivesTheStoresTrouble/FirstOfItsWait"),
+		with("a first request waits for its answer for ever", subtle{neverGivesUp: true}, "AWaitOutlivesTheStoresTrouble/FreezeFromTheStart", "AWaitOutlivesTheStoresTrouble/FreezeBeforeTheWait"),
 		with("a reply that breaks off ends the wait", subtle{tornIsFinal: true}, "WakeupsAreHints/EachMessageOfAWait/exclusive", "WakeupsAreHints/EachMessageOfAWait/shared"),
 		with("a wait ends when the server is slow to answer several", subtle{impatientTogether: true}, "AWaitOutlivesTheStoresTrouble/LineDuringAFreeze"),
 		{what: "one waiter of each process comes back after a restart", caught: in("AWaitOutlivesTheStoresTrouble/LineDuringARestart"), flaws: flaws{noRecheck: true, subtle: subtle{oneComesBack: true}}},

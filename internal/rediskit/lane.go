@@ -270,6 +270,10 @@ func IsTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
+// fewStale is how many stale connections a call meets without using up its tries, if the pool has
+// no more: a server that comes back may break new ones, too.
+const fewStale = 8
+
 // Repeat is [storekit.Repeat], which does not count connections that a restart of the server has
 // broken: rdb's pool hands them out one by one, all that it has.
 func Repeat(ctx context.Context, rdb goredis.UniversalClient, classify func(error) storekit.Class, send func(ctx context.Context, n int) error) (unsure bool, err error) {
@@ -281,7 +285,7 @@ func Repeat(ctx context.Context, rdb goredis.UniversalClient, classify func(erro
 				return err
 			}
 			if most < 0 {
-				most = int(rdb.PoolStats().TotalConns)
+				most = max(fewStale, int(rdb.PoolStats().TotalConns))
 			}
 			if stale >= most {
 				return err
