@@ -80,9 +80,6 @@ func init() {
 }
 
 func main() {
-	if len(os.Args) > 2 && os.Args[1] == guardCommand {
-		os.Exit(guard(os.Args[2:]))
-	}
 	a := &app{store: os.Getenv("LOCKCTL_STORE"), out: os.Stdout, errOut: os.Stderr}
 	os.Exit(a.main(os.Args[1:]))
 }

@@ -22,8 +22,6 @@ import (
 // TestMain is lockctl itself for the processes that tests start, and CMD for some of them.
 func TestMain(m *testing.M) {
 	switch {
-	case len(os.Args) > 2 && os.Args[1] == guardCommand:
-		os.Exit(guard(os.Args[2:]))
 	case len(os.Args) > 1 && os.Args[1] == criticalCommand:
 		os.Exit(critical(os.Args[2:]))
 	case os.Getenv("LOCKCTL_TEST") != "":

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/cmd/internal/guard"
 )
 
 // A run has three processes. lockctl holds the lock and renews it. The guard, a second
@@ -128,7 +129,7 @@ func (w *ward) Observe(_ context.Context, e lock.Event) {
 }
 
 // endOf is when l ends unless it is renewed, in nanoseconds since boot.
-func endOf(l *lock.Lease) int64 { return sinceBoot() + int64(time.Until(l.Deadline())) }
+func endOf(l *lock.Lease) int64 { return guard.SinceBoot() + int64(time.Until(l.Deadline())) }
 
 // tell says when the lease ends. A guard that is gone is found out by its Wait.
 func (w *ward) tell(end int64) { _ = binary.Write(w.told, binary.NativeEndian, end) }
@@ -150,7 +151,7 @@ func (w *ward) guarded(l *lock.Lease, path string, argv []string) (code int, rel
 	if err != nil {
 		return exitUnavailable, true, err
 	}
-	cmd := exec.Command(self, append([]string{guardCommand, strconv.FormatInt(endOf(l), 10), w.grace.String(), path}, argv...)...)
+	cmd := exec.Command(self, append([]string{guard.Command, strconv.FormatInt(endOf(l), 10), w.grace.String(), path}, argv...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{deadlines, child}
 	cmd.Env = append(os.Environ(), "LOCK_KEY="+l.Key(), "LOCK_TOKEN="+l.Token().String(), "LOCK_OWNER="+l.Owner())
@@ -190,7 +191,7 @@ func childOf(report io.Reader) int {
 }
 
 // watch passes signals on until over, and sees that CMD ends with the lease.
-func (w *ward) watch(l *lock.Lease, guard, group int, signals <-chan os.Signal, over <-chan struct{}) {
+func (w *ward) watch(l *lock.Lease, parent, group int, signals <-chan os.Signal, over <-chan struct{}) {
 	lost := l.Context().Done()
 	var last <-chan time.Time
 	for {
@@ -203,13 +204,13 @@ func (w *ward) watch(l *lock.Lease, guard, group int, signals <-chan os.Signal, 
 			}
 		case <-lost:
 			lost = nil
-			w.tell(sinceBoot())
+			w.tell(guard.SinceBoot())
 			last = time.After(w.grace)
 		case <-last:
 			if group != 0 {
 				_ = syscall.Kill(-group, syscall.SIGKILL)
 			}
-			_ = syscall.Kill(guard, syscall.SIGCONT) // it may be stopped, which CMD's end would wait for
+			_ = syscall.Kill(parent, syscall.SIGCONT) // it may be stopped, which CMD's end would wait for
 		}
 	}
 }
@@ -243,115 +244,4 @@ func (w *ward) outcome(l *lock.Lease, state *os.ProcessState, group int) (code i
 			int(status.Signal()), status.Signal())
 	}
 	return status.ExitStatus(), true, nil
-}
-
-const guardCommand = "__guard"
-
-// guard is the main of the guard: args are the deadline, in nanoseconds since boot, the grace,
-// CMD's path and its argv. Later deadlines come on descriptor 3; CMD's process ID goes to 4.
-func guard(args []string) int {
-	deadline, err := strconv.ParseInt(args[0], 10, 64)
-	grace, err2 := time.ParseDuration(args[1])
-	if err != nil || err2 != nil {
-		return exitUsage
-	}
-	args = args[2:]
-	deadlines, report := os.NewFile(3, "deadlines"), os.NewFile(4, "report")
-	syscall.CloseOnExec(3)
-	syscall.CloseOnExec(4)
-	// Those of a terminal reach CMD directly, others through lockctl: the guard stays. A
-	// signal that is caught, unlike one that is ignored, is as usual for CMD.
-	signal.Notify(make(chan os.Signal, 1))
-
-	cmd := &exec.Cmd{Path: args[0], Args: args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
-	cmd.SysProcAttr = childAttributes()
-	if err := startLocked(cmd); err != nil {
-		fmt.Fprintln(os.Stderr, "lockctl run:", err)
-		return 126
-	}
-	_ = binary.Write(report, binary.NativeEndian, int64(cmd.Process.Pid))
-	_ = report.Close()
-	over := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(over)
-	}()
-	enforce(cmd.Process.Pid, deadline, grace, received(deadlines), over)
-	status := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	if status.Signaled() {
-		return 128 + int(status.Signal())
-	}
-	return status.ExitStatus()
-}
-
-// received are the deadlines that arrive. The channel is closed when lockctl is gone.
-func received(r io.Reader) <-chan int64 {
-	c := make(chan int64)
-	go func() {
-		defer close(c)
-		for {
-			var d int64
-			if binary.Read(r, binary.NativeEndian, &d) != nil {
-				return
-			}
-			c <- d
-		}
-	}()
-	return c
-}
-
-// enforce ends the group when the last deadline is over, or lockctl is gone.
-func enforce(group int, deadline int64, grace time.Duration, deadlines <-chan int64, over <-chan struct{}) {
-	terminated := false
-	for {
-		// In steps, since timers stand still while the machine sleeps.
-		timer := time.After(min(time.Duration(deadline-sinceBoot()), time.Second))
-		select {
-		case <-over:
-			return
-		case d, ok := <-deadlines:
-			switch {
-			case terminated:
-			case ok:
-				deadline = d
-			default:
-				deadline = min(deadline, sinceBoot())
-			}
-			if !ok {
-				deadlines = nil
-			}
-		case <-timer:
-			if sinceBoot() < deadline {
-				continue
-			}
-			if terminated {
-				_ = syscall.Kill(-group, syscall.SIGKILL)
-				<-over
-				return
-			}
-			_ = syscall.Kill(-group, syscall.SIGTERM)
-			_ = syscall.Kill(-group, syscall.SIGCONT) // a stopped one would not hear it
-			terminated, deadline = true, deadline+int64(grace)
-		}
-	}
-}
-
-// startLocked starts cmd and keeps the thread: on Linux the kernel kills CMD when the thread
-// that started it is gone.
-func startLocked(cmd *exec.Cmd) error {
-	started := make(chan error)
-	go func() {
-		lockThread()
-		started <- cmd.Start()
-		select {}
-	}()
-	return <-started
-}
-
-// terminal is the descriptor of a terminal whose foreground this process is in, or -1.
-func terminal() int {
-	if pgrp, err := foreground(0); err == nil && pgrp == syscall.Getpgrp() {
-		return 0
-	}
-	return -1
 }

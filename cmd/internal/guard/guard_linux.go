@@ -1,4 +1,4 @@
-package main
+package guard
 
 import (
 	"runtime"
@@ -22,12 +22,12 @@ func lockThread() { runtime.LockOSThread() }
 
 func foreground(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.TIOCGPGRP) }
 
-// sinceBoot is the time since boot in nanoseconds, the same for all processes. It counts the
+// SinceBoot is the time since boot in nanoseconds, the same for all processes. It counts the
 // time that the machine sleeps.
-func sinceBoot() int64 {
+func SinceBoot() int64 {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		panic("lockctl: no clock: " + err.Error())
+		panic("guard: no clock: " + err.Error())
 	}
 	return t.Nano()
 }

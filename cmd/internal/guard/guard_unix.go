@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package main
+package guard
 
 import (
 	"syscall"
@@ -22,11 +22,11 @@ func lockThread() {}
 
 func foreground(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.TIOCGPGRP) }
 
-// sinceBoot is the time in nanoseconds since some moment that is the same for all processes.
-func sinceBoot() int64 {
+// SinceBoot is the time in nanoseconds since some moment that is the same for all processes.
+func SinceBoot() int64 {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
-		panic("lockctl: no clock: " + err.Error())
+		panic("guard: no clock: " + err.Error())
 	}
 	return t.Nano()
 }

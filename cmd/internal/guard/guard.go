@@ -1,0 +1,139 @@
+//go:build unix
+
+// Package guard is the parent of the CMD of lockctl run: a process of its own, by [Command].
+//
+// It imports little: Go initializes a package once those that it imports are, so the guard, which
+// runs in this package's init, does not wait for those of the stores' clients. They take most of
+// the time that lockctl needs to start.
+package guard
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// Command makes a program that imports this package a guard, if it is the first argument. Behind it
+// are the deadline, in nanoseconds as of [SinceBoot], the grace, CMD's path and its argv. Later
+// deadlines come on descriptor 3; CMD's process ID goes to 4. The exit status is that of CMD, 128+n
+// after signal n, or 126 if it does not start.
+const Command = "__guard"
+
+func init() {
+	if len(os.Args) > 5 && os.Args[1] == Command {
+		os.Exit(run(os.Args[2:]))
+	}
+}
+
+func run(args []string) int {
+	deadline, err := strconv.ParseInt(args[0], 10, 64)
+	grace, err2 := time.ParseDuration(args[1])
+	if err != nil || err2 != nil {
+		return 64
+	}
+	deadlines, report := os.NewFile(3, "deadlines"), os.NewFile(4, "report")
+	syscall.CloseOnExec(3)
+	syscall.CloseOnExec(4)
+	// Those of a terminal reach CMD directly, others through lockctl: the guard stays. A
+	// signal that is caught, unlike one that is ignored, is as usual for CMD.
+	signal.Notify(make(chan os.Signal, 1))
+
+	cmd, err := start(args[2:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lockctl run:", err)
+		return 126
+	}
+	_ = binary.Write(report, binary.NativeEndian, int64(cmd.Pid))
+	_ = report.Close()
+	over := make(chan syscall.WaitStatus, 1)
+	go func() {
+		state, _ := cmd.Wait()
+		over <- state.Sys().(syscall.WaitStatus)
+	}()
+	status := enforce(cmd.Pid, deadline, grace, received(deadlines), over)
+	if status.Signaled() {
+		return 128 + int(status.Signal())
+	}
+	return status.ExitStatus()
+}
+
+// received are the deadlines that arrive. The channel is closed when lockctl is gone.
+func received(r io.Reader) <-chan int64 {
+	c := make(chan int64)
+	go func() {
+		defer close(c)
+		for {
+			var d int64
+			if binary.Read(r, binary.NativeEndian, &d) != nil {
+				return
+			}
+			c <- d
+		}
+	}()
+	return c
+}
+
+// enforce ends the group when the last deadline is over, or lockctl is gone. It returns how CMD has
+// ended.
+func enforce(group int, deadline int64, grace time.Duration, deadlines <-chan int64, over <-chan syscall.WaitStatus) syscall.WaitStatus {
+	terminated := false
+	for {
+		// In steps, since timers stand still while the machine sleeps.
+		timer := time.After(min(time.Duration(deadline-SinceBoot()), time.Second))
+		select {
+		case status := <-over:
+			return status
+		case d, ok := <-deadlines:
+			switch {
+			case terminated:
+			case ok:
+				deadline = d
+			default:
+				deadline = min(deadline, SinceBoot())
+			}
+			if !ok {
+				deadlines = nil
+			}
+		case <-timer:
+			if SinceBoot() < deadline {
+				continue
+			}
+			if terminated {
+				_ = syscall.Kill(-group, syscall.SIGKILL)
+				return <-over
+			}
+			_ = syscall.Kill(-group, syscall.SIGTERM)
+			_ = syscall.Kill(-group, syscall.SIGCONT) // a stopped one would not hear it
+			terminated, deadline = true, deadline+int64(grace)
+		}
+	}
+}
+
+// start starts CMD from a thread of its own: on Linux the kernel kills CMD when the thread that
+// started it is gone.
+func start(argv []string) (cmd *os.Process, err error) {
+	started := make(chan struct{})
+	go func() {
+		lockThread()
+		cmd, err = os.StartProcess(argv[0], argv[1:], &os.ProcAttr{
+			Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: childAttributes(),
+		})
+		close(started)
+		select {}
+	}()
+	<-started
+	return cmd, err
+}
+
+// terminal is the descriptor of a terminal whose foreground this process is in, or -1.
+func terminal() int {
+	if pgrp, err := foreground(0); err == nil && pgrp == syscall.Getpgrp() {
+		return 0
+	}
+	return -1
+}
