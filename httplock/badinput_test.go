@@ -41,7 +41,7 @@ func ask(tb testing.TB, s *servicetest.Service, method, path, media, body string
 	if media != "" {
 		req.Header.Set("Content-Type", media)
 	}
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: storetest.Patience}
 	resp, err := c.Do(req)
 	require.NoError(tb, err)
 	defer func() { _ = resp.Body.Close() }()

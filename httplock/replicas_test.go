@@ -1,6 +1,7 @@
 package httplock_test
 
 import (
+	"context"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"github.com/seed-215fdefa/lock/internal/servicetest"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/memory"
 )
 
 // onEachStore runs f on each of the stores that replicas are for.
@@ -127,11 +129,49 @@ func TestUndoRefusesLateRequests(t *testing.T) {
 	t.Parallel()
 	st := onMemory(t)
 	s := serve(t, st.Open)
-	require.Equal(t, 204, ask(t, s, "POST", "/v1/locks/k:release", "application/json", `{"owner":"late"}`).Status)
+	for _, owner := range []string{"late", "a", "b", "c"} {
+		require.Equal(t, 204, ask(t, s, "POST", "/v1/locks/k:release", "application/json", `{"owner":"`+owner+`"}`).Status)
+	}
 	for _, wait := range []string{"false", "true"} {
 		a := ask(t, s, "POST", "/v1/locks/k:acquire", "application/json", `{"owner":"late","ttl":"30s","wait":`+wait+`}`)
 		require.Equal(t, 410, a.Status)
 		require.Equal(t, "urn:httplock:released", a.Type)
 	}
 	require.Empty(t, storetest.Inspect(t, st.Open(), "k").Holders)
+}
+
+// forgetful is a store that grants only after an undo, of which it remembers nothing.
+type forgetful struct {
+	*memory.Locker
+	asked, undone chan struct{}
+}
+
+func (f forgetful) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	close(f.asked)
+	<-f.undone
+	return f.Locker.Acquire(ctx, req)
+}
+
+func (f forgetful) Release(ctx context.Context, g lock.Grant) error {
+	if g.Token == 0 {
+		close(f.undone)
+		return nil
+	}
+	return f.Locker.Release(ctx, g)
+}
+
+// A try that its undo overtakes on the way to the store leaves no grant.
+func TestUndoOvertakesATry(t *testing.T) {
+	t.Parallel()
+	store := forgetful{memory.New(), make(chan struct{}), make(chan struct{})}
+	s := serve(t, func() lock.Locker { return store })
+	tried := make(chan answer)
+	go func() {
+		defer close(tried)
+		tried <- ask(t, s, "POST", "/v1/locks/k:acquire", "application/json", `{"owner":"o","ttl":"1h"}`)
+	}()
+	<-store.asked
+	require.Equal(t, 204, ask(t, s, "POST", "/v1/locks/k:release", "application/json", `{"owner":"o"}`).Status)
+	require.Equal(t, "urn:httplock:released", (<-tried).Type)
+	require.Empty(t, storetest.Inspect(t, store, "k").Holders)
 }
