@@ -2,7 +2,12 @@ package httplock
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/seed-215fdefa/lock"
 )
 
 // listLine is one line of a list: a record, or how the list ends. One that has no end was cut off.
@@ -14,7 +19,12 @@ type listLine struct {
 
 // list streams the records of a prefix, a line of JSON each.
 func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
-	prefix := r.URL.Query().Get("prefix")
+	query, err := readQuery(r, "prefix")
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	prefix := query.Get("prefix")
 	if err := h.server.Allow(r.Context(), ActionList, prefix); err != nil {
 		h.fail(w, r, err)
 		return
@@ -41,6 +51,23 @@ func (h *Handler) list(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	write(listLine{End: true})
+}
+
+// readQuery returns the query of a request, which has each parameter of known at most once, and no other.
+func readQuery(r *http.Request, known ...string) (url.Values, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fmt.Errorf("%w: query %.80q is not percent-encoded", lock.ErrInvalid, r.URL.RawQuery)
+	}
+	for name, values := range query {
+		switch {
+		case !slices.Contains(known, name):
+			return nil, fmt.Errorf("%w: unknown parameter %.80q: the path takes %q", lock.ErrInvalid, name, known)
+		case len(values) > 1:
+			return nil, fmt.Errorf("%w: parameter %q appears %d times", lock.ErrInvalid, name, len(values))
+		}
+	}
+	return query, nil
 }
 
 // watch streams an event for each change of key. The end of the stream says that it has ended.

@@ -52,13 +52,18 @@ func (h *Handler) Events(prefix string) []*Event { return h.server.Events(prefix
 
 // events streams the events of a prefix.
 func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
-	prefix := r.URL.Query().Get("prefix")
+	query, err := readQuery(r, "prefix")
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	prefix := query.Get("prefix")
 	if err := h.server.Allow(r.Context(), ActionEvents, prefix); err != nil {
 		h.fail(w, r, err)
 		return
 	}
 	begun := false
-	err := h.server.StreamEvents(r.Context(), prefix, r.Header.Get("Last-Event-ID"), func(events []Event) bool {
+	err = h.server.StreamEvents(r.Context(), prefix, r.Header.Get("Last-Event-ID"), func(events []Event) bool {
 		text := ": alive\n\n"
 		if len(events) > 0 {
 			text = eventText(events)

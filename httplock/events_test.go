@@ -471,17 +471,19 @@ func TestRightIsWithdrawn(t *testing.T) {
 // TestOwnersInEvents shows each caller its own owners as it sent them.
 func TestOwnersInEvents(t *testing.T) {
 	t.Parallel()
-	caller := httplock.WithCaller(func(r *http.Request) string { return r.URL.Query().Get("prefix") })
+	caller := httplock.WithCaller(func(r *http.Request) string { return r.Header.Get("Caller") })
 	h := httplock.NewHandler(memory.New(), caller)
 	defer h.Close()
-	w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/v1/locks/k:acquire?prefix=k", strings.NewReader(`{"owner": "alice", "ttl": "1h"}`))
+	w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/v1/locks/k:acquire", strings.NewReader(`{"owner": "alice", "ttl": "1h"}`))
 	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Caller", "k")
 	h.ServeHTTP(w, r)
 	require.Equal(t, 200, w.Code)
-	for prefix, want := range map[string]string{"k": `"owner":"alice",`, "": `"owner":"alice-`} {
+	for name, want := range map[string]string{"k": `"owner":"alice",`, "": `"owner":"alice-`} {
 		ctx, cancel := context.WithCancel(t.Context())
-		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1/events?prefix="+prefix, http.NoBody)
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v1/events", http.NoBody)
 		r.Header.Set("Last-Event-ID", "0")
+		r.Header.Set("Caller", name)
 		w := &flushed{httptest.NewRecorder(), func(body string) {
 			if strings.Contains(body, "alice") {
 				cancel()

@@ -157,6 +157,9 @@ func (h *Handler) lock(w http.ResponseWriter, r *http.Request, segment string) {
 		return
 	}
 	key, err := unescapeKey(escaped)
+	if err == nil {
+		_, err = readQuery(r)
+	}
 	if err != nil {
 		h.fail(w, r, err)
 		return

@@ -38,7 +38,7 @@ func (d *duration) UnmarshalJSON(b []byte) error {
 	s, closed := strings.CutSuffix(s, `"`)
 	v, err := time.ParseDuration(s)
 	if !quoted || !closed || err != nil {
-		return fmt.Errorf("duration %.40s: must be a string such as \"30s\", \"1.5s\" or \"250ms\"", b)
+		return fmt.Errorf("duration %.40s: must be a string such as \"30s\", \"1.5s\" or \"250ms\", of at most %v", b, lock.MaxTTL)
 	}
 	*d = duration(v)
 	return nil

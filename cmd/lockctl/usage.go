@@ -5,6 +5,8 @@ import (
 	"io"
 	"maps"
 	"slices"
+
+	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
 )
 
 const runUsage = `usage: lockctl [--store URL] run [flags] KEY -- CMD [ARG…]
@@ -77,23 +79,6 @@ const migrateUsage = `usage: lockctl [--store URL] migrate
 Makes the tables and functions that postgres and dynamodb need. It may run repeatedly.
 `
 
-const storesHelp = `Store URLs:
-
-  memory:                                        this process only
-  redis://user:password@host:6379/0              rediss:// with TLS
-  redis+sentinel://host:26379,host:26379/master  ?tls=true with TLS, as the next two
-  redis+cluster://host:6379,host:6379
-  redlock://host:6379,host:6379,host:6379        independent servers, three or more
-  etcd://user:password@host:2379,host:2379       etcds:// with TLS
-  postgres://user:password@host:5432/database    with pgx' parameters, and schema=, table=
-  zookeeper://host:2181,host:2181/root           session=10s; user:password for digest
-  dynamodb://table                               region=, endpoint=
-  https://:token@host/path                       a lockd; http:// without TLS
-  grpcs://:token@host:8081                       a lockd over gRPC; grpc:// without TLS
-
-prefix= sets what keys begin with in the store, for all but postgres, zookeeper and lockd.
-`
-
 func (a *app) help(w io.Writer) {
 	fmt.Fprint(w, "usage: lockctl [--store URL] COMMAND …\n\n")
 	for _, name := range slices.Sorted(maps.Keys(commands)) {
@@ -108,7 +93,7 @@ func (a *app) helpOn(args []string) int {
 	case len(args) == 0:
 		a.help(a.out)
 	case args[0] == "stores":
-		fmt.Fprint(a.out, storesHelp)
+		fmt.Fprint(a.out, storeurl.Help)
 	case commands[args[0]].usage == "":
 		return a.misused(fmt.Errorf("unknown command %q", args[0]), a.help)
 	default:

@@ -25,18 +25,23 @@ func sha(token string) string {
 	return "sha256:" + hex.EncodeToString(h[:])
 }
 
-func tokensFile() string {
+func tokensFile() string { return callersFile("", "") }
+
+func certificatesFile() string {
+	return callersFile(`"certificate": "web.example",`, `, {"name": "nobody", "certificate": "nobody.example"}`)
+}
+
+func callersFile(ofWeb, more string) string {
 	return `{"callers": [
-		{"name": "web", "tokens": ["` + sha(webToken) + `"], "certificate": "web.example",
+		{"name": "web", "tokens": ["` + sha(webToken) + `"], ` + ofWeb + `
 		 "rights": [{"prefix": "web:", "actions": ["lock", "read"]}, {"prefix": "shared:", "actions": ["read"]}]},
 		{"name": "ops", "tokens": ["` + opsToken + `", "ops-another-0123456789"],
-		 "rights": [{"prefix": "", "actions": ["read", "force"]}]},
-		{"name": "nobody", "certificate": "nobody.example"}
-	]}`
+		 "rights": [{"prefix": "", "actions": ["read", "force"]}]}
+	` + more + `]}`
 }
 
 func TestRights(t *testing.T) {
-	a, err := parseAccess([]byte(tokensFile()))
+	a, err := parseAccess([]byte(certificatesFile()))
 	require.NoError(t, err)
 	for _, c := range []struct {
 		token, action, key string
@@ -70,7 +75,7 @@ func TestRights(t *testing.T) {
 }
 
 func TestIdentify(t *testing.T) {
-	a, err := parseAccess([]byte(tokensFile()))
+	a, err := parseAccess([]byte(certificatesFile()))
 	require.NoError(t, err)
 	for _, c := range []struct{ header, certificate, want string }{
 		{"", "", ""},

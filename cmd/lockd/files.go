@@ -21,6 +21,11 @@ func (c config) load() (*files, error) {
 		if f.access, err = loadAccess(c.tokens); err != nil {
 			return nil, fmt.Errorf("--tokens: %w", err)
 		}
+		for _, caller := range f.access.callers {
+			if caller.certificate != "" && c.clientCA == "" {
+				return nil, fmt.Errorf("--tokens: %s: caller %q has a certificate: give --client-ca, else nobody checks it", c.tokens, caller.name)
+			}
+		}
 	}
 	if c.cert == "" {
 		return f, nil

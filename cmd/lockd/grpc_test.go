@@ -44,7 +44,7 @@ func TestGRPC(t *testing.T) {
 	t.Parallel()
 	authority := newAuthority(t)
 	cert, key := authority.issue(t, "localhost").files(t)
-	p := start(t, "--store", "memory:", "--grpc", "127.0.0.1:0", "--tokens", write(t, "tokens", tokensFile()),
+	p := start(t, "--store", "memory:", "--grpc", "127.0.0.1:0", "--tokens", write(t, "tokens", certificatesFile()),
 		"--tls-cert", cert, "--tls-key", key, "--client-ca", write(t, "ca", authority.pem()))
 	dial := func(token string, certs ...tls.Certificate) *grpclock.Locker {
 		return dialGRPC(t, p, credentials.NewTLS(&tls.Config{RootCAs: authority.pool(), Certificates: certs}), token)

@@ -17,6 +17,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
 )
 
 // Exit statuses, as in sysexits.h.
@@ -30,7 +32,7 @@ const usage = `usage: lockd --store URL [flags]
 Serves the locks of a store over HTTP, for lockctl, httplock and curl, and over gRPC; at / there is a
 page for people.
 
-  --store URL            as "lockctl help stores" lists them
+  --store URL            memory: or another one of the list below
   --listen ADDR          host:port (127.0.0.1:8080). Without --tokens only loopback is served, under the
                          name localhost, that of ADDR or an IP address, so that no web page gets in
   --grpc ADDR            also serve over gRPC there, to the same callers
@@ -52,7 +54,7 @@ LOCKD_TLS_CERT. A password is better in the environment than in sight of ps.
 FILE of --tokens is JSON:
 
   {"callers": [
-    {"name": "web", "tokens": ["sha256:5e88…"],
+    {"name": "web", "tokens": ["sha256:…"],
      "rights": [{"prefix": "web:", "actions": ["lock", "read"]}]},
     {"name": "ops", "certificate": "ops.example.com",
      "rights": [{"prefix": "", "actions": ["read", "force"]}]}
@@ -75,6 +77,7 @@ stops at once.
   GET /healthz           200 while the process runs
   GET /readyz            200 if the store answers, 503 if it does not, or during a stop
   GET /metrics           for Prometheus
+
 `
 
 // config is the command line.
@@ -93,7 +96,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, out, errOut io.Writer) int {
 	c, err := configure(args, os.LookupEnv)
 	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(out, usage)
+		fmt.Fprint(out, usage, storeurl.Help)
 		return 0
 	}
 	if err == nil {

@@ -159,7 +159,7 @@ func write(t *testing.T, name, content string) string {
 
 func TestUsage(t *testing.T) {
 	broken := write(t, "tokens", `{"callers": "geheim"}`)
-	tokens := write(t, "tokens", tokensFile())
+	tokens, certificates := write(t, "tokens", tokensFile()), write(t, "tokens", certificatesFile())
 	memory := []string{"--store", "memory:", "--listen", "127.0.0.1:0"}
 	for _, c := range []struct {
 		args   []string
@@ -167,6 +167,7 @@ func TestUsage(t *testing.T) {
 		says   string
 	}{
 		{[]string{"--help"}, 0, "usage: lockd --store URL"},
+		{[]string{"--help"}, 0, "  memory: "},
 		{nil, exitUsage, "give --store URL or set LOCKD_STORE"},
 		{[]string{"--stroe=redis://u:geheim@host"}, exitUsage, "not defined: -stroe"},
 		{[]string{"redis://u:geheim@host"}, exitUsage, "got 1 arguments"},
@@ -180,6 +181,7 @@ func TestUsage(t *testing.T) {
 		{append(memory, "--client-ca", tokens), exitUsage, "--client-ca needs"},
 		{append(memory, "--tokens", tokens, "--no-auth"), exitUsage, "exclude each other"},
 		{append(memory, "--tokens", broken), exitUsage, "--tokens: " + broken},
+		{append(memory, "--tokens", certificates), exitUsage, `caller "web" has a certificate: give --client-ca`},
 		{append(memory, "--tokens", "/no/such/file"), exitUsage, "no such file"},
 		{append(memory, "--audit", "/no/such/file"), exitUsage, "--audit: "},
 		{append(memory, "--drain", "10s"), exitUsage, "longer than the drain"},

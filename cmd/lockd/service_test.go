@@ -367,7 +367,7 @@ func TestTLS(t *testing.T) {
 	t.Parallel()
 	authority, another := newAuthority(t), newAuthority(t)
 	cert, key := authority.issue(t, "localhost").files(t)
-	p := start(t, "--store", "memory:", "--tokens", write(t, "tokens", tokensFile()),
+	p := start(t, "--store", "memory:", "--tokens", write(t, "tokens", certificatesFile()),
 		"--tls-cert", cert, "--tls-key", key, "--client-ca", write(t, "ca", authority.pem()))
 	client := func(certs ...tls.Certificate) *http.Client {
 		transport := &http.Transport{

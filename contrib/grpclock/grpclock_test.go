@@ -55,7 +55,7 @@ func TestBadInput(t *testing.T) {
 		"no key":     {acquire(&lockv1.AcquireRequest{Owner: "o", Ttl: ttl}), codes.InvalidArgument, "invalid", "key is empty"},
 		"a long key": {acquire(&lockv1.AcquireRequest{Key: strings.Repeat("k", 513), Owner: "o", Ttl: ttl}), codes.InvalidArgument, "invalid", "513 bytes"},
 		"no owner":   {acquire(&lockv1.AcquireRequest{Key: "k", Ttl: ttl}), codes.InvalidArgument, "invalid", "owner"},
-		"no TTL":     {acquire(&lockv1.AcquireRequest{Key: "k", Owner: "o"}), codes.InvalidArgument, "invalid", "TTL 0s"},
+		"no TTL":     {acquire(&lockv1.AcquireRequest{Key: "k", Owner: "o"}), codes.InvalidArgument, "invalid", "ttl is missing"},
 		"a huge TTL": {acquire(&lockv1.AcquireRequest{Key: "k", Owner: "o", Ttl: &durationpb.Duration{Seconds: 1 << 60}}), codes.InvalidArgument, "invalid", "at most"},
 		"a past TTL": {acquire(&lockv1.AcquireRequest{Key: "k", Owner: "o", Ttl: durationpb.New(-1)}), codes.InvalidArgument, "invalid", "positive"},
 		"a head start of a try": {

@@ -94,8 +94,13 @@ func (s *Server) Allow(ctx context.Context, action Action, key string) error {
 	return &Problem{Kind: KindForbidden}
 }
 
+const noTTL = "ttl is missing or 0: say how long the grant shall last"
+
 // Acquire grants, refuses, or lets the client stand in line.
 func (s *Server) Acquire(ctx context.Context, req lock.Request) (Answer, error) {
+	if req.TTL == 0 {
+		return Answer{}, &Problem{Kind: KindInvalid, Detail: noTTL}
+	}
 	owners := s.scope(ctx)
 	if err := owners.check(append([]string{req.Owner}, req.Under...)...); err != nil {
 		return Answer{}, err
@@ -205,6 +210,9 @@ func (s *Server) shown(ctx context.Context, g lock.Grant) lock.Grant {
 func (s *Server) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if g.Token == 0 {
 		return lock.Grant{}, &Problem{Kind: KindInvalid, Detail: "token is missing or 0: a renewal needs that of the grant"}
+	}
+	if g.TTL == 0 {
+		return lock.Grant{}, &Problem{Kind: KindInvalid, Detail: noTTL}
 	}
 	g, err := s.stored(ctx, g)
 	if err == nil {

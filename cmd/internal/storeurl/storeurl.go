@@ -1,6 +1,6 @@
 // Package storeurl opens a store of locks by its URL, for commands.
 //
-//	memory:                                        this process only
+//	memory:                                        this process only; memory and memory:// too
 //	redis://user:password@host:6379/0              a single server; rediss:// with TLS
 //	redis+sentinel://host:26379,host:26379/master  the master that sentinels name
 //	redis+cluster://host:6379,host:6379            a Redis Cluster
@@ -29,6 +29,24 @@ import (
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/memory"
 )
+
+// Help lists the URLs, for the usage of a command.
+const Help = `Store URLs:
+
+  memory:                                        this process only
+  redis://user:password@host:6379/0              rediss:// with TLS
+  redis+sentinel://host:26379,host:26379/master  ?tls=true with TLS, as the next two
+  redis+cluster://host:6379,host:6379
+  redlock://host:6379,host:6379,host:6379        independent servers, three or more
+  etcd://user:password@host:2379,host:2379       etcds:// with TLS
+  postgres://user:password@host:5432/database    with pgx' parameters, and schema=, table=
+  zookeeper://host:2181,host:2181/root           session=10s; user:password for digest
+  dynamodb://table                               region=, endpoint=
+  https://:token@host/path                       a lockd; http:// without TLS
+  grpcs://:token@host:8081                       a lockd over gRPC; grpc:// without TLS
+
+prefix= sets what keys begin with in the store, for all but postgres, zookeeper and lockd.
+`
 
 // Store is an open store.
 type Store struct {
@@ -119,7 +137,7 @@ func Open(ctx context.Context, rawURL string) (*Store, error) {
 func parse(raw string) (*location, error) {
 	scheme, rest, ok := strings.Cut(raw, ":")
 	kind, known := openers[scheme]
-	if !ok || !known {
+	if !known || !ok && scheme != "memory" {
 		if strings.ContainsFunc(scheme, func(r rune) bool { return r != '+' && (r < 'a' || r > 'z') }) {
 			scheme = "…" // it may be part of a password
 		}

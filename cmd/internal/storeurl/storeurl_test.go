@@ -27,6 +27,8 @@ func TestStores(t *testing.T) {
 	redis := testserver.Redis(t).Addr()
 	for _, c := range []struct{ scheme, url string }{
 		{"memory", "memory:"},
+		{"memory", "memory"},
+		{"memory", "memory://"},
 		{"http", "http://:secret@" + service(t)},
 		{"grpc", "grpc://:secret@" + overGRPC(t)},
 		{"redis", "redis://" + redis + "/1?prefix=mine:"},
