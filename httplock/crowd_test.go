@@ -1,18 +1,14 @@
 package httplock_test
 
 import (
-	"context"
 	"os"
 	"runtime"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/seed-215fdefa/lock"
-	"github.com/seed-215fdefa/lock/httplock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 )
 
@@ -64,42 +60,4 @@ func inUse() int {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc + m.StackInuse)
-}
-
-// Thousands wait for one key, the service starts again while they do, and all are served. Each has a
-// connection of its own.
-func TestThousandsWait(t *testing.T) {
-	many(t)
-	const n = 2_000
-	st := onRedis(t)
-	s := serve(t, st.Open)
-	l := httplock.New("http://" + s.Addr)
-	t.Cleanup(func() { _ = l.Close() })
-	g := storetest.Acquire(t, l, storetest.Request("k"))
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	var waiting, served sync.WaitGroup
-	errs := make(chan error, n)
-	for i := range n {
-		waiting.Add(1)
-		req := lock.Request{Key: "k", Owner: "w" + strconv.Itoa(i), TTL: time.Minute, Wait: true, Waiting: func(lock.Record) { waiting.Done() }}
-		served.Go(func() {
-			g, err := l.Acquire(ctx, req)
-			if err == nil {
-				err = l.Release(ctx, g)
-			}
-			errs <- err
-		})
-	}
-	begun := time.Now()
-	waiting.Wait()
-	t.Logf("all wait after %v", time.Since(begun))
-	s.Restart()
-	begun = time.Now()
-	storetest.Release(t, l, g)
-	served.Wait()
-	t.Logf("all are served after %v", time.Since(begun))
-	for range n {
-		require.NoError(t, <-errs)
-	}
 }
