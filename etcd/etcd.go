@@ -67,6 +67,11 @@
 //
 // # A member that stops
 //
+// A leader that stops for longer than the shortest TTL and comes back, such as a suspended machine, may
+// end etcd leases that are alive: it takes them for expired, and its requests to end them go to the new
+// leader (seen with etcd 3.6.14; see etcd issue 15247). The holders are told at once, and somebody else may have
+// the lock in the same moment. Fence the writes that must not overlap.
+//
 // A member that is frozen or silently cut off keeps its connections open and answers nothing. So
 // the Locker repeats a request that goes unanswered. The client asks its members in turn, so
 // another member gets the copy; the first answer counts. For an acquire, a wait or a release, a

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // Faulty is a store to test an application with. It works like one from [New], and fails on
@@ -85,8 +86,8 @@ func (f *Faulty) fail(err error) {
 	f.err = err
 }
 
-// Freeze makes every call hang until its ctx ends, or until Heal. Requests of later calls do not
-// arrive; replies to calls under way do not come back.
+// Freeze makes every call hang until its ctx ends, until Heal, or for [lock.Patience]: then it is
+// ErrUnavailable. Requests of later calls do not arrive; replies to calls under way do not come back.
 func (f *Faulty) Freeze() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,8 +107,11 @@ func (f *Faulty) Heal() {
 	}
 }
 
-// pass returns nil when there is no trouble.
-func (f *Faulty) pass(ctx context.Context) error {
+// pass returns nil when there is no trouble, and an error when it goes on for longer than a call waits.
+func (f *Faulty) pass(ctx context.Context) error { return storekit.WithinPatience(ctx, f.thawed) }
+
+// thawed is pass for who waits for as long as ctx lasts.
+func (f *Faulty) thawed(ctx context.Context) error {
 	for {
 		f.mu.Lock()
 		err, frozen := f.err, f.frozen
@@ -182,7 +186,7 @@ func (f *Faulty) Watch(ctx context.Context, key string, changed func()) error {
 	defer cancel()
 	defer context.AfterFunc(up, cancel)()
 	err := f.inner.Watch(watching, key, func() {
-		if f.pass(watching) == nil {
+		if f.thawed(watching) == nil {
 			changed()
 		}
 	})

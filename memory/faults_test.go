@@ -112,6 +112,12 @@ func TestFaultyOutage(t *testing.T) {
 		}
 		require.Equal(t, 1, n)
 		require.ErrorIs(t, errOf(f.Acquire(t.Context(), lock.Request{})), lock.ErrInvalid)
+
+		f.Freeze()
+		start = time.Now()
+		_, err = c.Lock(t.Context(), "k")
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		require.Equal(t, lock.Patience, time.Since(start))
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 	"github.com/seed-215fdefa/lock/locktest"
 )
 
@@ -99,10 +100,15 @@ func (f *Locker) pass(ctx context.Context, ways ...*chan struct{}) error {
 	return nil
 }
 
+// within is pass for a call, which gives up in the end.
+func (f *Locker) within(ctx context.Context, ways ...*chan struct{}) error {
+	return storekit.WithinPatience(ctx, func(ctx context.Context) error { return f.pass(ctx, ways...) })
+}
+
 // exchange is a request and its reply. What was done stays done when the reply is lost.
 func exchange[T any](ctx context.Context, f *Locker, do func(context.Context) (T, error)) (T, error) {
 	var none T
-	if err := f.pass(ctx, &f.frozen); err != nil {
+	if err := f.within(ctx, &f.frozen); err != nil {
 		return none, err
 	}
 	if err := f.begin(); err != nil {
@@ -113,7 +119,7 @@ func exchange[T any](ctx context.Context, f *Locker, do func(context.Context) (T
 	defer context.AfterFunc(f.life, cancel)()
 	v, err := do(sent)
 	f.calls.Done()
-	if lost := f.pass(ctx, &f.frozen, &f.mute); lost != nil {
+	if lost := f.within(ctx, &f.frozen, &f.mute); lost != nil {
 		return none, lost
 	}
 	return v, err
