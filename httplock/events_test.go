@@ -349,6 +349,30 @@ func TestEventsAreNotInvented(t *testing.T) {
 	})
 }
 
+// TestWrongToken has an owner renew and release by other tokens than that of its grant, which goes on.
+func TestWrongToken(t *testing.T) {
+	t.Parallel()
+	h := httplock.NewHandler(memory.New())
+	defer h.Close()
+	call(t, h, "k", "acquire", "o")
+	token := h.Events("")[0].Token
+	for _, verb := range []string{"renew", "release"} {
+		for _, wrong := range []lock.Token{1, token - 1, token + 1} {
+			w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/v1/locks/k:"+verb,
+				strings.NewReader(fmt.Sprintf(`{"owner": "o", "token": %d, "ttl": "1h"}`, wrong)))
+			r.Header.Set("Content-Type", "application/json")
+			h.ServeHTTP(w, r)
+			require.Equal(t, http.StatusGone, w.Code)
+		}
+	}
+	call(t, h, "k", "release", "o")
+	var kinds []httplock.EventKind
+	for _, e := range h.Events("") {
+		kinds = append(kinds, e.Kind)
+	}
+	require.Equal(t, []httplock.EventKind{httplock.EventGranted, httplock.EventReleased}, kinds)
+}
+
 // TestLooksSeeParts has a key with more holders and waiters than records show, and readers that come
 // one after the other: nothing is told that may be an old story.
 func TestLooksSeeParts(t *testing.T) {

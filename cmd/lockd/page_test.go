@@ -66,7 +66,7 @@ func TestPageScript(t *testing.T) {
 
 	wrong, _, _ := underLock(t, "30", "http://"+p.addr+"/v1/report", "exit 7")
 	_ = wrong.Wait()
-	assert.Equal(t, 1, wrong.ProcessState.ExitCode(), "a 404 does not get better")
+	assert.Equal(t, 75, wrong.ProcessState.ExitCode(), "a 404 does not get better")
 }
 
 // TestPageScriptWithoutService kills the service: no renewal succeeds, and the job must end.
@@ -82,5 +82,5 @@ func TestPageScriptWithoutService(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, rest)
 	_ = cmd.Wait()
-	assert.Equal(t, 1, cmd.ProcessState.ExitCode())
+	assert.Equal(t, 76, cmd.ProcessState.ExitCode())
 }

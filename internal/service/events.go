@@ -141,6 +141,9 @@ func (j *journal) add(e Event) bool {
 
 // follows reports whether e is news after before, and adds to it what is known from there.
 func (e *Event) follows(before *Event) bool {
+	if e.Kind == EventLost && before.Token > 0 && e.Token != before.Token {
+		return false // who asked with a wrong token knows of a grant that is not there, not of this one
+	}
 	// An owner that is used again, as scripts do, begins anew.
 	if e.Kind == EventWaiting && !e.Looked && rank[before.Kind] > 2 || before.Token > 0 && e.Token > before.Token {
 		return true
