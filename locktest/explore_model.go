@@ -233,8 +233,10 @@ func (m *model) severed(t *tenure, c *call) bool {
 
 func heartbeat(t *tenure) time.Duration { return min(t.ttl, 5*time.Second) }
 
-// deserted is when nothing can be left of key.
+// deserted is when nothing can be left of key. Clients may still release in the background.
 func (m *model) deserted(key int) (at time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, t := range m.lives {
 		if t.key == key {
 			at = max(at, m.gone(t))
