@@ -93,7 +93,7 @@ func TestFrozenServer(t *testing.T) {
 func TestUnrenewedEnds(t *testing.T) {
 	t.Parallel()
 	l, other, cli := pair(t)
-	const ttl = 2 * time.Second
+	const ttl = 8 * time.Second // it must not be over before the first look
 	lost := make(chan lock.LostReason, 1)
 	req := storetest.Lasting(storetest.Request("unrenewed"), ttl)
 	req.Lost = func(r lock.LostReason) { lost <- r }

@@ -85,7 +85,9 @@ func TestChecks(t *testing.T) {
 	inLine := func(second lock.Token, more ...event) story {
 		first := grant(1, 5, 5000, 5300).done(5301)
 		first[0].Waiting, first[0].Wait = 5010, true
-		return append(more, append(first, grant(2, second, 5100, 5101+int64(second)*100).done(5800)...)...)
+		then := grant(2, second, 5100, 5101+int64(second)*100).done(5800)
+		then[0].Wait = true
+		return append(more, append(first, then...)...)
 	}
 	ahead := func(head int64) story { // of one who came later
 		s := inLine(4)
@@ -156,6 +158,10 @@ func TestChecks(t *testing.T) {
 		{"a slot twice", "exclusion by deadline", slices.Concat(permit(1, "0", 0), permit(2, "0", 100))},
 		{"a permit of another op", "lease without a grant", append(grant(1, 1, 0, 1)[:1], event{Kind: kHold, Key: "k", Op: 2, Owner: "b", Token: 1, At: 1})},
 		{"overtaken in a storm", "", inLine(4, event{Kind: kFault, At: 4000, End: 4100})},
+		{"overtaken by a late heartbeat", "", inLine(4, event{Kind: kRenew, At: 5020, End: 5354, Err: "store unavailable"})},
+		{"overtaken, and no heartbeat late", "order in line", inLine(4, event{Kind: kRenew, At: 5020, End: 5353, Err: "store unavailable"})},
+		{"overtaken, the waiter starved", "", inLine(4, event{Kind: kLate, Proc: 1, At: 5020, End: 5354})},
+		{"overtaken, another starved", "order in line", inLine(4, event{Kind: kLate, Proc: 2, At: 5020, End: 5354})},
 		{"fenced writes", "", slices.Concat(written(1, 1, 10, 0), story{fence(kFenceSend, 2, 5, 20, 10)}, written(3, 9, 30, 20))},
 		{"fence lets by", "fence: stale token accepted", slices.Concat(story{fence(kFenceRead, 2, 1, 0, 0)}, written(1, 5, 10, 0))},
 		{"fence overwrites", "fence: lost update", slices.Concat(written(1, 1, 10, 0), written(2, 5, 20, 0))},
