@@ -395,3 +395,8 @@ func TestPgBouncerWithoutListen(t *testing.T) {
 		})
 	}
 }
+
+// TestCrowd: a thousand of one process wait for one key.
+func TestCrowd(t *testing.T) {
+	storetest.Crowd(t, ownWorld(t).open(t), 1000)
+}

@@ -370,3 +370,8 @@ func TestLongLine(t *testing.T) {
 	require.Empty(t, rec.Holders)
 	require.Empty(t, rec.Waiters)
 }
+
+// TestCrowd: thousands of one process wait for one key.
+func TestCrowd(t *testing.T) {
+	storetest.Crowd(t, ownWorld(t).open(t), 3000)
+}

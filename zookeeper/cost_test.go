@@ -91,3 +91,8 @@ func TestLineUpCost(t *testing.T) {
 	}
 	storetest.Release(t, a, g)
 }
+
+// TestCrowd: a thousand of one process wait for one key.
+func TestCrowd(t *testing.T) {
+	storetest.Crowd(t, sharedWorld(t).lasting().open(t), 1000)
+}

@@ -1,0 +1,75 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// Crowd has thousands of one process wait for one key. All are in line within seconds, the holder
+// keeps its lock meanwhile, and all are served in order. With LOCK_TEST_MANY=1 they are 3,000.
+func Crowd(t *testing.T, l interface {
+	lock.Locker
+	lock.Admin
+}, waiters int,
+) {
+	t.Helper()
+	if os.Getenv("LOCK_TEST_MANY") != "" {
+		waiters = 3000
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	c := lock.New(l, lock.WithTTL(10*time.Second))
+	holder, err := c.Lock(ctx, "crowd")
+	require.NoError(t, err)
+
+	var lined, served atomic.Int64
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards last and errs
+	last, errs := holder.Token(), []error(nil)
+	begun := time.Now()
+	for range waiters {
+		wg.Go(func() {
+			req := Lasting(Request("crowd"), 10*time.Second)
+			req.Wait, req.Waiting = true, func(lock.Record) { lined.Add(1) }
+			g, err := l.Acquire(ctx, req)
+			mu.Lock()
+			switch {
+			case err != nil:
+				errs = append(errs, err)
+			case g.Token <= last:
+				errs = append(errs, fmt.Errorf("token %d after %d", g.Token, last))
+			}
+			last = max(last, g.Token)
+			mu.Unlock()
+			if err == nil {
+				served.Add(1)
+				_ = l.Release(ctx, g)
+			}
+		})
+	}
+	for lined.Load() < int64(waiters) && ctx.Err() == nil {
+		mu.Lock()
+		require.Empty(t, errs)
+		mu.Unlock()
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Logf("%d lined up in %v", waiters, time.Since(begun))
+	require.Equal(t, waiters, Inspect(t, l, "crowd").WaiterCount)
+	require.NoError(t, holder.Renew(ctx))
+	begun = time.Now()
+	require.NoError(t, holder.Release(ctx))
+	wg.Wait()
+	t.Logf("served in %v", time.Since(begun))
+	require.Empty(t, errs)
+	require.EqualValues(t, waiters, served.Load())
+	require.NoError(t, c.Close(ctx))
+}
