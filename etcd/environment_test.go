@@ -3,8 +3,6 @@ package etcd_test
 import (
 	"context"
 	"fmt"
-	"runtime"
-	"sync"
 	"testing"
 	"time"
 
@@ -112,38 +110,8 @@ func TestFullServer(t *testing.T) {
 	require.ErrorContains(t, err, "compact and defragment")
 }
 
-// TestIdleCost: a lock that is held and watched has no goroutine, and about a kilobyte.
+// TestIdleCost: a lock that is held and watched has no goroutine, and less than a kilobyte.
 func TestIdleCost(t *testing.T) {
-	const locks = 10_000
 	l := openOn(t, testserver.Prefix(), []string{testserver.Etcd(t).Addr()})
-	hold := func(key string) {
-		req := storetest.Request(key)
-		req.Lost = func(lock.LostReason) {}
-		storetest.Acquire(t, l, req)
-	}
-	hold("first")
-	time.Sleep(3 * etcd.WatchDelay)
-	measure := func() (goroutines int, bytes uint64) {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return runtime.NumGoroutine(), m.HeapAlloc
-	}
-	goroutines, bytes := measure()
-	var all sync.WaitGroup
-	const callers = 50
-	for i := range callers {
-		all.Go(func() {
-			for j := i; j < locks; j += callers {
-				hold(fmt.Sprint("idle ", j))
-			}
-		})
-	}
-	all.Wait()
-	time.Sleep(3 * etcd.WatchDelay)
-	storetest.Eventually(t, "their goroutines to end", func() bool { return runtime.NumGoroutine() < goroutines+20 })
-	more, after := measure()
-	t.Logf("%d goroutines and %d bytes a lock", more-goroutines, (after-bytes)/locks)
-	require.Less(t, (after-bytes)/locks, uint64(1500))
+	storetest.IdleCost(t, l, 1000, func(int) { time.Sleep(3 * etcd.WatchDelay) })
 }

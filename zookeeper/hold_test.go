@@ -101,6 +101,16 @@ func TestIdleHolds(t *testing.T) {
 	storetest.Release(t, l, first)
 }
 
+// TestIdleCost: nor does it cost more than two kilobytes, with what the client keeps for its watch.
+func TestIdleCost(t *testing.T) {
+	conn, root := laneRoot(t)
+	l := New(conn, WithRoot(root), WithSessionTimeout(time.Minute))
+	defer func() { require.NoError(t, l.Close()) }()
+	storetest.IdleCost(t, l, 2500, func(held int) {
+		storetest.Eventually(t, "their watches", func() bool { return l.Watches() == held })
+	})
+}
+
 // TestVerify: a node is verified if it is there, and of the session that has verified it. What
 // has ended is not granted.
 func TestVerify(t *testing.T) {
