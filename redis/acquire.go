@@ -35,10 +35,16 @@ func (l *Locker) acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 			return lock.Grant{}, err
 		}
 	}
-	if req.Wait {
-		return l.wait(ctx, req)
+	a := l.acquisition(req)
+	if g, err := a.quick(ctx); err != nil || g.Token != 0 {
+		return g, err
 	}
-	g, no, err := l.acquisition(req).send(ctx)
+	slow := new(acquisition) // it leaves the stack only here
+	*slow = a
+	if req.Wait {
+		return slow.wait(ctx)
+	}
+	g, no, err := slow.send(ctx)
 	if no != nil {
 		err = &lock.HeldError{Record: no.Record}
 	}
@@ -50,53 +56,95 @@ type acquisition struct {
 	l      *Locker
 	req    lock.Request
 	ttl    int64 // ms
-	script *script
 	keys   keyset
-	args   []any
+	free   bool // the lock may be free, and nobody wait for it: ask by the short script
 	unsure bool // a request was sent again after an unknown outcome
-	inLine bool // after the first refusal of who waits: the short script is not for those
+	told   bool // the line was returned: once is enough
 }
-
-// The places in args that change from one sending to the next.
-const (
-	argHeartbeat = 4
-	argDetail    = 5
-	argTTL       = 6
-)
 
 // errUndone is the outcome of an acquisition whose owner has been released already.
 var errUndone = errors.New("lock: redis: this owner's acquisition has been undone")
 
-func (l *Locker) acquisition(req lock.Request) *acquisition {
-	a := &acquisition{
-		l: l, req: req, ttl: rediskit.Milliseconds(req.TTL), script: acquireScript, keys: l.keys(req.Key),
+func (l *Locker) acquisition(req lock.Request) acquisition {
+	return acquisition{
+		l: l, req: req, ttl: rediskit.Milliseconds(req.TTL), keys: l.keys(req.Key),
+		free: !req.Shared && !l.contended.Has(req.Key),
 	}
-	if req.Shared {
-		a.script = acquireSharedScript
+}
+
+// take is the short script, which grants a free lock that nobody waits for. Else it does
+// nothing, and returns 0.
+func (a *acquisition) take() rediskit.Eval {
+	return takeScript.With([]string{a.keys.record(), a.keys.counter()}, a.req.Owner, a.ttl, a.l.counterMS, a.note())
+}
+
+// ask is the script that lines up, too.
+func (a *acquisition) ask() rediskit.Eval {
+	script, heartbeat, detail, ttl := acquireScript, any(""), "1", ""
+	if a.req.Shared {
+		script = acquireSharedScript
 	}
-	a.args = []any{
-		req.Owner, a.ttl, l.counterTTL.Milliseconds(), l.process + storekit.EncodeNote(&req), "", "1", "",
+	if a.told {
+		detail = ""
 	}
-	if req.Wait {
-		a.args[argHeartbeat] = rediskit.Milliseconds(storekit.Heartbeat(req.TTL))
-		a.args[argTTL] = fmt.Sprintf("%013d", a.ttl)
+	if a.req.Wait {
+		heartbeat, ttl = rediskit.Milliseconds(storekit.Heartbeat(a.req.TTL)), fmt.Sprintf("%013d", a.ttl)
 	}
-	if req.HeadStart > 0 {
-		a.args = append(a.args, microseconds(req.HeadStart))
+	args := []any{a.req.Owner, a.ttl, a.l.counterMS, a.note(), heartbeat, detail, ttl}
+	if a.req.HeadStart > 0 {
+		args = append(args, microseconds(a.req.HeadStart))
 	}
-	return a
+	return script.With(a.keys.all(), args...)
+}
+
+// note is who asks, for others to see: a string.
+func (a *acquisition) note() any {
+	if s := storekit.EncodeNote(&a.req); s != "" {
+		return a.l.process + s
+	}
+	return a.l.processArg
+}
+
+// quick asks once, if the answer will come at once, without what a wait needs. If it brings no
+// grant send asks again, and tells why. An error is that of ctx.
+func (a *acquisition) quick(ctx context.Context) (lock.Grant, error) {
+	if !a.free {
+		return lock.Grant{}, nil
+	}
+	start := time.Now()
+	reply, sent, err := a.l.servers.quick(ctx, a.take())
+	if err != nil {
+		a.unsure = sent && !rediskit.IsReply(err)
+		return lock.Grant{}, ctx.Err()
+	}
+	return a.taken(reply, start), nil
+}
+
+// taken is the grant by the short script, if it has granted.
+func (a *acquisition) taken(reply any, start time.Time) lock.Grant {
+	token, ok := reply.(int64)
+	a.free = false
+	if !ok || token == 0 {
+		return lock.Grant{}
+	}
+	return a.grant(lock.Token(token), start)
 }
 
 // send asks once. Exactly one of the three results is set.
 func (a *acquisition) send(ctx context.Context) (lock.Grant, *storekit.Refusal, error) {
-	if !a.req.Shared && !a.inLine && !a.l.contended.Has(a.req.Key) {
-		g, err := a.take(ctx)
-		if err != nil || g.Token != 0 {
-			return g, nil, err
-		}
-	}
 	start := time.Now()
-	reply, unsure, err := a.l.servers.run(ctx, a.script, a.keys.all(), a.args...)
+	if a.free {
+		reply, unsure, err := a.l.servers.run(ctx, a.take())
+		a.unsure = a.unsure || unsure
+		if err != nil {
+			return lock.Grant{}, nil, err
+		}
+		if g := a.taken(reply, start); g.Token != 0 {
+			return g, nil, nil
+		}
+		start = time.Now()
+	}
+	reply, unsure, err := a.l.servers.run(ctx, a.ask())
 	a.unsure = a.unsure || unsure
 	if err != nil {
 		return lock.Grant{}, nil, err
@@ -109,9 +157,7 @@ func (a *acquisition) send(ctx context.Context) (lock.Grant, *storekit.Refusal, 
 			return lock.Grant{}, nil, errUndone
 		}
 		no, err := a.refused(r)
-		if a.req.Wait {
-			a.inLine, a.args[argDetail] = true, "" // it has been told of
-		}
+		a.told = a.req.Wait
 		return lock.Grant{}, no, err
 	}
 	return lock.Grant{}, nil, unexpected(reply)
@@ -125,23 +171,6 @@ func (a *acquisition) grant(token lock.Token, start time.Time) lock.Grant {
 		Key: a.req.Key, Owner: a.req.Owner, Token: token, Shared: a.req.Shared,
 		TTL: time.Duration(a.ttl) * time.Millisecond, Start: start,
 	}
-}
-
-// take asks by the short script, which grants a free lock that nobody waits for. Else
-// nothing has happened, and there is no grant.
-func (a *acquisition) take(ctx context.Context) (lock.Grant, error) {
-	start := time.Now()
-	reply, unsure, err := a.l.servers.run(ctx, takeScript,
-		[]string{a.keys.record(), a.keys.counter()}, a.args[:argHeartbeat]...)
-	a.unsure = a.unsure || unsure
-	if err != nil {
-		return lock.Grant{}, err
-	}
-	token, ok := reply.(int64)
-	if !ok || token == 0 {
-		return lock.Grant{}, nil
-	}
-	return a.grant(lock.Token(token), start), nil
 }
 
 // refused reads the reply of an acquire script that did not grant.

@@ -22,7 +22,7 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 		return lock.Record{}, err
 	}
 	k := l.keys(key)
-	reply, _, err := l.servers.run(ctx, inspectScript, k.all())
+	reply, _, err := l.servers.run(ctx, inspectScript.With(k.all()))
 	if err != nil {
 		return lock.Record{}, err
 	}
@@ -52,7 +52,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := l.ready(ctx); err != nil {
 		return err
 	}
-	reply, unsure, err := l.servers.run(ctx, forceScript, l.keys(key).all(), owner, l.channels())
+	reply, unsure, err := l.servers.run(ctx, forceScript.With(l.keys(key).all(), owner, l.channels()))
 	if err != nil {
 		return err
 	}

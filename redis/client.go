@@ -71,19 +71,36 @@ func (s *servers) laneOf(key string) *rediskit.Lane {
 	return way
 }
 
-// run executes a script on the server that has keys[0] and returns its reply. The script may
-// be sent again after an unknown outcome; unsure says that an earlier sending may still be
+// run executes a script on the server that has its first key and returns its reply. The script
+// may be sent again after an unknown outcome; unsure says that an earlier sending may still be
 // executed. It returns promptly when ctx ends, with ctx.Err().
-func (s *servers) run(ctx context.Context, script *script, keys []string, args ...any) (reply any, unsure bool, err error) {
-	unsure, err = rediskit.Repeat(ctx, s.rdb, classify, func(ctx context.Context, n int) (err error) {
-		reply, err = s.send(ctx, script, keys, args, n == 0)
+func (s *servers) run(ctx context.Context, e rediskit.Eval) (reply any, unsure bool, err error) {
+	reply, err = s.send(ctx, e, true)
+	if err == nil {
+		return reply, false, nil
+	}
+	return s.rerun(ctx, e, err)
+}
+
+// rerun goes on with a run whose first sending failed with err.
+func (s *servers) rerun(ctx context.Context, e rediskit.Eval, err error) (reply any, unsure bool, _ error) {
+	unsure, err = rediskit.Repeat(ctx, s.rdb, classify, func(ctx context.Context, n int) error {
+		if n > 0 {
+			reply, err = s.send(ctx, e, false)
+		}
 		return err
 	})
 	return reply, unsure, err
 }
 
+// quick executes a script if its server is known to answer fast, and only once. sent is false if
+// it is not. After an error it may have been executed, or be executed yet.
+func (s *servers) quick(ctx context.Context, e rediskit.Eval) (reply any, sent bool, err error) {
+	return s.laneOf(e.Key()).Quick(ctx, e.ByName)
+}
+
 // once is run for a script that must not be executed twice.
-func (s *servers) once(ctx context.Context, script *script, keys []string, args ...any) (reply any, err error) {
+func (s *servers) once(ctx context.Context, e rediskit.Eval) (reply any, err error) {
 	classify := func(err error) storekit.Class {
 		if class := classify(err); class != storekit.Unknown {
 			return class
@@ -91,7 +108,7 @@ func (s *servers) once(ctx context.Context, script *script, keys []string, args 
 		return storekit.Final
 	}
 	_, err = storekit.Repeat(ctx, classify, func(ctx context.Context, _ int) (err error) {
-		reply, err = s.send(ctx, script, keys, args, false)
+		reply, err = s.send(ctx, e, false)
 		return err
 	})
 	return reply, err
@@ -99,12 +116,10 @@ func (s *servers) once(ctx context.Context, script *script, keys []string, args 
 
 // send asks the server, which it teaches the script if need be. short allows the lane's short
 // cut, after which a call is sent again.
-func (s *servers) send(ctx context.Context, script *script, keys []string, args []any, short bool) (reply any, err error) {
-	for _, bySource := range []bool{false, true} {
-		reply, err = s.laneOf(keys[0]).Do(ctx, script.Args(bySource, keys, args), short)
-		if !goredis.HasErrorPrefix(err, "NOSCRIPT") { // it was started anew, or has taken over
-			break
-		}
+func (s *servers) send(ctx context.Context, e rediskit.Eval, short bool) (reply any, err error) {
+	reply, err = s.laneOf(e.Key()).Do(ctx, e.ByName, short)
+	if err != nil && goredis.HasErrorPrefix(err, "NOSCRIPT") { // it was started anew, or has taken over
+		reply, err = s.laneOf(e.Key()).Do(ctx, e.BySource(), short)
 	}
 	switch {
 	case err == nil:
@@ -113,7 +128,7 @@ func (s *servers) send(ctx context.Context, script *script, keys []string, args 
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
-	return nil, wrap(rediskit.Explain(err, keys[0]))
+	return nil, wrap(rediskit.Explain(err, e.Key()))
 }
 
 // classify implements the classes of storekit for the errors of send.

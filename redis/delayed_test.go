@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/redis"
 )
@@ -79,6 +80,33 @@ func TestStaleReleaseOfContendedKey(t *testing.T) {
 	refused(t, l, request("k"))
 	require.ErrorIs(t, l.Release(bounded(t), g), lock.ErrLost)
 	holds(t, other, h)
+}
+
+// TestLateTake: a server that has answered fast does not answer in time. The same Acquire asks again
+// by another connection, and has one grant. What comes late, when that is over, has no effect.
+func TestLateTake(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	other := w.open(t)
+	for key, first := range map[string]faultproxy.Messages{
+		"late request": faultproxy.Requests().Nth(1), "late reply": faultproxy.Replies().Nth(1),
+	} {
+		l, proxy := w.far(t)
+		eventually(t, "a fast server", func() bool { inspect(t, l, "warm"); return l.Fast() })
+		late := proxy.Hold(first)
+		g := acquire(t, l, request(key))
+		storetest.Receive(t, late.Hit())
+		require.Len(t, inspect(t, other, key).Holders, 1)
+		holds(t, other, g)
+		release(t, l, g)
+		release(t, other, acquire(t, other, request(key)))
+		before := calls(t, w.rdb, "evalsha")
+		late.Heal()
+		if key == "late request" {
+			eventually(t, "its execution", func() bool { return calls(t, w.rdb, "evalsha") == before+1 })
+		}
+		require.Empty(t, inspect(t, other, key).Holders)
+	}
 }
 
 // TestReaderBehindReaderAndWriter: the key is free, and reserved for a reader who has not

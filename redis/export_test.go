@@ -22,3 +22,6 @@ func Preload(ctx context.Context, rdb goredis.UniversalClient) error {
 
 // Doubt makes l take owner for one whose first request may still be on its way.
 func (l *Locker) Doubt(owner string) { l.doubts.Add(owner) }
+
+// Fast reports whether l knows its server to answer fast.
+func (l *Locker) Fast() bool { return l.servers.single.Fast() }

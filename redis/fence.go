@@ -94,11 +94,12 @@ func (f *Fence) run(ctx context.Context, again bool,
 		return nil, err
 	}
 	names, values := append([]string{mark}, keys...), append([]any{token.String()}, args...)
+	e := step.With(names, values...)
 	var reply any
 	if again {
-		reply, _, err = f.servers.run(ctx, step, names, values...)
+		reply, _, err = f.servers.run(ctx, e)
 	} else {
-		reply, err = f.servers.once(ctx, step, names, values...)
+		reply, err = f.servers.once(ctx, e)
 	}
 	if err != nil {
 		return nil, err

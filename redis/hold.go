@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -22,9 +23,9 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	var reply any
 	var err error
 	if g.Shared {
-		reply, _, err = l.servers.run(ctx, renewSharedScript, k.all(), g.Token.String()+":", ttl, g.Owner)
+		reply, _, err = l.servers.run(ctx, renewSharedScript.With(k.all(), g.Token.String()+":", ttl, g.Owner))
 	} else {
-		reply, _, err = l.servers.run(ctx, renewScript, []string{k.record()}, identity(g), ttl)
+		reply, _, err = l.servers.run(ctx, renewScript.With([]string{k.record()}, identity(g), ttl))
 	}
 	if err == nil {
 		err = lost(reply, g)
@@ -53,10 +54,10 @@ func (l *Locker) end(ctx context.Context, g lock.Grant) (err error) {
 	var reply any
 	var unsure bool
 	if g.Shared {
-		reply, unsure, err = l.servers.run(ctx, releaseSharedScript, k.all(), g.Token.String()+":", l.channels(), g.Owner)
+		reply, unsure, err = l.servers.run(ctx, releaseSharedScript.With(k.all(), g.Token.String()+":", l.channels(), g.Owner))
 	} else {
 		if !l.contended.Has(g.Key) {
-			reply, unsure, err = l.servers.run(ctx, dropScript, []string{k.record()}, identity(g))
+			reply, unsure, err = l.servers.run(ctx, dropScript.With([]string{k.record()}, identity(g)))
 		}
 		if err == nil && (reply == nil || reply == int64(3)) {
 			reply, unsure, err = l.handOver(ctx, g, k)
@@ -77,8 +78,8 @@ func (l *Locker) end(ctx context.Context, g lock.Grant) (err error) {
 // waiter finds its grant when it looks again, which it is told to do at once.
 func (l *Locker) handOver(ctx context.Context, g lock.Grant, k keyset) (reply any, unsure bool, err error) {
 	start := time.Now()
-	reply, unsure, err = l.servers.run(ctx, releaseScript, k.all(),
-		identity(g), l.channels(), l.process, l.counterTTL.Milliseconds())
+	reply, unsure, err = l.servers.run(ctx, releaseScript.With(k.all(),
+		identity(g), l.channels(), l.process, l.counterMS))
 	if err != nil || unsure {
 		l.registry.WakeAll()
 	}
@@ -92,13 +93,17 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, k keyset) (reply an
 }
 
 func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
-	_, _, err := l.servers.run(ctx, undoScript, l.keys(g.Key).all(),
-		g.Owner, storekit.UndoLife.Milliseconds(), l.channels(), l.counterTTL.Milliseconds())
+	_, _, err := l.servers.run(ctx, undoScript.With(l.keys(g.Key).all(),
+		g.Owner, storekit.UndoLife.Milliseconds(), l.channels(), l.counterMS))
 	return err
 }
 
 // identity is what the record of an exclusive grant begins with.
-func identity(g lock.Grant) string { return g.Token.String() + ":" + g.Owner + ":" }
+func identity(g lock.Grant) string {
+	b := strconv.AppendUint(make([]byte, 0, 128), uint64(g.Token), 10)
+	b = append(append(append(b, ':'), g.Owner...), ':')
+	return string(b)
+}
 
 // lost reads the reply of the renew and release scripts.
 func lost(reply any, g lock.Grant) error {

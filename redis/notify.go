@@ -44,6 +44,6 @@ func (l *Locker) subscribe(ctx context.Context, subscribed func(), heard func(st
 // probe sends this Locker a message the way that scripts wake its waiters: by way of the
 // server that decides. A Cluster passes messages on from any server to all.
 func (l *Locker) probe(ctx context.Context, payload string) error {
-	_, _, err := l.servers.run(ctx, publishScript, l.keys("probe").all()[:1], l.channels()+l.process, payload)
+	_, _, err := l.servers.run(ctx, publishScript.With(l.keys("probe").all()[:1], l.channels()+l.process, payload))
 	return err
 }

@@ -42,7 +42,7 @@ func (l *Locker) push(ctx context.Context) error {
 	defer func() { _ = ps.Close() }()
 	_, err := ps.ReceiveTimeout(ctx, quiet) // the subscription
 	if err == nil {
-		_, _, err = l.servers.run(ctx, publishScript, l.keys("probe").all()[:1], channel, "preflight")
+		_, _, err = l.servers.run(ctx, publishScript.With(l.keys("probe").all()[:1], channel, "preflight"))
 	}
 	if err == nil {
 		_, err = ps.ReceiveTimeout(ctx, quiet)

@@ -73,8 +73,9 @@ var (
 // before its client.
 type Locker struct {
 	prefix     string
-	counterTTL time.Duration
+	counterMS  any    // how long a token counter is kept, an int64
 	process    string // this Locker's name, part of its channel
+	processArg any    // the same, for scripts
 	onPush     func(error)
 	err        error // of an option or the client; returned by every call
 
@@ -111,7 +112,7 @@ func WithCounterTTL(d time.Duration) Option {
 		if d < time.Second || d > lock.MaxTTL {
 			return fmt.Errorf("%w: redis: counter TTL %v: must be from 1s to %v", lock.ErrInvalid, d, lock.MaxTTL)
 		}
-		l.counterTTL = d
+		l.counterMS = d.Milliseconds()
 		return nil
 	}
 }
@@ -134,9 +135,10 @@ func WithPushObserver(f func(error)) Option {
 // method Unwrap() goredis.UniversalClient.
 func New(rdb goredis.UniversalClient, opts ...Option) *Locker {
 	l := &Locker{
-		prefix: "lock:", counterTTL: 10 * time.Minute, process: storekit.ProcessName(),
+		prefix: "lock:", counterMS: (10 * time.Minute).Milliseconds(), process: storekit.ProcessName(),
 		contended: storekit.NewRecent(contendedFor), registry: storekit.NewRegistry(),
 	}
+	l.processArg = l.process
 	l.closed, l.close = context.WithCancel(context.Background())
 	l.err = l.setUp(rdb, opts)
 	l.listener = &storekit.Listener{

@@ -14,12 +14,12 @@ import (
 // (a holder's TTL or the heartbeat of the first waiter ends), and at each recheck, which
 // keeps the place. Each claim verifies by itself, and its Start is taken before it is sent,
 // so a wake-up is only a hint.
-func (l *Locker) wait(ctx context.Context, req lock.Request) (lock.Grant, error) {
-	box := l.registry.Join(req.Owner)
-	defer l.registry.Leave(req.Owner)
-	a := l.acquisition(req)
+func (a *acquisition) wait(ctx context.Context) (lock.Grant, error) {
+	l := a.l
+	box := l.registry.Join(a.req.Owner)
+	defer l.registry.Leave(a.req.Owner)
 	w := storekit.Wait{
-		Request: req, Mailbox: box, Closed: l.closed, Classify: classify, Recheck: l.registry.Recheck,
+		Request: a.req, Mailbox: box, Closed: l.closed, Classify: classify, Recheck: l.registry.Recheck,
 		Claim: func(ctx context.Context, _ bool) (lock.Grant, *storekit.Refusal, error) { return a.send(ctx) },
 	}
 	g, err := w.Run(ctx)

@@ -248,7 +248,7 @@ func (l *Locker) begin(ctx context.Context, b *ballot) time.Duration {
 	activated := l.newBallot(hearing, readFlag)
 	for i, n := range l.nodes {
 		_, seen, _ := abstains(b.answers[i].reply)
-		q := question{args: l.scripts.activate.Args(true, []string{n.key}, []any{seen.value})}
+		q := question{args: l.scripts.activate.With([]string{n.key}, seen.value).BySource()}
 		n.ask(q, func(a answer) { activated.add(i, a) })
 	}
 	_ = l.await(ctx, activated) // the next try tells

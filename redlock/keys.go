@@ -10,7 +10,7 @@ func (l *Locker) keys(key string) []string {
 
 func (l *Locker) question(s *rediskit.Script, key string, args ...any) question {
 	keys := l.keys(key)
-	return question{args: s.Args(false, keys, args), key: keys[1]}
+	return question{args: s.With(keys, args...).ByName, key: keys[1]}
 }
 
 func flag(b bool) string {

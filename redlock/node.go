@@ -209,7 +209,7 @@ func (n *node) joinNow() error {
 func (n *node) teach() (nodeState, error) {
 	ctx := context.Background()
 	pipe := n.rdb.Pipeline()
-	joined := rediskit.NewCommand(ctx, n.scripts.join.Args(true, []string{n.key}, []any{n.abstain})...)
+	joined := rediskit.NewCommand(ctx, n.scripts.join.With([]string{n.key}, n.abstain).BySource()...)
 	_ = pipe.Process(ctx, joined)
 	for _, s := range n.scripts.byName() {
 		pipe.ScriptLoad(ctx, s.Source)

@@ -47,7 +47,7 @@ type Lane struct {
 
 const (
 	shortTimeout = 50 * time.Millisecond
-	fastFlight   = shortTimeout / 20
+	fastFlight   = shortTimeout / 5
 	fastFlights  = 8    // so many in a row make a server fast
 	penalty      = 1000 // and so many more after a timeout
 
@@ -61,12 +61,18 @@ const (
 	maxBatch   = 512
 )
 
-// call is one command and the way its reply comes back.
+// call is one command and the way its reply comes back. It is the ctx of its command, too: the
+// caller's without its end, for the client's hooks.
 type call struct {
-	ctx  context.Context // the caller's, without its end: for the client's hooks
+	context.Context
 	cmd  Command
-	done func(reply any, err error) // called once
+	done chan struct{}              // closed with the reply; nil if
+	then func(reply any, err error) // is called with it
 }
+
+func (*call) Done() <-chan struct{}            { return nil }
+func (*call) Err() error                       { return nil }
+func (*call) Deadline() (t time.Time, ok bool) { return }
 
 // Command is a command that go-redis does not send again by itself: the Locker does so
 // where that is safe, and then knows that the outcome of the first was unknown.
@@ -97,14 +103,13 @@ func NewLane(rdb goredis.UniversalClient, node *goredis.Client) *Lane {
 // Do sends args and waits for the reply or for ctx, whichever comes first. A call given
 // up before it was sent is not sent. again says that it may be sent more than once.
 func (l *Lane) Do(ctx context.Context, args []any, again bool) (any, error) {
-	if again && l.short != nil && l.speed.Load() >= fastFlights && l.alone() {
+	if again && l.Fast() && l.alone() {
 		return l.direct(ctx, args)
 	}
-	done := make(chan struct{})
-	c := newCall(ctx, args, func(any, error) { close(done) })
-	l.submit(c)
+	c := &call{Context: ctx, done: make(chan struct{})}
+	l.submit(c, args)
 	select {
-	case <-done:
+	case <-c.done:
 		return c.cmd.Result()
 	case <-ctx.Done():
 		l.withdraw(c)
@@ -112,15 +117,57 @@ func (l *Lane) Do(ctx context.Context, args []any, again bool) (any, error) {
 	}
 }
 
-// Go sends args and returns at once. done is called on a goroutine that carries the replies of
-// others too: it must not block.
-func (l *Lane) Go(args []any, done func(reply any, err error)) {
-	l.submit(newCall(context.Background(), args, done))
+// errSlow is the outcome of Quick on a lane to a server that is not known to answer fast, or does
+// not.
+var errSlow = errors.New("the server does not answer within " + shortTimeout.String())
+
+// Quick is Do for no longer than shortTimeout, so that ctx need not be bounded for it, which costs
+// more than all else here. sent is false if nothing was sent, since the server is not known to answer
+// fast.
+func (l *Lane) Quick(ctx context.Context, args []any) (reply any, sent bool, err error) {
+	if !l.Fast() {
+		return nil, false, errSlow
+	}
+	if l.alone() {
+		reply, err = l.direct(ctx, args)
+		return reply, true, err
+	}
+	t := timers.Get().(*time.Timer)
+	t.Reset(shortTimeout)
+	defer func() {
+		t.Stop()
+		timers.Put(t)
+	}()
+	c := &call{Context: ctx, done: make(chan struct{})}
+	l.submit(c, args)
+	select {
+	case <-c.done:
+		reply, err = c.cmd.Result()
+		return reply, true, err
+	case <-t.C:
+		l.speed.Store(-penalty)
+		err = errSlow
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	l.withdraw(c)
+	return nil, true, err
 }
 
-func newCall(ctx context.Context, args []any, done func(any, error)) *call {
-	ctx = context.WithoutCancel(ctx)
-	return &call{ctx, NewCommand(ctx, args...), done}
+// timers are those of Quick, stopped.
+var timers = sync.Pool{New: func() any {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}}
+
+// Fast reports whether the server is known to answer fast.
+func (l *Lane) Fast() bool { return l.short != nil && l.speed.Load() >= fastFlights }
+
+// Go sends args and returns at once. then is called on a goroutine that carries the replies of
+// others too: it must not block.
+func (l *Lane) Go(args []any, then func(reply any, err error)) {
+	l.submit(&call{Context: context.Background(), then: then}, args)
 }
 
 // alone reports, and notes, that the lane has room for a call by its caller.
@@ -138,7 +185,7 @@ func (l *Lane) alone() bool {
 func (l *Lane) direct(ctx context.Context, args []any) (any, error) {
 	cmd := NewCommand(ctx, args...)
 	err := l.short.Process(ctx, cmd)
-	if IsTimeout(err) && ctx.Err() == nil {
+	if err != nil && IsTimeout(err) && ctx.Err() == nil {
 		l.speed.Store(-penalty)
 	}
 	l.mu.Lock()
@@ -147,7 +194,8 @@ func (l *Lane) direct(ctx context.Context, args []any) (any, error) {
 	return cmd.Val(), err
 }
 
-func (l *Lane) submit(c *call) {
+func (l *Lane) submit(c *call, args []any) {
+	c.cmd = NewCommand(c, args...)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.queue = append(l.queue, c)
@@ -202,7 +250,11 @@ func (l *Lane) fly() {
 			l.speed.Add(1)
 		}
 		for _, c := range batch {
-			c.done(c.cmd.Result())
+			if c.done != nil {
+				close(c.done)
+			} else {
+				c.then(c.cmd.Result())
+			}
 		}
 		if len(batch) > 1 {
 			// Let the callers run first: most of them come back with their next call,
@@ -236,7 +288,7 @@ func (l *Lane) take(last []*call) []*call {
 func send(rdb goredis.UniversalClient, batch []*call) {
 	if len(batch) == 1 {
 		c := batch[0]
-		if err := rdb.Process(c.ctx, c.cmd); err != nil {
+		if err := rdb.Process(c, c.cmd); err != nil {
 			c.cmd.SetErr(err)
 		}
 		return

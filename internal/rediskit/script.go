@@ -4,31 +4,48 @@ import (
 	"crypto/sha1" // the name that Redis gives a script, no secret
 	"embed"
 	"encoding/hex"
+	"slices"
 	"strings"
 )
 
 // Script is a Lua script and the name that Redis gives it.
-type Script struct{ Source, SHA string }
+type Script struct {
+	Source, SHA string
+	name        any // SHA
+}
 
 // NewScript names source.
 func NewScript(source string) *Script {
 	sum := sha1.Sum([]byte(source))
-	return &Script{source, hex.EncodeToString(sum[:])}
+	sha := hex.EncodeToString(sum[:])
+	return &Script{source, sha, sha}
 }
 
-// Args is the command that runs s, by its name or by its source.
-func (s *Script) Args(bySource bool, keys []string, args []any) []any {
-	all := make([]any, 0, 3+len(keys)+len(args))
-	if bySource {
-		all = append(all, "eval", s.Source, len(keys))
-	} else {
-		all = append(all, "evalsha", s.SHA, len(keys))
-	}
+// With is s with its KEYS and ARGV. There is at least one key.
+func (s *Script) With(keys []string, args ...any) Eval {
+	byName := make([]any, 0, 3+len(keys)+len(args))
+	byName = append(byName, "evalsha", s.name, len(keys))
 	for _, k := range keys {
-		all = append(all, k)
+		byName = append(byName, k)
 	}
-	return append(all, args...)
+	return Eval{s, append(byName, args...)}
 }
+
+// Eval is a script with its keys and arguments.
+type Eval struct {
+	script *Script
+	ByName []any // the command for a server that knows the script
+}
+
+// BySource is the command that teaches the server the script.
+func (e Eval) BySource() []any {
+	all := slices.Clone(e.ByName)
+	all[0], all[1] = "eval", e.script.Source
+	return all
+}
+
+// Key is the first of the keys.
+func (e Eval) Key() string { return e.ByName[3].(string) }
 
 // Sources are the Lua files of a package, in its folder lua.
 type Sources struct{ embed.FS }

@@ -63,6 +63,11 @@ func (l *Listener) Await(ctx context.Context) error {
 	select {
 	case <-tried:
 		return nil
+	default: // ctx.Done costs an allocation
+	}
+	select {
+	case <-tried:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-l.Closed.Done():

@@ -53,7 +53,7 @@ type Registry struct {
 
 	mu      sync.Mutex // guards the rest; held for no I/O and no callback
 	waiters map[string]*Mailbox
-	holders map[string]*holder
+	holders map[string]holder
 	sweepAt int // how many holders are enough to look for dead ones
 }
 
@@ -65,7 +65,7 @@ type holder struct {
 
 // NewRegistry returns an empty Registry.
 func NewRegistry() *Registry {
-	return &Registry{waiters: make(map[string]*Mailbox), holders: make(map[string]*holder)}
+	return &Registry{waiters: make(map[string]*Mailbox), holders: make(map[string]holder)}
 }
 
 // Join registers a waiter until Leave.
@@ -93,7 +93,7 @@ func (r *Registry) Hold(owner string, lost func(lock.LostReason)) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.holders[owner] = &holder{lost: lost}
+	r.holders[owner] = holder{lost: lost}
 	if len(r.holders) < r.sweepAt {
 		return
 	}
@@ -110,8 +110,9 @@ func (r *Registry) Hold(owner string, lost func(lock.LostReason)) {
 func (r *Registry) Keep(g lock.Grant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if h := r.holders[g.Owner]; h != nil {
+	if h, ok := r.holders[g.Owner]; ok {
 		h.until = g.Start.Add(g.TTL)
+		r.holders[g.Owner] = h
 	}
 }
 
@@ -142,7 +143,7 @@ func (r *Registry) Lost(owner string, reason lock.LostReason) {
 	h := r.holders[owner]
 	delete(r.holders, owner)
 	r.mu.Unlock()
-	if h != nil {
+	if h.lost != nil {
 		h.lost(reason)
 	}
 }

@@ -1,0 +1,62 @@
+package rediskit
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
+)
+
+func TestMain(m *testing.M) { testserver.VerifyTestMain(m) }
+
+// TestQuick: a call to a fast server is over when it is slow after all, whether its caller makes it or
+// a flight does; and none is made to one that is not fast.
+func TestQuick(t *testing.T) {
+	t.Parallel()
+	proxy := faultproxy.New(t, testserver.SharedRedis(t).Addr())
+	rdb := goredis.NewClient(&goredis.Options{Addr: proxy.Addr(), ReadTimeout: storetest.Patience})
+	defer func() { require.NoError(t, rdb.Close()) }()
+	l := NewLane(rdb, rdb)
+	ping := []any{"ping"}
+	for _, others := range []int{0, maxDirects} {
+		l.speed.Store(fastFlights - 1)
+		_, sent, err := l.Quick(t.Context(), ping)
+		require.ErrorIs(t, err, errSlow)
+		require.False(t, sent)
+
+		l.directs = others
+		l.speed.Store(fastFlights)
+		for range 100 { // on a starved machine any one may be late
+			var reply any
+			if reply, sent, err = l.Quick(t.Context(), ping); err == nil {
+				require.Equal(t, "PONG", reply)
+				require.True(t, sent)
+				break
+			}
+			l.speed.Store(fastFlights)
+		}
+		require.NoError(t, err)
+
+		held := proxy.Hold(faultproxy.Requests())
+		_, sent, err = l.Quick(t.Context(), ping)
+		require.True(t, IsTimeout(err) || err == errSlow, "%v", err) //nolint:errorlint // it is not wrapped
+		require.True(t, sent)
+		require.Less(t, l.speed.Load(), int64(0), "nobody is to wait for the same")
+
+		l.speed.Store(fastFlights)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		_, sent, err = l.Quick(ctx, ping)
+		cancel()
+		require.Error(t, err)
+		require.True(t, sent)
+		held.Heal()
+		_, err = l.Do(storetest.Bounded(t), ping, false)
+		require.NoError(t, err)
+	}
+}
