@@ -297,6 +297,24 @@ func TestNilOption(t *testing.T) {
 	status(t, http.StatusBadRequest, err)
 }
 
+// A handler without a Locker says so to every request.
+func TestNilLocker(t *testing.T) {
+	t.Parallel()
+	var none *memory.Locker
+	for _, of := range []lock.Locker{nil, none} {
+		h := httplock.NewHandler(of)
+		for _, url := range []string{"/v1", "/v1/locks", "/v1/locks/k", "/v1/events"} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, url, nil))
+			if url != "/v1" { // which says what the store can do: nothing
+				require.Equal(t, http.StatusBadRequest, w.Code, url)
+				require.Contains(t, w.Body.String(), "Locker is nil", url)
+			}
+		}
+		h.Close()
+	}
+}
+
 // A try of a service that is not there fails at once, and says why.
 func TestServiceIsDown(t *testing.T) {
 	l := httplock.New("http://127.0.0.1:1")

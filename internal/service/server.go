@@ -44,8 +44,19 @@ type shared struct {
 // line, and one journal: each tells of what the others are asked for. The first Close ends all.
 func Share(l lock.Locker) lock.Locker { return &shared{l, newWaits(l), newJournal()} }
 
-// NewServer returns a server of l, which stays the caller's to close, after the server.
+// noLocker stands for a Locker that is nil. Nothing but its Capabilities is asked for.
+type noLocker struct{ lock.Locker }
+
+func (noLocker) Capabilities() lock.Capabilities { return lock.Capabilities{} }
+
+// NewServer returns a server of l, which stays the caller's to close, after the server. If l is nil
+// Err says so.
 func NewServer(l lock.Locker) *Server {
+	if storekit.IsNil(l) {
+		s := NewServer(noLocker{})
+		s.Err = fmt.Errorf("%w: the server's Locker is nil", lock.ErrInvalid)
+		return s
+	}
 	common, ok := l.(*shared)
 	if !ok {
 		common = Share(l).(*shared)
