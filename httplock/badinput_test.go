@@ -110,6 +110,8 @@ func TestBadInput(t *testing.T) {
 		{"a renewal without a TTL", "POST", "/v1/locks/k:renew", "application/json", `{"owner":"a","token":7}`, 400, "invalid", "ttl is missing"},
 		{"a renewal of nothing", "POST", "/v1/locks/k:renew", "application/json", with(`"token":7`), 410, "lost", ""},
 		{"a token that is negative", "POST", "/v1/locks/k:renew", "application/json", with(`"token":-7`), 400, "invalid", "token"},
+		{"a token too large", "POST", "/v1/locks/k:renew", "application/json", with(`"token":9007199254740992`), 400, "invalid", "at most 9007199254740991"},
+		{"a release of one too large", "POST", "/v1/locks/k:release", "application/json", `{"owner":"b","token":9007199254740992}`, 400, "invalid", "at most 9007199254740991"},
 		{"a release of nothing", "POST", "/v1/locks/k:release", "application/json", `{"owner":"b","token":7}`, 410, "lost", ""},
 		{"an undo of nothing", "POST", "/v1/locks/k:release", "application/json", `{"owner":"b"}`, 204, "", ""},
 		{"force without a holder", "POST", "/v1/locks/k:force", "application/json", `{"owner":"b"}`, 410, "lost", ""},

@@ -246,6 +246,9 @@ func (s *Server) stored(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	g.Owner, g.Start = owners.add(owner), time.Now()
 	c := callOf(ctx)
 	c.Owner, c.Token = g.Owner, g.Token
+	if g.Token > lock.MaxToken {
+		return g, &Problem{Kind: KindInvalid, Detail: fmt.Sprintf("token %d: must be at most %d", g.Token, lock.MaxToken)}
+	}
 	return g, owners.check(owner)
 }
 
