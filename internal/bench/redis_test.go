@@ -61,6 +61,10 @@ func TestRedisUncontended(t *testing.T) {
 		a, b, ratio := pairs(s, callers, ours, bare)
 		out.add(strconv.Itoa(callers), fmt.Sprintf("%.0f", a), fmt.Sprintf("%.0f", b), fmt.Sprintf("%.2f", ratio))
 	}
+	allocations := func(f func(int, int)) string {
+		return fmt.Sprintf("%.0f", testing.AllocsPerRun(1000, func() { f(0, 0) }))
+	}
+	out.add("allocations of one", allocations(ours), allocations(bare), "")
 	out.print()
 }
 

@@ -53,8 +53,9 @@ const (
 
 	maxDirects = 4 // above, sharing round trips pays
 
-	crowd        = 64 // so many callers wait for each flight before another starts,
-	crowdFlights = 4  // up to so many: the server works on one while we handle another
+	// The server works on one flight while we handle another: a second starts when pair calls wait for
+	// the first, and up to crowdFlights when crowd wait for each.
+	pair, crowd, crowdFlights = 8, 64, 4
 
 	slowFlight = 5 * time.Millisecond
 	maxFlights = 16
@@ -200,7 +201,8 @@ func (l *Lane) submit(c *call, args []any) {
 	defer l.mu.Unlock()
 	l.queue = append(l.queue, c)
 	switch {
-	case l.flights == 0, l.flights < crowdFlights && len(l.queue) >= crowd*l.flights:
+	case l.flights == 0, l.flights == 1 && len(l.queue) >= pair,
+		l.flights < crowdFlights && len(l.queue) >= crowd*l.flights:
 		l.flights++
 		go l.fly()
 	case len(l.queue) == 1 && l.flights < maxFlights:
