@@ -56,7 +56,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := l.check(ctx, lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
 	}
-	b := l.poll(l.question(l.scripts.force, key, owner, storekit.UndoLife.Milliseconds()), ending, readFlag)
+	b := l.poll(l.question(l.scripts.force, key, owner, storekit.UndoLife.Milliseconds()), ending, readEnd)
 	if err := l.await(ctx, b); err != nil {
 		return err
 	}
@@ -68,14 +68,12 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 		}
 	}
 	switch {
-	case ended >= l.quorum:
-		return nil
 	case ended+before+b.count(unknown)+b.count(pending) < l.quorum:
 		return &lock.LostError{}
-	case ended+b.count(no)+b.count(fresh) > len(l.nodes)-l.quorum:
-		return nil
+	case b.lingers():
+		return noQuorum(b)
 	}
-	return noQuorum(b)
+	return nil
 }
 
 // List implements [lock.Admin]. It scans every node that answers, in small steps that do not

@@ -133,10 +133,26 @@ func agreeing(b *ballot) bool {
 	return n >= b.quorum || b.inVain(n)
 }
 
-// ending: a quorum has said yes, or no quorum can have had it, or all have answered.
+// ending: a quorum has said yes, or no quorum can have had it, or all have answered. While what is
+// left may look like a quorum to others, silent nodes are waited for, too.
 func ending(b *ballot) bool {
+	if b.lingers() {
+		return b.count(pending) == 0
+	}
 	n := b.count(yes)
 	return n >= b.quorum || b.inVain(n+b.count(unknown))
+}
+
+// lingers reports whether others may be refused for what this ballot is to end: who asks for votes
+// cannot know what a node that abstains has granted.
+func (b *ballot) lingers() bool {
+	left, mute := b.count(pending)+b.count(unknown), 0
+	for _, a := range b.answers {
+		if _, _, ok := abstains(a.reply); ok {
+			mute++
+		}
+	}
+	return left > 0 && left+mute >= b.quorum
 }
 
 // hearing: all have answered.

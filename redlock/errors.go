@@ -101,7 +101,7 @@ func noQuorum(b *ballot) error {
 // abstains reads the reply of a node that does not vote.
 func abstains(reply any) (left time.Duration, state nodeState, ok bool) {
 	r, _ := reply.([]any)
-	if len(r) != 3 || r[0] != "abstains" {
+	if len(r) < 3 || r[0] != "abstains" {
 		return 0, nodeState{}, false
 	}
 	ms, _ := r[1].(int64)

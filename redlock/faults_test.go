@@ -259,6 +259,58 @@ func TestReleaseOfForgotten(t *testing.T) {
 	storetest.Lost(t, p.Release(storetest.Bounded(t), g))
 }
 
+// TestReleaseBesideAbstainers: nodes 3 and 4 have confirmed the end of a grant, but abstain, so that
+// others take them for its voters. Only when all nodes that vote have confirmed it is the lock free.
+func TestReleaseBesideAbstainers(t *testing.T) {
+	t.Parallel()
+	release := func(p *process, g lock.Grant) error { return p.Release(storetest.Bounded(t), g) }
+	force := func(p *process, g lock.Grant) error { return p.ForceRelease(storetest.Bounded(t), g.Key, g.Owner) }
+	for _, c := range []struct {
+		name, script string
+		args         []string
+		end          func(*process, lock.Grant) error
+	}{
+		{"released/without data", "release", nil, release},
+		{"released/with data", "release", []string{"--appendonly", "yes", "--appendfsync", "always"}, release},
+		{"forced/with data", "force", []string{"--appendonly", "yes", "--appendfsync", "always"}, force},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := ownWorld(t, c.args...)
+			p, rival := w.ready(t, long), w.ready(t, long)
+			g := storetest.Acquire(t, p, storetest.Request("k"))
+			storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 })
+			for _, i := range []int{3, 4} {
+				w.servers[i].Kill() // p's connections break: it sends its release again
+				w.servers[i].Start()
+			}
+			var late []*trap
+			for _, i := range []int{1, 2} {
+				late = append(late, p.nets[i].set(&trap{texts: []string{p.Scripts()[c.script].SHA, g.Owner}, slow: true}))
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- c.end(p, g) }()
+			for _, trap := range late {
+				trap.await(t)
+			}
+			for _, i := range []int{0, 3, 4} {
+				storetest.Eventually(t, "the others' answers", func() bool { return p.Idle(i) })
+			}
+			storetest.Refused(t, rival, storetest.Request("k"))
+			select {
+			case err := <-ended:
+				require.FailNow(t, "it has ended, and others are refused", "%v", err)
+			default:
+			}
+			for _, trap := range late {
+				trap.deliver(t)
+			}
+			require.NoError(t, <-ended)
+			storetest.Acquire(t, rival, storetest.Request("k"))
+		})
+	}
+}
+
 // TestReleaseTwice: the nodes have released the grant, their answers are lost, and somebody
 // else has the lock when the release is sent again. It was not lost.
 func TestReleaseTwice(t *testing.T) {

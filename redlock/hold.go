@@ -44,7 +44,7 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 }
 
 // Release implements [lock.Locker]. It returns when the grant cannot be live on any quorum any
-// more. Nodes that have not answered get the release in the background, for as long as the grant
+// more, and nobody can be refused for it, even beside nodes that abstain. Nodes that have not answered get the release in the background, for as long as the grant
 // could live there. If a reply is lost, Release asks again. It returns nil if it then finds the
 // grant gone before the grant can have expired: the first request must have released it.
 func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
@@ -59,7 +59,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 		q.until = time.Now().Add(g.TTL)
 	}
 	b := l.newBallot(ending, func(i int, a answer) vote {
-		v := readFlag(i, a)
+		v := readEnd(i, a)
 		if v == no && a.again && storekit.Vanished(g) == 0 {
 			return yes // by the first sending
 		}
@@ -81,14 +81,21 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 func (l *Locker) released(b *ballot, g lock.Grant) error {
 	ended, maybe := b.count(yes), b.count(unknown)+b.count(pending)
 	switch {
-	case ended >= b.quorum:
-		return nil
 	case g.Token != 0 && ended+maybe < b.quorum:
 		return l.lost(b, g)
-	case ended+b.count(no) > len(b.nodes)-b.quorum: // those left are no quorum
-		return nil
+	case b.lingers():
+		return noQuorum(b)
 	}
-	return noQuorum(b)
+	return nil
+}
+
+// readEnd reads a reply of lua/release.lua or lua/force.lua, which do their work on nodes that
+// abstain, too.
+func readEnd(i int, a answer) vote {
+	if r, ok := a.reply.([]any); ok && len(r) == 4 {
+		a.reply = r[3]
+	}
+	return readFlag(i, a)
 }
 
 // lost is a *lock.LostError if no quorum can have the grant, and else why that is not known.

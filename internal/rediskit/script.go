@@ -56,7 +56,7 @@ func (f Sources) Load(name string) *Script {
 	var source strings.Builder
 	for line := range strings.Lines(f.File(name)) {
 		if part, ok := strings.CutPrefix(strings.TrimSpace(line), "-- include "); ok {
-			line = f.File(strings.TrimSuffix(part, ".lua"))
+			line = f.Load(strings.TrimSuffix(part, ".lua")).Source
 		}
 		source.WriteString(line)
 	}

@@ -5,15 +5,17 @@
 -- ARGV 1 owner  2 token, or 0 for any  3 mark's life ms, or 0 for none  4 "1" if shared
 --      5 "1" if it leaves the mark whatever there is
 --
--- Returns 1; 0 when the owner has nothing here, 2 when another has the lock. It does so
--- also on a node that does not vote.
+-- Returns 1; 0 when the owner has nothing here, 2 when another has the lock. A node that does
+-- not vote does so too, and returns {"abstains", ms, node, one of these}.
 
 -- include base.lua
+-- include node.lua
 -- include state.lua
 -- include readers.lua
 -- include find.lua
 -- include marks.lua
 
+local ended = 0
 if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2])) then
   insist()
   if reader then
@@ -24,10 +26,12 @@ if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2])) then
   end
   if ARGV[5] == '1' then mark(owner, ARGV[3]) end
   save()
-  return 1
+  ended = 1
+else
+  if ARGV[3] ~= '0' and not expiry then
+    mark(owner, ARGV[3])
+    save()
+  end
+  if other and not (reader and ARGV[4] == '1') then ended = 2 end
 end
-if ARGV[3] ~= '0' and not expiry then
-  mark(owner, ARGV[3])
-  save()
-end
-return other and not (reader and ARGV[4] == '1') and 2 or 0
+return abstains > 0 and {'abstains', abstains, node, ended} or ended
