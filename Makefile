@@ -35,7 +35,7 @@ test: servers ## all tests, with the race detector, against real servers
 		echo "$(GO) test -C $$dir -count=1 -timeout 10m ./..."; \
 		$(GO) test -C "$$dir" -count=1 -timeout 10m ./...; \
 	done
-	$(GO) test -modfile=internal/newest.mod -count=1 -p 3 -parallel 8 -timeout 40m -run 'Suite($$|Over|BehindNginx)|Fence|AreCaught' ./locktest ./httplock $(STORES)
+	$(GO) test -modfile=internal/newest.mod -count=1 -p 3 -parallel 8 -timeout 40m -run 'Suite($$|Over|BehindNginx)|Fence|AreCaught|Finds|Passes' ./locktest ./httplock $(STORES)
 	$(GO) test $(RACE) -shuffle=on -parallel 8 -timeout 40m ./...
 
 short: ## the tests that need no server

@@ -587,10 +587,7 @@ func TestBrokenClientsAreCaught(t *testing.T) {
 // TestSoundClientPasses runs the Client's own suite many times: it has no false positives.
 func TestSoundClientPasses(t *testing.T) {
 	t.Parallel()
-	runs := 50
-	if testing.Short() {
-		runs = 3
-	}
+	runs := repeats(50)
 	h := refHarness(flaws{}, nil)
 	for _, c := range clientCases() {
 		t.Run(c.path, func(t *testing.T) {

@@ -63,6 +63,7 @@ func explored() []broken {
 // TestExploreFinds shows that Explore is not blind, in a number of seeds that does not
 // depend on the machine.
 func TestExploreFinds(t *testing.T) {
+	skipUnderRace(t)
 	t.Parallel()
 	const most = 4000
 	harnesses := map[string]Harness{}

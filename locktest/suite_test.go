@@ -26,7 +26,9 @@ var underRace bool
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	_ = flag.Set("test.parallel", strconv.Itoa(runtime.GOMAXPROCS(0))) // fake time is all work and no waiting
+	if !underRace { // most of it is work in fake time, then, and no waiting
+		_ = flag.Set("test.parallel", strconv.Itoa(runtime.GOMAXPROCS(0)))
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -101,13 +103,21 @@ func failing(t *testing.T, b broken) map[string]string {
 	return failed
 }
 
-// skipUnderRace skips what runs each case a hundred times: the race detector sees the same code
-// with a store that is sound, and make test runs this without it.
+// skipUnderRace skips what runs each case a hundred times with stores that are not sound: the race
+// detector sees the same code with one that is, and make test runs this without it.
 func skipUnderRace(t *testing.T) {
 	t.Helper()
 	if underRace {
 		t.Skip("it runs without the race detector")
 	}
+}
+
+// repeats is how often a case runs that must pass: n times, but twice with -short or the race detector.
+func repeats(n int) int {
+	if underRace || testing.Short() {
+		return 2
+	}
+	return n
 }
 
 // TestBrokenStoresAreCaught breaks a sound store in one way after the other, and shows
@@ -214,12 +224,9 @@ func soundStores() map[string]Harness {
 func TestSoundStorePasses(t *testing.T) {
 	t.Parallel()
 	for name, h := range soundStores() {
-		runs := 5
+		runs := repeats(5)
 		if name == "plain" {
-			runs = 100
-		}
-		if testing.Short() {
-			runs = 2
+			runs = repeats(100)
 		}
 		for _, c := range allCases() {
 			t.Run(name+"/"+c.path, func(t *testing.T) {
