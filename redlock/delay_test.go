@@ -153,6 +153,35 @@ func TestConfirmByTooFew(t *testing.T) {
 	require.Greater(t, storetest.Await(t, b, storetest.Request("k")).Token, g.Token)
 }
 
+// TestRefusedConfirm: what a node has refused is not executed late, so the waiter asks it again.
+func TestRefusedConfirm(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	p := w.ready(t)
+	const far = lock.Token(8e15)
+	for _, i := range []int{2, 3, 4} {
+		w.block(t, i, "k")
+	}
+	req, ctx := storetest.Request("k"), storetest.Bounded(t)
+	waiting := storetest.Waits(t, p, req)
+	var late []*trap
+	for i := range 3 {
+		late = append(late, p.nets[i].set(&trap{texts: []string{p.Scripts()["confirm"].SHA, req.Owner}, slow: true}))
+		w.counter(t, i, "k", far)
+	}
+	for i, trap := range late {
+		trap.await(t)
+		require.NoError(t, w.plain[i].ConfigSet(ctx, "maxmemory", "1").Err())
+		trap.deliver(t)
+		storetest.Eventually(t, "a refusal", func() bool {
+			stats, err := w.plain[i].Info(ctx, "errorstats").Result()
+			return err == nil && strings.Contains(stats, "OOM")
+		})
+		require.NoError(t, w.plain[i].ConfigSet(ctx, "maxmemory", "0").Err())
+	}
+	storetest.Release(t, p, waiting.Granted(t))
+}
+
 // TestCanceledTryIsUndone: ctx ends while votes are missing. Those that are there are given
 // back, and so is the one that comes.
 func TestCanceledTryIsUndone(t *testing.T) {

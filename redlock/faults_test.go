@@ -338,7 +338,7 @@ func TestMajorityFails(t *testing.T) {
 	const timeout = 500 * time.Millisecond
 	w := ownWorld(t)
 	p := w.ready(t, redlock.WithTimeout(timeout))
-	g := storetest.Acquire(t, w.open(t), storetest.Request("k"))
+	g, forced := storetest.Acquire(t, w.open(t), storetest.Request("k")), storetest.Acquire(t, w.open(t), storetest.Request("forced"))
 	w.servers[0].Pause()
 	w.servers[1].Kill()
 	w.servers[2].Pause()
@@ -358,7 +358,7 @@ func TestMajorityFails(t *testing.T) {
 			}
 			return last
 		},
-		"ForceRelease": func(ctx context.Context) error { return p.ForceRelease(ctx, "k", g.Owner) },
+		"ForceRelease": func(ctx context.Context) error { return p.ForceRelease(ctx, forced.Key, forced.Owner) },
 	}
 	for name, call := range calls {
 		ctx := storetest.Bounded(t)
