@@ -178,9 +178,13 @@ func (r *runner) build(ctx context.Context, pkg, dir, name string, flags ...stri
 	return program, nil
 }
 
+// bounded is a shell command that runs another with 6 GiB of memory: a mutant may never end, and take
+// all of the machine's before its time is over.
+const bounded = `ulimit -d 6291456 2>/dev/null; exec "$0" "$@"`
+
 // test runs t by program. An error means that a test failed, or took longer than the limit.
 func (r *runner) test(ctx context.Context, program string, t tests) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, program, "-test.run", t.pattern, "-test.failfast",
+	cmd := exec.CommandContext(ctx, "sh", "-c", bounded, program, "-test.run", t.pattern, "-test.failfast",
 		"-test.v", "-test.timeout", r.limit.String())
 	cmd.Dir = filepath.Join(r.root, t.dir)
 	var out bytes.Buffer
@@ -212,9 +216,11 @@ func by(out []byte, err error) string {
 	case bytes.Contains(out, []byte("panic: test timed out")):
 		return "out of time"
 	}
-	if i := bytes.Index(out, []byte("panic: ")); i >= 0 {
-		line, _, _ := bytes.Cut(out[i:], []byte("\n"))
-		return string(line)
+	for _, end := range []string{"panic: ", "fatal error: "} {
+		if i := bytes.Index(out, []byte(end)); i >= 0 {
+			line, _, _ := bytes.Cut(out[i:], []byte("\n"))
+			return string(line)
+		}
 	}
 	return err.Error()
 }
