@@ -119,8 +119,9 @@ func TestUnavailable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memory.NewFaulty()
 		s := semaphore.New(lock.New(store, lock.WithTTL(ttl)), key, 2, lock.WithWait(time.Minute))
+		short := semaphore.New(lock.New(store, lock.WithTTL(ttl)), key, 2, lock.WithWait(time.Second))
 		store.Freeze()
-		for _, do := range []doing{s.Do, s.TryDo} {
+		for _, do := range []doing{s.Do, s.TryDo, short.Do} {
 			err := do(t.Context(), 1, nothing)
 			require.ErrorIs(t, err, lock.ErrUnavailable)
 			require.NotErrorIs(t, err, lock.ErrHeld)
