@@ -17,8 +17,7 @@ func (l *Locker) Scripts() map[string]*rediskit.Script {
 	s := l.scripts
 	return map[string]*rediskit.Script{
 		"join": s.join, "activate": s.activate, "confirm": s.confirm, "release": s.release,
-		"force": s.force,
-		"renew": s.renew, "rejoin": s.rejoin,
+		"force": s.force, "renew": s.renew, "rejoin": s.rejoin,
 	}
 }
 

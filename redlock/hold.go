@@ -44,9 +44,10 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 }
 
 // Release implements [lock.Locker]. It returns when the grant cannot be live on any quorum any
-// more, and nobody can be refused for it, even beside nodes that abstain. Nodes that have not answered get the release in the background, for as long as the grant
-// could live there. If a reply is lost, Release asks again. It returns nil if it then finds the
-// grant gone before the grant can have expired: the first request must have released it.
+// more, and nobody can be refused for it, even beside nodes that abstain. Nodes that have not
+// answered get the release in the background, for as long as the grant could live there. If a
+// reply is lost, Release asks again. It returns nil if it then finds the grant gone before the
+// grant can have expired: the first request must have released it.
 func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := l.check(ctx, g); err != nil {
 		return err
