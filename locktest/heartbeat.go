@@ -17,9 +17,10 @@ func heartbeats() group {
 	}}
 }
 
-// keepsItsPlace has a waiter stand in line for several of its heartbeats. One that comes
-// when the first is over must stay behind it: a place that was given up and taken again
-// would be the last. more is how many heartbeats the second is there for.
+// keepsItsPlace has two waiters of one process stand in line for several of their heartbeats.
+// One that comes when the first heartbeat is over must stay behind them: a place that was
+// given up and taken again would be the last. more is how many heartbeats the last is there
+// for.
 func (e *env) keepsItsPlace(ttl time.Duration, more float64) {
 	a, b, c := e.open(), e.open(), e.open()
 	beat := min(ttl, 5*time.Second)
@@ -30,29 +31,32 @@ func (e *env) keepsItsPlace(ttl time.Duration, more float64) {
 		holder.TTL, req.TTL = max(e.long(), 30*time.Second), ttl
 		blocker := e.lasting(a, holder)
 		p.stall()
-		first := e.wait(b, req)
+		first, second := e.wait(b, req), e.wait(b, anew(req))
 		time.Sleep(beat * 14 / 10)
-		second := e.wait(c, anew(holder))
+		last := e.wait(c, anew(holder))
 		time.Sleep(time.Duration(more * float64(beat)))
 		if p.stall() > beat/4+e.pace {
-			first.withdraw()
-			second.withdraw()
+			for _, w := range []*waiter{first, second, last} {
+				w.withdraw()
+			}
 			e.mustRelease(blocker)
 			return false
 		}
 		first.still()
 		if e.caps.FIFO {
-			e.inspectLine(a, []*waiter{first, second})
+			e.inspectLine(a, []*waiter{first, second, last})
 		}
 		e.mustRelease(blocker)
-		if e.caps.FIFO {
-			h := first.granted()
-			second.still()
-			e.mustRelease(h)
-			e.mustRelease(second.granted())
-		} else {
-			e.served(first, second)
+		if !e.caps.FIFO {
+			e.served(first, second, last)
+			return true
 		}
+		for _, w := range []*waiter{first, second} {
+			h := w.granted()
+			last.still()
+			e.mustRelease(h)
+		}
+		e.mustRelease(last.granted())
 		return true
 	})
 }

@@ -275,7 +275,8 @@ func (s *refServer) join(k *refKey, c *refClient, req lock.Request, now time.Tim
 		k.insert(p)
 		i = k.place(req.Owner)
 	}
-	if dies := &k.line[i].dies; !s.heartbeatOnce || dies.IsZero() {
+	renewed := !s.heartbeatOnce && (i == 0 || !s.heartbeatOfFirst)
+	if dies := &k.line[i].dies; renewed || dies.IsZero() {
 		*dies = now.Add(min(req.TTL, 5*time.Second))
 	}
 	if s.immortal {

@@ -18,7 +18,7 @@ import (
 // subtle are flaws that do harm only where several things come together.
 type subtle struct {
 	unboundedRecords, countsWhatIsShown                            bool
-	heartbeatOnce, slowHeartbeat                                   bool
+	heartbeatOnce, heartbeatOfFirst, slowHeartbeat                 bool
 	placesLiveTogether, grantsLiveTogether                         bool
 	expiredReleaseEnds                                             bool
 	ttlOfReleaser, ttlOfReleaserInProcess, losesMetadata, wrapsTTL bool
@@ -221,6 +221,7 @@ func subtlyBroken() []broken {
 		with("counts of what is shown", subtle{countsWhatIsShown: true}, "RecordsAreBounded/Holders", "RecordsAreBounded/Waiters/shared"),
 
 		with("a waiter's heartbeat is never renewed", subtle{heartbeatOnce: true}, "DeadWaitersAreSkipped/NotALivingOne/exclusive"),
+		with("only the first in line has its heartbeat renewed", subtle{heartbeatOfFirst: true}, "DeadWaitersAreSkipped/NotALivingOne/exclusive", "DeadWaitersAreSkipped/NotALivingOneWithALongTTL"),
 		with("a waiter's heartbeat comes every third of its TTL", subtle{slowHeartbeat: true}, "DeadWaitersAreSkipped/NotALivingOneWithALongTTL"),
 		with("one waiter keeps the places of its process", subtle{placesLiveTogether: true}, "FailureLeavesNothing/AbandonedWaiter/exclusive", "FailureLeavesNothing/AbandonedAtTheHead/exclusive"),
 		with("one renewal keeps all that a process holds", subtle{grantsLiveTogether: true}, "FailureLeavesNothing/AbandonedGrant/exclusive", "FailureLeavesNothing/AbandonedGrant/shared"),

@@ -53,30 +53,6 @@ func TestListenerKilled(t *testing.T) {
 	}
 }
 
-// TestPlaceBehindAnother: a waiter that is not the first lives by a statement of its own.
-func TestPlaceBehindAnother(t *testing.T) {
-	t.Parallel()
-	w := sharedWorld(t)
-	l := w.open(t)
-	g := storetest.Acquire(t, l, storetest.Request("k"))
-	first := storetest.Waits(t, l, storetest.Request("k"))
-	second := storetest.Waits(t, l, storetest.Request("k"))
-	place := func() (ticket int64, deadline time.Time) {
-		row := w.admin.QueryRow(storetest.Bounded(t), "SELECT ticket, deadline FROM "+w.table("_waiters")+" ORDER BY ticket DESC LIMIT 1")
-		require.NoError(t, row.Scan(&ticket, &deadline))
-		return ticket, deadline
-	}
-	ticket, deadline := place()
-	storetest.Eventually(t, "a heartbeat", func() bool {
-		before, since := ticket, deadline
-		ticket, deadline = place() // on a starved machine it may be a new one
-		return ticket == before && deadline.After(since)
-	})
-	storetest.Release(t, l, g)
-	storetest.Release(t, l, first.Granted(t))
-	storetest.Release(t, l, second.Granted(t))
-}
-
 // TestListenerConnections: one for each Locker that needs it, however many wait, beside the
 // pool, and none after Close.
 func TestListenerConnections(t *testing.T) {
