@@ -26,6 +26,7 @@ func deadWaiters() group {
 		{"AfterALongTime", skipped, both, needs(can(Sever)), longDeadWaiter},
 		{"ByATry", skipped, both, needs(can(Sever)), deadWaiterBeforeTry},
 		{"WithALongTTL", skipped, plain, needs(can(Sever)), deadWaiterWithLongTTL},
+		{"BehindALivingReader", skipped, shared, needs(can(Sever)), deadWaiterBehindReader},
 	}}
 }
 
@@ -117,6 +118,21 @@ func (e *env) passDeadWaiter(ttl time.Duration) {
 	w := e.wait(b, e.request(blocker.g.Key))
 	e.mustRelease(blocker)
 	e.mustRelease(w.grantedWithin(e.heartbeat(ttl)))
+}
+
+// deadWaiterBehindReader: readers are served together. What a dead one was handed then is not
+// held for its TTL either.
+func deadWaiterBehindReader(e *env) {
+	a, b, dying, key := e.open(), e.open(), e.open(), e.key()
+	blocker := e.lasting(a, e.rival(key))
+	living, req := e.wait(b, e.request(key)), e.request(key)
+	req.TTL = e.long()
+	e.wait(dying, req)
+	e.fault(Sever, dying)
+	e.mustRelease(blocker)
+	e.mustRelease(living.grantedWithin(e.heartbeat(req.TTL)))
+	next := e.ask(e.ctx, a, waiting(e.rival(key)))
+	e.mustRelease(next.grantedWithin(e.heartbeat(req.TTL)))
 }
 
 // longDeadWaiter: once the heartbeat is over, the dead one costs nothing but a recheck.

@@ -132,7 +132,8 @@ func (s *refServer) ended(k *refKey, reset bool) {
 
 // wake wakes the first in line, and the readers behind a reader.
 func (s *refServer) wake(k *refKey) {
-	for s.handsOver && len(k.line) > 0 && s.admits(k, k.line[0].req, k.line[0].by) {
+	handsOver := s.handsOver || s.handsOverBeside && len(k.holders) > 0
+	for handsOver && len(k.line) > 0 && s.admits(k, k.line[0].req, k.line[0].by) {
 		s.grant(k, k.line[0], time.Now())
 	}
 	for i, p := range k.line {

@@ -24,7 +24,7 @@ type subtle struct {
 	ttlOfReleaser, ttlOfReleaserInProcess, losesMetadata, wrapsTTL bool
 	recordOfFirstTTL, showsDeadWaiters                             bool
 	silentForce, silentReaders, silentUndo, wakesOneReader         bool
-	handsOverInReply                                               bool
+	handsOverInReply, handsOverBeside                              bool
 	triesBargeIn, sharedTriesPass                                  bool
 	clientToken, guessesExpired, latePlaces                        bool
 	keptInTwo, impatient, restartDropsLine, neverSuspects          bool
@@ -288,6 +288,7 @@ func subtlyBroken() []broken {
 		with("a reply that breaks off ends the wait", subtle{tornIsFinal: true}, "WakeupsAreHints/EachMessageOfAWait/exclusive", "WakeupsAreHints/EachMessageOfAWait/shared"),
 		with("a wait ends when the server is slow to answer several", subtle{impatientTogether: true}, "AWaitOutlivesTheStoresTrouble/LineDuringAFreeze"),
 		{what: "one waiter of each process comes back after a restart", caught: in("AWaitOutlivesTheStoresTrouble/LineDuringARestart"), flaws: flaws{noRecheck: true, subtle: subtle{oneComesBack: true}}},
+		with("a dead reader is let in beside a living one, for its whole TTL", subtle{handsOverBeside: true}, "DeadWaitersAreSkipped/BehindALivingReader"),
 		with("each dead waiter costs a heartbeat", subtle{deadOneByOne: true}, "DeadWaitersAreSkipped/ManyOfThem"),
 		{what: "a line that a restart dissolves", caught: in("AWaitOutlivesTheStoresTrouble/Restart/exclusive"), flaws: flaws{noRecheck: true, subtle: subtle{restartDropsLine: true}}},
 		with("lost wake-ups are not noticed", subtle{neverSuspects: true}, "WakeupsAreHints/LostForGood/exclusive"),
