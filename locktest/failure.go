@@ -48,8 +48,9 @@ func canceledWaiter(e *env) {
 	e.vacant(b, key)
 }
 
-// served checks that each of the waiters gets the key, and releases it for them.
-func (e *env) served(ws ...*waiter) {
+// served checks that each of the waiters gets the key, and releases it for them. It returns
+// the one that got it last.
+func (e *env) served(ws ...*waiter) (last *waiter) {
 	e.Helper()
 	results := make(chan *waiter, len(ws))
 	for _, w := range ws {
@@ -57,12 +58,13 @@ func (e *env) served(ws ...*waiter) {
 	}
 	for range ws {
 		select {
-		case w := <-results:
-			e.mustRelease(w.granted())
+		case last = <-results:
+			e.mustRelease(last.granted())
 		case <-time.After(e.patience()):
 			e.fail("all who wait to be served in turn", "the key is free, and nobody got it in %v", e.patience())
 		}
 	}
+	return last
 }
 
 func canceledAtTheHead(e *env) {

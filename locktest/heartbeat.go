@@ -24,41 +24,22 @@ func heartbeats() group {
 func (e *env) keepsItsPlace(ttl time.Duration, more float64) {
 	a, b, c := e.open(), e.open(), e.open()
 	beat := min(ttl, 5*time.Second)
-	p := e.pulse()
-	e.attempts(func() bool {
+	kept := e.repeatedly(3, beat/8, func() bool {
 		key := e.key()
 		holder, req := e.rival(key), e.request(key)
 		holder.TTL, req.TTL = max(e.long(), 30*time.Second), ttl
 		blocker := e.lasting(a, holder)
-		p.stall()
 		first, second := e.wait(b, req), e.wait(b, anew(req))
 		time.Sleep(beat * 14 / 10)
 		last := e.wait(c, anew(holder))
 		time.Sleep(time.Duration(more * float64(beat)))
-		if p.stall() > beat/4+e.pace {
-			for _, w := range []*waiter{first, second, last} {
-				w.withdraw()
-			}
-			e.mustRelease(blocker)
-			return false
-		}
 		first.still()
-		if e.caps.FIFO {
-			e.inspectLine(a, []*waiter{first, second, last})
-		}
 		e.mustRelease(blocker)
-		if !e.caps.FIFO {
-			e.served(first, second, last)
-			return true
-		}
-		for _, w := range []*waiter{first, second} {
-			h := w.granted()
-			last.still()
-			e.mustRelease(h)
-		}
-		e.mustRelease(last.granted())
-		return true
+		return e.served(first, second, last) == last || !e.caps.FIFO
 	})
+	if !kept {
+		e.fail("who waits, and lives, to be served in turn", "one was served after another that came a heartbeat of %v later", beat)
+	}
 }
 
 func abandoned() group {
