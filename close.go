@@ -137,6 +137,9 @@ func (s *section) halt(why error) {
 		if l.failure != nil {
 			cause = l.failure
 		}
+		if l.op != nil {
+			s.giveUp(l)
+		}
 		if l.state == held && l.endFn != nil {
 			s.to(l, held, never) // out of the heap; its Do, which still runs, releases it
 			continue

@@ -176,10 +176,7 @@ func TestCloseGivesUpOnAFrozenStore(t *testing.T) {
 		f := newFake()
 		c := New(f, WithTTL(ttlTen))
 		l := mustLock(t, c, "k")
-		f.onRelease(func(ctx context.Context, _ Grant, _ releaseFunc) error {
-			<-ctx.Done()
-			return ctx.Err()
-		})
+		f.onRelease(freezeRelease)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		require.ErrorIs(t, c.Close(ctx), context.DeadlineExceeded)
@@ -188,6 +185,43 @@ func TestCloseGivesUpOnAFrozenStore(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Len(t, f.sent("release"), n)
 		require.ErrorIs(t, l.Err(), ErrClosed)
+	})
+}
+
+// A holder's own release does not outlive Close either.
+func TestCloseGivesUpOnTheReleaseOfDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := New(f, WithTTL(ttlTen))
+		f.onRelease(freezeRelease)
+		start := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() { assertNoError(t, c.Do(t.Context(), "k", nop)) })
+		wg.Go(func() { assertIs(t, mustLock(t, c, "l").Release(context.Background()), ErrUnavailable) })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		synctest.Wait()
+		require.ErrorIs(t, c.Close(ctx), context.DeadlineExceeded)
+		wg.Wait()
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}
+
+// A renewal by hand that hangs keeps Close from no release.
+func TestCloseEndsARenewalByHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f)
+		f.onRenew(freezeRenew)
+		l := mustLock(t, c, "k")
+		var wg sync.WaitGroup
+		wg.Go(func() { assertIs(t, l.Renew(context.Background()), ErrClosed) })
+		synctest.Wait()
+		start := time.Now()
+		require.NoError(t, c.Close(context.Background()))
+		require.Zero(t, time.Since(start))
+		require.False(t, f.held("k"))
+		wg.Wait()
 	})
 }
 

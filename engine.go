@@ -167,8 +167,7 @@ func (e *engine) tick() {
 		switch {
 		case s.timeUp(l):
 		case l.op != nil:
-			s.cancel(l)
-			l.op.until, l.op.late = never, true
+			s.giveUp(l)
 			s.to(l, l.state, never)
 		default:
 			e.ready = append(e.ready, l)

@@ -250,6 +250,11 @@ func freezeRenew(ctx context.Context, _ Grant, _ renewFunc) (Grant, error) {
 	return Grant{}, ctx.Err()
 }
 
+func freezeRelease(ctx context.Context, _ Grant, _ releaseFunc) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 func plainRenew(ctx context.Context, g Grant, f renewFunc) (Grant, error) { return f(ctx, g) }
 func failRelease(context.Context, Grant, releaseFunc) error               { return errIO }
 func plainRelease(ctx context.Context, g Grant, f releaseFunc) error      { return f(ctx, g) }

@@ -245,9 +245,6 @@ func (l *Lease) finish(p parting) error {
 		if l.op == nil {
 			break
 		}
-		if l.op.renews {
-			s.cancel(l)
-		}
 		free := l.op.wait()
 		s.leave()
 		if err := await(p.ctx, p.within, free); err != nil {

@@ -130,6 +130,25 @@ func TestReleaseWithEndedContext(t *testing.T) {
 	})
 }
 
+// Whoever releases need not wait for a renewal by hand that hangs, nor stay to have it canceled.
+func TestReleaseWithEndedContextCancelsTheRenewal(t *testing.T) {
+	for _, kept := range []time.Duration{0, hold} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake()
+			f.onRenew(freezeRenew)
+			l := mustLock(t, client(t, f, WithMinHold(kept)), "k")
+			start := time.Now()
+			var wg sync.WaitGroup
+			wg.Go(func() { assertIs(t, l.Renew(context.Background()), ErrReleased) })
+			synctest.Wait()
+			_ = l.Release(canceled())
+			wg.Wait()
+			require.Zero(t, time.Since(start))
+			require.Equal(t, kept, freeAfter(f, "k", start).Truncate(time.Second))
+		})
+	}
+}
+
 func TestReleaseGoesOnWhenContextEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()

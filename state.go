@@ -117,9 +117,19 @@ func (s *section) cancel(l *Lease) {
 	}
 }
 
+// giveUp cancels the call of l, which the store has not answered in time.
+func (s *section) giveUp(l *Lease) {
+	s.cancel(l)
+	l.op.until, l.op.late = never, true
+}
+
 // release has the engine release l, or undo what its owner may have, when its minimum hold is
-// over. It gives up a TTL later, when the grant has ended by itself.
+// over. It gives up a TTL later, when the grant has ended by itself. A renewal in flight would
+// only delay it.
 func (s *section) release(l *Lease) {
+	if l.op != nil && l.op.renews {
+		s.cancel(l)
+	}
 	at := max(s.now, l.keepUntil)
 	if at > s.now && s.e.closing.phase != open {
 		s.leaveToTTL(l)
