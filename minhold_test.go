@@ -128,6 +128,23 @@ func TestMinHoldOfMany(t *testing.T) {
 	})
 }
 
+// A machine that sleeps beyond the hold and a TTL releases when it wakes up: if only its clock
+// was set, the key is still taken.
+func TestMinHoldAcrossASleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		seen := new(recorder)
+		c := client(t, f, WithMinHold(hold), WithObserver(seen))
+		w := new(wall).install(c)
+		require.NoError(t, c.Do(t.Context(), "k", nop))
+		w.jump(time.Minute)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, []string{"granted", "released"}, seen.kinds())
+		require.NoError(t, seen.last().Err)
+		require.False(t, f.held("k"))
+	})
+}
+
 // The loss of a key that is kept is told to the Observer alone.
 func TestMinHoldLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

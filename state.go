@@ -26,6 +26,7 @@ import (
 //	ending  the store does not know it             gone    released lost
 //	ending  a release fails                        ending  released, with the first error
 //	ending  its TTL is over, or retrying is no use gone
+//	ending  …but nothing was sent, after a sleep   ending
 //
 // Within its minimum hold nothing is sent for a lease that is ending. Close does not wait for
 // that to be over: the lease is gone, and the store has it until its TTL is over.
@@ -178,6 +179,9 @@ func (s *section) timeUp(l *Lease) bool {
 		}
 		s.lose(l, reason, err, reason == ReasonUnreachable)
 		return true
+	case l.state == ending && l.op == nil && l.untold():
+		s.release(l) // the machine has slept, and nothing was sent in time
+		return false
 	case l.state == ending && l.op == nil:
 		l.failure = nil // it has ended by itself
 		s.to(l, gone, never)
