@@ -86,20 +86,27 @@ func (s *section) enter(e *engine) {
 	}
 }
 
-// leave begins the calls that are due, sets the timer, unlocks, and does the chores: all
-// contexts end before the first Observer runs, which may be slow.
+// leave ends the section, and does the chores: all contexts end before the first Observer
+// runs, which may be slow.
 func (s *section) leave() {
+	s.unlock()
+	s.observe()
+}
+
+// unlock begins the calls that are due, sets the timer, unlocks, and ends contexts.
+func (s *section) unlock() {
 	s.settle()
 	s.dispatch()
 	s.arm()
 	s.e.mu.Unlock()
-	if s.n == 0 {
-		return
-	}
 	s.one.run()
 	for i := range s.more {
 		s.more[i].run()
 	}
+}
+
+// observe tells the events.
+func (s *section) observe() {
 	s.one.observe()
 	for i := range s.more {
 		s.more[i].observe()

@@ -87,6 +87,7 @@ func TestEvents(t *testing.T) {
 					c.fn(t, f, cl, ctx, l)
 					return nil
 				})
+				synctest.Wait()
 				require.Equal(t, c.kinds, seen.kinds())
 				for _, e := range seen.events {
 					require.Equal(t, "k", e.Key)
@@ -224,6 +225,28 @@ type observerFunc func(context.Context, Event)
 func (f observerFunc) Observe(ctx context.Context, e Event) { f(ctx, e) }
 
 // So does a grant's before that of a loss which is told meanwhile.
+// A store that tells of a loss does not wait for Observers: it may have others to tell.
+func TestNoticeWaitsForNoObserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		slow := make(chan struct{})
+		c := client(t, f, WithObserver(observerFunc(func(_ context.Context, e Event) {
+			if e.Kind == EventLost && e.Key == "a" {
+				<-slow
+			}
+		})))
+		mustLock(t, c, "a")
+		b := mustLock(t, c, "b")
+		go func() {
+			f.force("a", true)
+			f.force("b", true)
+		}()
+		synctest.Wait()
+		require.Error(t, b.Context().Err())
+		close(slow)
+	})
+}
+
 func TestGrantedComesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, seen := newFake(), new(recorder)

@@ -344,7 +344,8 @@ func (s *section) verify(l *Lease) {
 	s.to(l, held, s.now)
 }
 
-// notice is Request.Lost: the store says early that l is gone.
+// notice is Request.Lost: the store says early that l is gone. It may have others to tell, and
+// does not wait for Observers.
 func (l *Lease) notice(r LostReason) {
 	var s section
 	s.enter(l.e)
@@ -354,7 +355,8 @@ func (l *Lease) notice(r LostReason) {
 	case held:
 		s.lose(l, r, nil, false)
 	}
-	s.leave()
+	s.unlock()
+	go s.observe()
 }
 
 // deadline is when a grant ends locally that has begun at start.
