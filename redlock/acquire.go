@@ -210,26 +210,30 @@ func readFlag(_ int, a answer) vote {
 
 // refusal says why there was no quorum: somebody may have it, or nobody seems to, or too few
 // nodes vote. Who was released a moment ago may still be seen on some nodes, so an answer
-// that was not waited for is nobody's.
+// that was not waited for is nobody's. Who is seen on too few nodes may be trying just like this
+// owner, if that has a vote itself: neither holds, and both have to try again.
 func (a *acquisition) refusal(b *ballot) error {
-	silent, undone := 0, 0
+	abstaining, mute, undone := 0, 0, 0
 	for i, v := range b.votes {
 		if _, ok := parseView(b.answers[i].reply); ok {
 			continue
 		}
-		if b.answers[i].reply == "undone" {
+		switch {
+		case b.answers[i].reply == "undone":
 			undone++
-		} else if v == no || v == fresh || v == unknown || v == pending && b.nodes[i].silent.Load() {
-			silent++
+		case v == no, v == fresh:
+			abstaining++
+		case v == unknown, v == pending && b.nodes[i].silent.Load():
+			mute++
 		}
 	}
-	o := b.outcome()
+	silent, o := abstaining+mute, b.outcome()
 	switch {
 	case undone > 0:
 		return errUndone
-	case len(o.holders) == 0:
+	case len(o.holders) == 0, len(b.nodes)-mute < b.quorum:
 		return noQuorum(b)
-	case o.holders[0].nodes+silent >= b.quorum:
+	case o.holders[0].nodes >= b.quorum, o.holders[0].nodes+silent >= b.quorum && b.count(yes)+b.count(blank) == 0:
 		return &lock.HeldError{Record: o.record(a.req.Key, min(o.holders[0].nodes, b.quorum-silent))}
 	}
 	return errSplit

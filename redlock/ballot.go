@@ -111,14 +111,15 @@ func (b *ballot) awaited() int {
 
 // The rules.
 
-// granting: a quorum has voted, or cannot any more. When nodes are new it matters whether
-// all of them are.
+// granting: a quorum has voted, or cannot any more, and a quorum has said why. When nodes are new
+// it matters whether all of them are.
 func granting(b *ballot) bool {
 	if f := b.count(fresh); f > 0 && f+b.count(pending) == len(b.nodes) {
 		return b.awaited() == 0
 	}
-	n := b.count(yes) + b.count(blank)
-	return n >= b.quorum || b.inVain(n)
+	n, waits := b.count(yes)+b.count(blank), b.count(pending)
+	heard := len(b.nodes) - waits - b.count(unknown)
+	return n >= b.quorum || n+waits < b.quorum && heard >= b.quorum || b.awaited() == 0
 }
 
 // inVain tells whether n votes, with those that may come, are no quorum, or nothing more is

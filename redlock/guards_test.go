@@ -67,6 +67,65 @@ func TestSplitVotes(t *testing.T) {
 	}
 }
 
+// TestTriesBesideDeadNodes: with two nodes of five down each of two tries gets some of the votes
+// that are left. That the other has the rest is no proof that it holds the lock: they try again,
+// and hardly ever are both refused.
+func TestTriesBesideDeadNodes(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	w.ready(t) // else all nodes would have to answer
+	ps := []*process{w.reaching(t, []int{0, 1, 2}), w.reaching(t, []int{0, 1, 2})}
+	for _, p := range ps {
+		p.warmUp(t, 0, 1, 2)
+	}
+	const rounds = 40
+	neither := 0
+	for range rounds {
+		type result struct {
+			g   lock.Grant
+			err error
+		}
+		done := make(chan result)
+		for _, p := range ps {
+			go func() {
+				g, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
+				if err == nil {
+					err = p.Release(storetest.Bounded(t), g)
+				}
+				done <- result{g, err}
+			}()
+		}
+		got := 0
+		for range ps {
+			if r := <-done; r.err == nil {
+				got++
+			} else {
+				require.ErrorIs(t, r.err, lock.ErrHeld)
+			}
+		}
+		if got == 0 {
+			neither++
+		}
+	}
+	require.Less(t, neither, rounds/4)
+}
+
+// TestHeldOnAMinority: what a minority shows does not say who holds the lock.
+func TestHeldOnAMinority(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	g := storetest.Acquire(t, w.ready(t), storetest.Request("k"))
+	p := w.reaching(t, []int{0, 1})
+	for _, wait := range []bool{false, true} {
+		req := storetest.Request("k")
+		req.Wait = wait
+		_, err := p.Acquire(storetest.Bounded(t), req)
+		require.ErrorIs(t, err, redlock.ErrNoQuorum)
+		require.NotErrorIs(t, err, lock.ErrHeld)
+	}
+	storetest.Holds(t, w.open(t), g)
+}
+
 // TestStartIsBeforeTheVotes: the replies come late, but soon enough for their timeout.
 func TestStartIsBeforeTheVotes(t *testing.T) {
 	t.Parallel()

@@ -44,6 +44,7 @@ type lines struct {
 type line struct {
 	places []*place
 	seen   lock.Record // who has the key, as the first in line saw last
+	shown  bool        // anybody in line has seen it
 	err    error       // why that could not see it; nil if it could
 	held   bool        // by one who has come from this line and has not released
 	began  time.Time   // when releases began to let the next one try at once; zero: not yet
@@ -86,7 +87,7 @@ func (ls *lines) leave(p *place, g lock.Grant) {
 		return
 	}
 	if g.Token != 0 {
-		x.err, x.held = nil, !g.Shared
+		x.err, x.shown, x.held = nil, true, !g.Shared
 		x.seen = lock.Record{Key: g.Key, Token: g.Token, HolderCount: 1, Holders: []lock.Holder{{
 			Owner: g.Owner, Token: g.Token, Shared: g.Shared, Held: -1, ExpiresIn: g.TTL,
 		}}}
@@ -126,22 +127,25 @@ func (p *place) claim(ctx context.Context, _ bool) (lock.Grant, *storekit.Refusa
 	}
 	p.lines.mu.Lock()
 	defer p.lines.mu.Unlock()
-	if p.line.err = err; held == nil {
+	if ctx.Err() == nil {
+		p.line.err = err
+	}
+	if held == nil {
 		return g, nil, err
 	}
-	p.line.seen, p.waits = held.Record, true
+	p.line.seen, p.line.shown, p.waits = held.Record, true, true
 	return g, &storekit.Refusal{Record: held.Record, Recheck: p.pause()}, nil
 }
 
 // told is what p need not ask the nodes: what the first in line has seen of them, or, if p is
 // that one, that a holder who came from the line has not released yet. Else it is nothing; so it
-// is for a newcomer while the nodes are in trouble.
+// is for a newcomer while the nodes are in trouble, or nobody has had an answer.
 func (p *place) told() (no *storekit.Refusal, err error) {
 	p.lines.mu.Lock()
 	defer p.lines.mu.Unlock()
 	x := p.line
 	switch first := x.places[0] == p; {
-	case !first && x.err == nil:
+	case !first && x.err == nil && x.shown:
 		p.waits = true
 		return &storekit.Refusal{Record: x.seen}, nil
 	case !first && p.waits:

@@ -1,6 +1,7 @@
 package redlock_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -93,4 +94,32 @@ func TestLinesOfTwoProcesses(t *testing.T) {
 	for range cap(done) {
 		require.NoError(t, <-done)
 	}
+}
+
+// TestCrowdOnFrozenNodes: who comes while the first in line has no answer yet is not told that
+// the lock is held, and waits no longer than that one.
+func TestCrowdOnFrozenNodes(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	p := w.ready(t, redlock.WithTimeout(500*time.Millisecond))
+	w.pause()
+	defer w.resume()
+	ctx, cancel := context.WithTimeout(t.Context(), lock.Patience/2)
+	defer cancel()
+	done := make(chan error)
+	const crowd = 20
+	for range crowd {
+		go func() {
+			req := storetest.Request("k")
+			req.Wait = true
+			_, err := p.Acquire(ctx, req)
+			done <- err
+		}()
+	}
+	for range crowd {
+		err := <-done
+		require.ErrorIs(t, err, redlock.ErrNoQuorum)
+		require.NotErrorIs(t, err, lock.ErrHeld)
+	}
+	require.NoError(t, ctx.Err())
 }
