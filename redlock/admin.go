@@ -102,22 +102,35 @@ func (l *Locker) List(ctx context.Context, prefix string) iter.Seq2[lock.Record,
 	}
 }
 
-// scan returns the keys that begin with prefix and are held on some node.
+// scan returns the keys that begin with prefix and are held on some node. A node may take long,
+// as long as each step is answered in time.
 func (l *Locker) scan(ctx context.Context, prefix string) ([]string, error) {
-	var mu sync.Mutex // guards found: nodes are scanned side by side
-	found := make(map[string]struct{})
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()    // what nobody waits for
+	var mu sync.Mutex // guards found and steps: nodes are scanned side by side
+	found, steps := make(map[string]struct{}), 0
 	b := l.newBallot(hearing, func(_ int, a answer) vote {
 		if a.err != nil {
 			return unknown
 		}
 		return yes
 	})
+	b.moves = func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		moved := steps > 0
+		steps = 0
+		return moved
+	}
 	for i, n := range l.nodes {
 		go func() {
-			err := n.scan(ctx, l.prefix+"s:", prefix, func(key string) {
+			err := n.scan(ctx, l.prefix+"s:", prefix, func(keys []string) {
 				mu.Lock()
 				defer mu.Unlock()
-				found[key] = struct{}{}
+				steps++
+				for _, key := range keys {
+					found[key] = struct{}{}
+				}
 			})
 			b.add(i, answer{err: err})
 		}()
@@ -138,15 +151,23 @@ func (l *Locker) scan(ctx context.Context, prefix string) ([]string, error) {
 	return keys, nil
 }
 
-// scan calls f for each key whose state, in a name that begins with space, is not free.
-func (n *node) scan(ctx context.Context, space, prefix string, f func(key string)) error {
+// scan calls f at each step, with the keys whose state, in a name that begins with space, is not
+// free.
+func (n *node) scan(ctx context.Context, space, prefix string, f func(keys []string)) error {
 	return rediskit.Scan(ctx, n.rdb, space+prefix, func(names []string) error {
-		states, err := n.rdb.MGet(ctx, names...).Result()
-		for i, s := range states {
-			if _, held, _ := strings.Cut(rediskit.Text(s), ":"); held != "" {
-				f(strings.TrimPrefix(names[i], space))
+		var keys []string
+		if len(names) > 0 {
+			states, err := n.rdb.MGet(ctx, names...).Result()
+			if err != nil {
+				return err
+			}
+			for i, s := range states {
+				if _, held, _ := strings.Cut(rediskit.Text(s), ":"); held != "" {
+					keys = append(keys, strings.TrimPrefix(names[i], space))
+				}
 			}
 		}
-		return err
+		f(keys)
+		return nil
 	})
 }

@@ -28,6 +28,7 @@ type ballot struct {
 	read   func(i int, a answer) vote // called for each answer, under no mutex
 	rule   func(*ballot) bool         // called under mu
 	late   func(i int, v vote)        // if not nil, called for each that comes after the decision
+	moves  func() bool                // if not nil: whether an answer has come closer since the last call
 
 	mu      sync.Mutex // guards the rest until it is decided; then nothing changes
 	decided bool
@@ -185,6 +186,10 @@ func (l *Locker) awaitFor(ctx context.Context, b *ballot, timeout time.Duration)
 		case <-timer.C:
 			if more := firstTimeout - timeout; first && more > 0 && b.strangers() {
 				timer.Reset(more)
+				continue
+			}
+			if b.moves != nil && b.moves() {
+				timer.Reset(timeout)
 				continue
 			}
 			b.end(true)

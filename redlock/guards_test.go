@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -344,4 +345,48 @@ func TestOutOfMemory(t *testing.T) {
 			storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request(key)))
 		}
 	}
+}
+
+// TestListOfManyKeys: a scan takes as long as it takes. Only a step that is not answered in time
+// is a fault of the node.
+func TestListOfManyKeys(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	const timeout = 3 * time.Second
+	p := w.ready(t, redlock.WithTimeout(timeout))
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	for i := range w.servers {
+		var foreign []any
+		for n := range 4096 {
+			foreign = append(foreign, fmt.Sprint("foreign", n), "")
+		}
+		require.NoError(t, w.plain[i].MSet(storetest.Bounded(t), foreign...).Err())
+		p.nodes[i].AddHook(slowScan(timeout / 4))
+	}
+	begun, keys := time.Now(), []string(nil)
+	for r, err := range p.List(storetest.Bounded(t), "") {
+		require.NoError(t, err)
+		keys = append(keys, r.Key)
+	}
+	require.Equal(t, []string{"k"}, keys)
+	require.Greater(t, time.Since(begun), timeout)
+	storetest.Release(t, p, g)
+}
+
+// slowScan has each step of a scan take that long.
+type slowScan time.Duration
+
+func (slowScan) DialHook(next goredis.DialHook) goredis.DialHook { return next }
+
+func (d slowScan) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
+	return func(ctx context.Context, cmd goredis.Cmder) error {
+		if cmd.Name() == "scan" {
+			time.Sleep(time.Duration(d))
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (slowScan) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
+	return next
 }

@@ -30,11 +30,11 @@ func Milliseconds(d time.Duration) int64 {
 }
 
 // Scan calls f with the names of all keys that begin with prefix, in steps that do not hold up the
-// server. A name may come twice.
+// server. A step may have none, and a name may come twice.
 func Scan(ctx context.Context, rdb goredis.Cmdable, prefix string, f func(names []string) error) error {
 	for cursor := uint64(0); ; {
 		names, next, err := rdb.Scan(ctx, cursor, glob.Replace(prefix)+"*", 512).Result()
-		if err == nil && len(names) > 0 {
+		if err == nil {
 			err = f(names)
 		}
 		if cursor = next; cursor == 0 || err != nil {
