@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/seed-215fdefa/lock"
 )
@@ -16,9 +17,10 @@ type gathering struct {
 	ctx     context.Context // of what it asks for
 	cancel  context.CancelFunc
 	results chan *holding
-	tries   int          // asked for, without a result yet
-	waits   int          // stood in line for, without a result yet
-	refused map[int]bool // slots that another process had when they were tried
+	tries   int              // asked for, without a result yet
+	waits   int              // stood in line for, without a result yet
+	refused map[int]bool     // slots that another process had when they were tried
+	pause   <-chan time.Time // until its end nothing is asked for; nil if there is none
 	have    []*holding
 }
 
@@ -68,12 +70,18 @@ func (g *gathering) answer(h *holding) error {
 	if h.lease != nil {
 		g.have = append(g.have, h)
 		delete(g.refused, h.slot)
+		g.s.answered()
 		return nil
 	}
-	g.refused[h.slot] = true
 	g.s.forget(h)
+	if !errors.Is(h.err, lock.ErrUnavailable) {
+		g.refused[h.slot] = true
+	}
 	if !errors.Is(h.err, lock.ErrHeld) {
 		return h.err
+	}
+	if g.ctx.Err() == nil { // else it may say only that the wait for the slot was canceled
+		g.s.answered()
 	}
 	var held *lock.HeldError
 	if errors.As(h.err, &held) && len(held.Record.Holders) > 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/seed-215fdefa/lock"
 )
@@ -13,6 +14,7 @@ import (
 // or until there are enough for one.
 type holding struct {
 	slot  int
+	sent  time.Time     // when it was asked for
 	waits bool          // it stands in line for the slot, as opposed to trying it
 	lease *lock.Lease   // nil until it is granted; written under the semaphore's mu
 	lost  atomic.Bool   // its lease has ended before it was given back
@@ -28,7 +30,7 @@ func (h *holding) live() bool { return h.lease.Err() == nil }
 // a Do that lasts as long as the slot is held, so that closing the Client waits for permits.
 // s.mu is held.
 func (s *Semaphore) ask(ctx context.Context, slot int, waits bool, results chan<- *holding) {
-	h := &holding{slot: slot, waits: waits, leave: make(chan struct{}), over: make(chan struct{})}
+	h := &holding{slot: slot, sent: time.Now(), waits: waits, leave: make(chan struct{}), over: make(chan struct{})}
 	s.slots[slot] = h
 	opts := s.try
 	if waits {

@@ -8,11 +8,16 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
+
+// retries are the pauses between requests while the store fails.
+var retries = storekit.Backoff{Min: 50 * time.Millisecond, Max: time.Second}
 
 // caller is a Do that waits for permits.
 type caller struct {
 	weight int
+	number int           // which of all that ever came
 	done   chan struct{} // closed when one of the following is set
 	holds  []*holding
 	err    error
@@ -33,7 +38,7 @@ func (s *Semaphore) await(ctx context.Context, weight int) ([]*holding, error) {
 	case <-ctx.Done():
 	case <-over:
 	}
-	seen := s.leave(c)
+	seen, trouble := s.leave(c)
 	switch {
 	case c.err != nil:
 		return nil, c.err
@@ -45,6 +50,8 @@ func (s *Semaphore) await(ctx context.Context, weight int) ([]*holding, error) {
 		return nil, withCause(ctx)
 	case c.holds != nil:
 		return c.holds, nil
+	case seen && trouble != nil:
+		return nil, s.heldError(fmt.Errorf("the wait of %v is over: %w", s.wait, trouble))
 	case seen:
 		return nil, s.heldError(fmt.Errorf("the wait of %v is over", s.wait))
 	}
@@ -84,6 +91,8 @@ func (s *Semaphore) heldError(why error) error {
 // enter puts c at the end of the callers, and has somebody take permits for them.
 func (s *Semaphore) enter(c *caller) {
 	s.mu.Lock()
+	s.entered++
+	c.number = s.entered
 	s.callers = append(s.callers, c)
 	if !s.taking {
 		s.taking = true
@@ -94,10 +103,10 @@ func (s *Semaphore) enter(c *caller) {
 }
 
 // leave takes c out of the callers, if it is there still, and reports whether permits were
-// seen taken. The last one ends the turn.
-func (s *Semaphore) leave(c *caller) (seen bool) {
+// seen taken, and with what the store fails. The last one ends the turn.
+func (s *Semaphore) leave(c *caller) (seen bool, trouble error) {
 	s.mu.Lock()
-	seen = s.held
+	seen, trouble = s.held, s.trouble.err
 	if i := slices.Index(s.callers, c); i >= 0 {
 		s.callers = slices.Delete(s.callers, i, i+1)
 		if len(s.callers) == 0 {
@@ -106,18 +115,51 @@ func (s *Semaphore) leave(c *caller) (seen bool) {
 	}
 	s.mu.Unlock()
 	s.notify()
-	return seen
+	return seen, trouble
 }
 
-// failAll ends all waits with err.
-func (s *Semaphore) failAll(err error) {
+// trouble is how the store has failed since it last answered.
+type trouble struct {
+	err   error // the last; nil if it has not
+	since time.Time
+	tries int // pauses made
+}
+
+// answered notes that the store works: those who wait now outlive its next trouble.
+func (s *Semaphore) answered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range s.callers {
+	s.trouble, s.known = trouble{}, s.entered
+}
+
+// endures notes that a request has failed, and reports whether to ask again. If it may not pass,
+// or has lasted for as long as patience, it ends all waits, else those of callers to whom the store
+// has never answered.
+func (s *Semaphore) endures(sent time.Time, err error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trouble.err == nil {
+		s.trouble.since = sent
+	}
+	s.trouble.err = err
+	patient := errors.Is(err, lock.ErrUnavailable) && time.Since(s.trouble.since) < lock.Patience
+	s.callers = slices.DeleteFunc(s.callers, func(c *caller) bool {
+		if patient && c.number <= s.known {
+			return false
+		}
 		c.err = err
 		close(c.done)
-	}
-	s.callers = nil
+		return true
+	})
+	return patient
+}
+
+// pause returns what ends the pause before the store is asked again.
+func (s *Semaphore) pause() <-chan time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trouble.tries++
+	return time.After(retries.Pause(s.trouble.tries - 1))
 }
 
 // nextTurn returns the ctx of a turn, or nil if nobody waits: then the taker has ended.
@@ -126,7 +168,7 @@ func (s *Semaphore) nextTurn() context.Context {
 	defer s.mu.Unlock()
 	s.stop()
 	if len(s.callers) == 0 {
-		s.taking, s.held = false, false
+		s.taking, s.held, s.trouble = false, false, trouble{}
 		return nil
 	}
 	var ctx context.Context
@@ -137,9 +179,6 @@ func (s *Semaphore) nextTurn() context.Context {
 // takeTurns takes permits for the callers, as long as there are any.
 func (s *Semaphore) takeTurns() {
 	for ctx := s.nextTurn(); ctx != nil; ctx = s.nextTurn() {
-		// The end of ctx says that nobody waits, which is no error.
-		if err := s.turn(ctx); err != nil && ctx.Err() == nil {
-			s.failAll(err)
-		}
+		s.turn(ctx)
 	}
 }

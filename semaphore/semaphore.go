@@ -89,11 +89,14 @@ type Semaphore struct {
 	stand  []lock.Option // of one that is
 	line   []lock.Option // of that of the line
 
-	mu      sync.Mutex          // guards the rest
-	callers []*caller           // who wait, in the order in which they came
-	taking  bool                // a goroutine takes permits for them
-	stop    context.CancelFunc  // ends their turn
-	held    bool                // no permit was free when one was last asked for
+	mu      sync.Mutex         // guards the rest
+	callers []*caller          // who wait, in the order in which they came
+	taking  bool               // a goroutine takes permits for them
+	stop    context.CancelFunc // ends their turn
+	held    bool               // no permit was free when one was last asked for
+	entered int                // how many callers have come, ever
+	known   int                // as many of them came before the store last answered
+	trouble trouble
 	slots   []*holding          // what this Semaphore asks for, has, or is giving back; else nil
 	foreign map[int]lock.Holder // who refused a slot last
 	wake    chan struct{}       // tells the taker that any of it has changed
@@ -156,6 +159,9 @@ func (s *Semaphore) slotKey(slot int) string { return s.key + "#semaphore/slot/"
 // returns fn's error as it is. If a permit was lost before fn returned, the error is a
 // [lock.Error] that wraps the LostError and fn's error. If the wait ends without permits, the
 // error is ErrHeld if they were seen taken, else ErrUnavailable or ctx's alone.
+//
+// A wait outlives the store's trouble, as that of [lock.Client.Do] does: only [lock.Patience]
+// without an answer ends it, with ErrUnavailable. Who comes while the store fails is told so.
 //
 // If ctx comes from the fn of a Do on the same key and Client that still holds permits, Do would
 // wait for itself: it returns ErrDeadlock at once.

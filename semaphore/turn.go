@@ -3,6 +3,7 @@ package semaphore
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/seed-215fdefa/lock"
 )
@@ -12,11 +13,19 @@ import (
 //
 // It also ends when the line is lost, and gives back what is not enough for a caller: two
 // takers that each kept a part would wait for each other for ever.
-func (s *Semaphore) turn(ctx context.Context) error {
+func (s *Semaphore) turn(ctx context.Context) {
+	sent := time.Now()
 	line, err := s.client.Lock(ctx, s.lineKey(), s.line...)
 	if err != nil {
-		return err
+		if ctx.Err() == nil && s.endures(sent, err) {
+			select {
+			case <-s.pause():
+			case <-ctx.Done():
+			}
+		}
+		return
 	}
+	s.answered()
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), releaseBound)
 		defer cancel()
@@ -27,21 +36,29 @@ func (s *Semaphore) turn(ctx context.Context) error {
 	for quota := s.n; quota > 0; {
 		given, more := g.serve(quota)
 		if quota -= given; !more || quota <= 0 {
-			return nil
+			return
 		}
 		select {
 		case h := <-g.results:
-			if err := g.answer(h); err != nil && !errors.Is(err, lock.ErrLost) {
-				return err
+			err := g.answer(h)
+			if err == nil || errors.Is(err, lock.ErrLost) || ctx.Err() != nil {
+				continue // the end of ctx says that nobody waits, which is no error
 			}
+			if !s.endures(h.sent, err) {
+				return
+			}
+			if g.pause == nil {
+				g.pause = s.pause()
+			}
+		case <-g.pause:
+			g.pause = nil
 		case <-s.wake:
 		case <-line.Context().Done():
-			return nil
+			return
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
-	return nil
 }
 
 // serve gives up to quota permits to the callers at the front, and asks for what the next ones
@@ -69,10 +86,13 @@ func (g *gathering) serve(quota int) (given int, more bool) {
 		}
 		want += c.weight
 	}
-	if want = min(want, s.n) - len(g.have); want > 0 {
+	if want = min(want, s.n) - len(g.have); want > 0 && g.pause == nil {
 		g.tryMore(want)
 		if g.tries == 0 {
 			s.held = true
+			if s.trouble.err == nil {
+				s.known = s.entered
+			}
 			g.waitMore()
 		}
 	}
@@ -88,5 +108,6 @@ func (c contended) Observe(_ context.Context, e lock.Event) {
 		c.s.mu.Lock()
 		c.s.held = c.s.taking
 		c.s.mu.Unlock()
+		c.s.answered()
 	}
 }
