@@ -103,8 +103,9 @@ type Semaphore struct {
 }
 
 // New returns a semaphore of n permits. opts are for its locks, and override client's own.
-// [lock.WithWait] bounds how long Do waits. WithShared is ErrInvalid here; WithReentrant and
-// WithMinHold are ignored. Err and every call report an argument that is not valid.
+// [lock.WithWait] bounds how long Do waits. [lock.WithHeadStart] is for this process's place in
+// line. WithShared is ErrInvalid here; WithReentrant and WithMinHold are ignored. Err and every
+// call report an argument that is not valid.
 //
 // An Observer sees the locks of slots and line, under their own keys. A slot that is tried and
 // not free is an EventFailed. The Observer's ctx is a background one, except in TryDo.
@@ -138,7 +139,7 @@ func (s *Semaphore) setUp(opts []lock.Option) error {
 	m[metadataName] = strconv.Itoa(s.n)
 	opts = append(slices.Clip(opts), lock.WithMetadata(m), lock.WithReentrant(false), lock.WithMinHold(0))
 	s.wait = set.Wait
-	s.try = append(slices.Clip(opts), lock.WithWait(0))
+	s.try = append(slices.Clip(opts), lock.WithWait(0), lock.WithHeadStart(0))
 	s.stand = append(slices.Clip(opts), lock.WithWait(lock.MaxTTL+1)) // no bound: callers have theirs
 	s.line = append(slices.Clip(s.stand), lock.WithObserver(contended{s}))
 	_, err = s.client.Settings(opts...)

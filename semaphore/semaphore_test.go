@@ -272,6 +272,27 @@ func TestMinHoldDoesNotCount(t *testing.T) {
 	})
 }
 
+// TestHeadStart is for the line: what stands in none does without.
+func TestHeadStart(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		s := w.process().semaphore(2, lock.WithHeadStart(time.Hour))
+		held := w.holds(s, 1)
+		require.NoError(t, s.TryDo(t.Context(), 1, nothing))
+		require.NoError(t, w.process().semaphore(2, lock.WithHeadStart(time.Hour), lock.WithWait(0)).Do(t.Context(), 1, nothing))
+		taker := w.waits(t.Context(), w.process().semaphore(2), 2)
+		first := w.waits(t.Context(), w.process().semaphore(2), 2)
+		urgent := w.waits(t.Context(), s, 1)
+		held.leave()
+		taker.runs()
+		taker.leave()
+		urgent.runs()
+		first.pending()
+		urgent.leave()
+		first.runs()
+		first.leave()
+	})
+}
+
 func canceled() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
