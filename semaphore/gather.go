@@ -30,11 +30,14 @@ func (s *Semaphore) gather(ctx context.Context) *gathering {
 	return g
 }
 
-// tryMore tries slots, from the lowest on, of which nothing is known. Each refusal allows one
-// try more than is wanted, so that their number doubles where many slots are taken; what
-// they bring too much is given back. s.mu is held.
+// refusals is how many slots must be refused for each one that is tried beyond those wanted.
+const refusals = 8
+
+// tryMore tries slots, from the lowest on, of which nothing is known. Where many are taken it
+// tries ever more at once, so that it need not make a round trip for each. What they bring too
+// much is given back, and refused to others meanwhile. s.mu is held.
 func (g *gathering) tryMore(want int) {
-	for slot := 0; slot < g.s.n && want > 0 && g.tries < want+len(g.refused); slot++ {
+	for slot := 0; slot < g.s.n && want > 0 && g.tries < want+len(g.refused)/refusals; slot++ {
 		if !g.refused[slot] && g.s.askable(slot) {
 			g.tries++
 			g.s.ask(g.ctx, slot, false, g.results)

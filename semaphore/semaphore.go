@@ -171,8 +171,9 @@ func (s *Semaphore) Do(ctx context.Context, weight int, fn func(context.Context,
 }
 
 // TryDo is Do without waiting: it returns ErrHeld if fewer than weight permits are free, or if
-// callers of this Semaphore wait for permits. It does not stand in line. Two tries of more than
-// one permit at the same time may each take some and both be refused.
+// callers of this Semaphore wait for permits. It does not stand in line. A call that wants more
+// than one permit, or finds at least eight slots taken, may take some in vain: tries at the same
+// time may all be refused.
 func (s *Semaphore) TryDo(ctx context.Context, weight int, fn func(context.Context, []Permit) error) error {
 	return s.do(ctx, "trydo", weight, fn)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/memory"
 	"github.com/seed-215fdefa/lock/semaphore"
 )
 
@@ -133,6 +134,44 @@ func TestTriesTogether(t *testing.T) {
 		s := w.process().semaphore(n)
 		all(n, func(int) { assert.NoError(t, s.TryDo(t.Context(), 1, w.counts(time.Second))) })
 		assert.Equal(t, n, w.most)
+	})
+}
+
+// distant is a store whose replies take a second, and which releases do not reach while their
+// ctx lasts.
+type distant struct{ *memory.Locker }
+
+func (s distant) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	defer time.Sleep(time.Second)
+	return s.Locker.Acquire(ctx, req)
+}
+
+func (s distant) Release(ctx context.Context, g lock.Grant) error {
+	<-ctx.Done()
+	return s.Locker.Release(context.WithoutCancel(ctx), g)
+}
+
+// TestTriesTakeNoMore than they want: what one took too much would be refused to another.
+func TestTriesTakeNoMore(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		held := w.holds(w.process().semaphore(3), 1)
+		for _, doing := range []func(*semaphore.Semaphore) doing{
+			func(s *semaphore.Semaphore) doing { return s.Do },
+			func(s *semaphore.Semaphore) doing { return s.TryDo },
+		} {
+			c := lock.New(distant{w.store.Open()}, lock.WithTTL(ttl))
+			first := w.do(t.Context(), doing(semaphore.New(c, key, 3)), 1)
+			time.Sleep(4 * time.Second) // it has the line, or not, was refused a slot, and has asked for more
+			second := w.do(t.Context(), w.process().semaphore(3).TryDo, 1)
+			second.runs()
+			second.leave()
+			<-first.inside
+			first.out <- nil
+			<-first.done
+			require.NoError(t, first.err)
+			require.NoError(t, c.Close(t.Context()))
+		}
+		held.leave()
 	})
 }
 
