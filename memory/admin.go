@@ -79,6 +79,17 @@ func (s *store) force(key, owner string, now moment, lost *notices) error {
 	return nil
 }
 
+// holders returns the owners of key's grants.
+func (s *store) holders(key string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.keys[key]
+	if e == nil {
+		return nil
+	}
+	return append(slices.Collect(maps.Keys(e.more)), e.first.owner)
+}
+
 // record is what is known of key, whose entry is e or nil. It shows the first in line, and
 // of the readers any: neither costs more where there are many. Its Metadata and
 // Under are the store's own: see detached.

@@ -3,8 +3,10 @@ package memory
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"iter"
 	"sync"
+	"time"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storekit"
@@ -16,16 +18,21 @@ import (
 //	store := memory.NewFaulty()
 //	client := lock.New(store)
 //
-// It has no goroutine and no clock of its own, so it may be used in the [testing/synctest]
+// It has no goroutine of its own, so it may be used in the [testing/synctest]
 // bubble in which it was made. It is safe for concurrent use.
 type Faulty struct {
 	inner *Locker
 
 	mu     sync.Mutex      // guards the rest
 	err    error           // what every call returns; nil if there is no such trouble
-	frozen chan struct{}   // closed by Heal; nil while calls are answered
+	frozen bool            // whether calls hang
+	over   chan struct{}   // closed when there is no trouble any more; nil if there is none
 	up     context.Context // ends with Fail
 	down   context.CancelFunc
+
+	endured context.Context // ends when trouble has lasted for Patience, and waits with it
+	giveUp  context.CancelFunc
+	lasting *time.Timer // calls giveUp
 }
 
 var (
@@ -38,6 +45,7 @@ var (
 func NewFaulty() *Faulty {
 	f := &Faulty{inner: New()}
 	f.up, f.down = context.WithCancel(context.Background())
+	f.endured, f.giveUp = context.WithCancel(context.Background())
 	return f
 }
 
@@ -46,8 +54,8 @@ func NewFaulty() *Faulty {
 // store answers.
 func (f *Faulty) Lose(key string) int {
 	n := 0
-	for _, h := range f.inner.inspect(key).Holders {
-		if f.inner.ForceRelease(context.Background(), key, h.Owner) == nil {
+	for _, owner := range f.inner.store.holders(key) { // a Record does not show all
+		if f.inner.ForceRelease(context.Background(), key, owner) == nil {
 			n++
 		}
 	}
@@ -68,42 +76,49 @@ func (f *Faulty) Occupy(key string) (free func(), err error) {
 }
 
 // Fail makes every call return err at once, until Heal. It undoes nothing: what the store has
-// granted stays granted. Fail(nil) ends an earlier Fail.
+// granted stays granted. A call that waits in line gets no answer, as after Freeze. Fail(nil) ends
+// an earlier Fail.
 func (f *Faulty) Fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.fail(err)
-}
-
-// fail makes calls return err, or work if it is nil. f.mu is held.
-func (f *Faulty) fail(err error) {
-	switch {
-	case err != nil:
-		f.down()
-	case f.err != nil:
-		f.up, f.down = context.WithCancel(context.Background())
-	}
-	f.err = err
+	f.set(err, f.frozen)
 }
 
 // Freeze makes every call hang until its ctx ends, until Heal, or for [lock.Patience]: then it is
 // ErrUnavailable. Requests of later calls do not arrive; replies to calls under way do not come back.
+// A call that waits in line keeps its place until then.
 func (f *Faulty) Freeze() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.frozen == nil {
-		f.frozen = make(chan struct{})
-	}
+	f.set(f.err, true)
 }
 
 // Heal ends Fail and Freeze.
 func (f *Faulty) Heal() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.fail(nil)
-	if f.frozen != nil {
-		close(f.frozen)
-		f.frozen = nil
+	f.set(nil, false)
+}
+
+// set makes calls return err, or work if it is nil, once they are not frozen. f.mu is held.
+func (f *Faulty) set(err error, frozen bool) {
+	switch {
+	case err != nil:
+		f.down()
+	case f.err != nil:
+		f.up, f.down = context.WithCancel(context.Background())
+	}
+	f.err, f.frozen = err, frozen
+	switch trouble := err != nil || frozen; {
+	case trouble && f.over == nil:
+		f.over = make(chan struct{})
+		f.lasting = time.AfterFunc(lock.Patience, f.giveUp)
+	case !trouble && f.over != nil:
+		close(f.over)
+		f.over = nil
+		if !f.lasting.Stop() { // the waits of then have ended
+			f.endured, f.giveUp = context.WithCancel(context.Background())
+		}
 	}
 }
 
@@ -114,13 +129,13 @@ func (f *Faulty) pass(ctx context.Context) error { return storekit.WithinPatienc
 func (f *Faulty) thawed(ctx context.Context) error {
 	for {
 		f.mu.Lock()
-		err, frozen := f.err, f.frozen
+		err, frozen, over := f.err, f.frozen, f.over
 		f.mu.Unlock()
-		if frozen == nil {
+		if !frozen {
 			return err
 		}
 		select {
-		case <-frozen:
+		case <-over:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -148,14 +163,62 @@ func (f *Faulty) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	if lost := req.Lost; lost != nil {
 		req.Lost = func(r lock.LostReason) {
 			f.mu.Lock()
-			through := f.err == nil && f.frozen == nil
+			through := f.over == nil
 			f.mu.Unlock()
 			if through {
 				lost(r)
 			}
 		}
 	}
+	if req.Wait {
+		return f.wait(ctx, req)
+	}
 	return exchange(ctx, f, func() (lock.Grant, error) { return f.inner.Acquire(ctx, req) })
+}
+
+// wait is exchange for a request that may stand in line, where it outlives trouble that does not
+// last for longer than patience.
+func (f *Faulty) wait(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	if err := f.pass(ctx); err != nil {
+		return lock.Grant{}, err
+	}
+	f.mu.Lock()
+	endured := f.endured
+	f.mu.Unlock()
+	inLine, leave := context.WithCancel(ctx)
+	defer leave()
+	defer context.AfterFunc(endured, leave)()
+	held, waiting := false, req.Waiting
+	req.Waiting = func(r lock.Record) {
+		held = true
+		if waiting != nil {
+			waiting(r)
+		}
+	}
+	g, err := f.inner.Acquire(inLine, req)
+	for {
+		f.mu.Lock()
+		trouble, over := f.err, f.over
+		f.mu.Unlock()
+		if over == nil && endured.Err() == nil {
+			return g, err
+		}
+		select {
+		case <-over:
+			continue
+		case <-endured.Done():
+			err, held = fmt.Errorf("%w: no answer for %v", lock.ErrUnavailable, lock.Patience), false
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if trouble != nil {
+			err = fmt.Errorf("%w: %w", err, trouble)
+		}
+		if held {
+			err = &lock.HeldError{Record: lock.Record{Key: req.Key}, Err: err}
+		}
+		return lock.Grant{}, err
+	}
 }
 
 // Renew implements [lock.Locker].

@@ -52,6 +52,25 @@ func TestFaultyLoss(t *testing.T) {
 	})
 }
 
+// TestFaultyLossOfMany: more readers than a Record shows. Who gets the key by it keeps it.
+func TestFaultyLossOfMany(t *testing.T) {
+	inFaulty(t, func(t *testing.T, f *memory.Faulty, c *lock.Client) {
+		const readers = lock.MaxRecord + 4
+		var leases []*lock.Lease
+		for range readers {
+			l, err := c.Lock(t.Context(), "k", lock.WithShared())
+			require.NoError(t, err)
+			leases = append(leases, l)
+		}
+		next := start(t.Context(), f, request("k"))
+		require.Equal(t, readers, f.Lose("k"))
+		for _, l := range leases {
+			require.ErrorIs(t, l.Err(), lock.ErrLost)
+		}
+		require.NoError(t, f.Release(t.Context(), granted(t, next)))
+	})
+}
+
 func TestFaultyContention(t *testing.T) {
 	inFaulty(t, func(t *testing.T, f *memory.Faulty, c *lock.Client) {
 		free, err := f.Occupy("k")
@@ -136,4 +155,93 @@ func TestFaultyFailNil(t *testing.T) {
 		time.AfterFunc(time.Second/2, func() { f.Fail(nil) })
 		require.ErrorIs(t, f.Watch(ctx, "k", func() {}), context.DeadlineExceeded)
 	})
+}
+
+// waitFor is a Lock of k that waits, through c; its lease is given back.
+func waitFor(c *lock.Client, opts ...lock.Option) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		l, err := c.Lock(context.Background(), "k", opts...)
+		if err == nil {
+			err = l.Release(context.Background())
+		}
+		done <- err
+	}()
+	synctest.Wait()
+	return done
+}
+
+// TestFaultyWait: a wait in line ends when the trouble has lasted for Patience, whatever happens
+// to the key meanwhile. It outlives shorter trouble, and keeps its place.
+func TestFaultyWait(t *testing.T) {
+	for name, trouble := range map[string]func(*memory.Faulty){
+		"freeze": (*memory.Faulty).Freeze,
+		"fail":   func(f *memory.Faulty) { f.Fail(errDown) },
+		"both":   func(f *memory.Faulty) { f.Fail(errDown); f.Freeze() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inFaulty(t, func(t *testing.T, f *memory.Faulty, c *lock.Client) {
+				free, err := f.Occupy("k")
+				require.NoError(t, err)
+				first := waitFor(c)
+				for range 2 { // the patience begins anew
+					trouble(f)
+					time.Sleep(lock.Patience - time.Second)
+					f.Heal()
+					time.Sleep(time.Hour)
+				}
+				second := waitFor(c)
+				require.Empty(t, first)
+				trouble(f)
+				time.Sleep(10 * time.Second)
+				free()
+				synctest.Wait()
+				require.Empty(t, first, "granted in trouble")
+				f.Heal()
+				synctest.Wait()
+				require.NoError(t, <-first)
+				require.NoError(t, <-second)
+
+				for _, freed := range []bool{false, true} {
+					free, err := f.Occupy("k")
+					require.NoError(t, err)
+					kept, bounded, begin := waitFor(c), waitFor(c, lock.WithWait(20*time.Second)), time.Now()
+					ctx, cancel := context.WithCancel(t.Context())
+					canceled := start(ctx, f, request("k"))
+					trouble(f)
+					cancel()
+					o := <-canceled
+					require.ErrorIs(t, o.err, lock.ErrHeld)
+					require.ErrorIs(t, o.err, context.Canceled)
+					err = <-bounded
+					require.ErrorIs(t, err, lock.ErrHeld)
+					if name != "freeze" {
+						require.ErrorIs(t, err, errDown)
+					}
+					if freed {
+						free()
+					}
+					err = <-kept
+					require.Equal(t, lock.Patience, time.Since(begin))
+					require.ErrorIs(t, err, lock.ErrUnavailable)
+					if name != "freeze" {
+						require.ErrorIs(t, err, errDown)
+					}
+					f.Heal()
+					free()
+					require.NoError(t, <-waitFor(c))
+				}
+
+				// After trouble without end the next is endured again.
+				l, err := c.Lock(t.Context(), "k")
+				require.NoError(t, err)
+				last := waitFor(c)
+				trouble(f)
+				time.Sleep(5 * time.Second)
+				f.Heal()
+				require.NoError(t, l.Release(t.Context()))
+				require.NoError(t, <-last)
+			})
+		})
+	}
 }
