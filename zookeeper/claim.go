@@ -188,6 +188,7 @@ type snapshot struct {
 	*claim
 	at      place
 	path    string
+	token   lock.Token
 	session int64
 }
 
@@ -203,7 +204,7 @@ func (l *Locker) holder(g lock.Grant) (snapshot, bool) {
 }
 
 func (l *Locker) snapshot(c *claim) snapshot {
-	return snapshot{c, c.place(), l.path(c.key, c.node.name), c.session}
+	return snapshot{c, c.place(), l.path(c.key, c.node.name), c.token, c.session}
 }
 
 // letGo is holder for a release, which may be repeated: again says that one has been tried before.

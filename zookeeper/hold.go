@@ -94,14 +94,15 @@ func (l *Locker) prolong(c *claim, g lock.Grant) bool {
 	return true
 }
 
-// lose ends a held claim and tells its holder, unless that has released it.
-func (r *registry) lose(c *claim, why lock.LostReason) {
+// lose ends a held claim and tells its holder, unless that has released it. A claim that has another
+// node since is left: who waited may have lined up anew, and been granted.
+func (r *registry) lose(c snapshot, why lock.LostReason) {
 	r.mu.Lock()
-	if c.phase != held {
+	if c.phase != held || c.claim.token != c.token {
 		r.mu.Unlock()
 		return
 	}
-	r.close(c)
+	r.close(c.claim)
 	r.mu.Unlock()
 	if c.lost != nil {
 		c.lost(why)

@@ -73,17 +73,17 @@ func (l *Locker) over(v *vigil, gone bool) {
 		c = nil
 	}
 	again := !gone && c != nil && c.phase == held
-	var why lock.LostReason
+	var lost snapshot
 	if gone && c != nil {
-		why = l.howLost(l.snapshot(c))
+		lost = l.snapshot(c)
 	}
 	ours := gone && c != nil && c.phase == releasing // its release tells who is next
 	if !again {                                      // now, so that who looks from here on gets a watch of its own
 		delete(l.watched, v.path)
 	}
 	l.mu.Unlock()
-	if gone && c != nil {
-		l.lose(c, why)
+	if lost.claim != nil {
+		l.lose(lost, l.howLost(lost))
 	}
 	if !ours {
 		l.mu.Lock()
@@ -137,7 +137,7 @@ func (w *watcher) run() {
 func (l *Locker) watchSession() {
 	for closed := 0; l.done.Err() == nil; {
 		_, _, events, err := l.conn.ExistsW(l.root)
-		l.loseAllBut(l.conn.SessionID())
+		l.loseAllBut(l.conn.SessionID)
 		if err != nil {
 			if l.conn.State() != zk.StateDisconnected {
 				closed = 0
@@ -154,7 +154,7 @@ func (l *Locker) watchSession() {
 				l.clientClosed()
 				return
 			}
-			l.loseAllBut(l.conn.SessionID())
+			l.loseAllBut(l.conn.SessionID)
 		case <-l.done.Done():
 		}
 	}
@@ -164,16 +164,18 @@ func (l *Locker) watchSession() {
 // session, and another process may have the keys already.
 func (l *Locker) clientClosed() {
 	l.shutDown(errClientClosed)
-	l.loseAllBut(0)
+	l.loseAllBut(func() int64 { return 0 })
 }
 
 // loseAllBut ends the grants of sessions other than that one, and makes those who wait in one look.
-func (l *Locker) loseAllBut(session int64) {
-	var stale []*claim
+// It asks for the session under l.mu: no claim can have a newer one then.
+func (l *Locker) loseAllBut(session func() int64) {
+	var stale []snapshot
 	l.mu.Lock()
+	living := session()
 	for _, c := range l.claims {
-		if c.session != 0 && c.session != session {
-			stale = append(stale, c)
+		if c.session != 0 && c.session != living {
+			stale = append(stale, l.snapshot(c))
 		}
 	}
 	l.mu.Unlock()

@@ -2,6 +2,7 @@ package zookeeper_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -75,6 +76,50 @@ func TestSessionExpires(t *testing.T) {
 	storetest.Release(t, b, blocker)
 	storetest.Release(t, a, waiting.Granted(t))
 	require.Empty(t, lost)
+	require.Zero(t, a.Claims())
+}
+
+// TestLossIsOfOneSession: while a loss is told, others who waited in the same session line up in the next
+// and are granted. The end of the old session is not theirs.
+func TestLossIsOfOneSession(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	a, b := w.open(t, zookeeper.WithSessionTimeout(long)), w.lasting().open(t)
+	const keys = 8 // the order in which claims are told is random: some waiters come after the first holder
+	var waiting []*storetest.Waiting
+	var first sync.Once
+	told, wrong := make(chan lock.LostReason, keys), make(chan lock.LostReason, keys)
+	lined := make(chan struct{})
+	for i := range keys {
+		req := storetest.Request(fmt.Sprint("k", i))
+		req.Lost = func(r lock.LostReason) {
+			first.Do(func() {
+				<-lined
+				for _, w := range waiting {
+					select {
+					case <-w.Done:
+					case <-time.After(storetest.Patience):
+					}
+				}
+			})
+			told <- r
+		}
+		storetest.Acquire(t, a, req)
+		next := storetest.Request(req.Key)
+		next.Lost = func(r lock.LostReason) { wrong <- r }
+		waiting = append(waiting, storetest.Waits(t, a, next))
+	}
+	close(lined)
+	a.expire(t)
+	for range keys {
+		require.Equal(t, lock.ReasonExpired, storetest.Receive(t, told))
+	}
+	for _, next := range waiting {
+		g := storetest.Renew(t, a, next.Granted(t))
+		storetest.Release(t, a, g)
+		storetest.Release(t, b, storetest.Await(t, b, storetest.Request(g.Key)))
+	}
+	require.Empty(t, wrong)
 	require.Zero(t, a.Claims())
 }
 
