@@ -154,6 +154,11 @@ func (a *acquisition) placed(n node, czxid, session int64) error {
 	if err == nil && (czxid <= 0 || token > lock.MaxToken) {
 		err = fmt.Errorf("lock: zookeeper: zxid %#x is no token: with the token base %d it must be from 1 to %d", czxid, a.l.base, lock.MaxToken)
 	}
+	if err == nil && n.spent() {
+		err = fmt.Errorf("lock: zookeeper: the sequence numbers of %s are used up: it takes nobody until all in line have gone and it was deleted",
+			a.l.parent(a.c.key))
+		a.l.retire(a.c.key, n.name)
+	}
 	if err == nil {
 		err = a.l.short()
 	}

@@ -2,6 +2,7 @@ package zookeeper
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,10 +53,13 @@ func parseNode(name string) (node, bool) {
 	}, err == nil
 }
 
-// parseLine returns the nodes in line order. Names that are not ours are passed over.
-//
-// Sequence numbers are 32 bits wide and wrap around to negative ones. No line is half as
-// long as that, so the sign of the difference tells which of two came first.
+// spent reports whether n's container has no more sequence numbers: they are 31 bits wide. The server
+// gives the last one to all nodes from then on, and negative ones to those that are created while that
+// creation is under way. Neither tells who came first.
+func (n node) spent() bool { return n.seq < 0 || n.seq == math.MaxInt32 }
+
+// parseLine returns the nodes in line order, negative sequence numbers at the end. Names that are not
+// ours are passed over.
 func parseLine(names []string) []node {
 	line := make([]node, 0, len(names))
 	for _, name := range names {
@@ -63,7 +67,7 @@ func parseLine(names []string) []node {
 			line = append(line, n)
 		}
 	}
-	slices.SortFunc(line, func(a, b node) int { return cmp.Compare(a.seq-b.seq, 0) })
+	slices.SortFunc(line, func(a, b node) int { return cmp.Compare(uint32(a.seq), uint32(b.seq)) })
 	return line
 }
 

@@ -198,6 +198,19 @@ func (l *Locker) discard(path string) {
 	})
 }
 
+// retire has a node deleted in the background, and then its container: the server refuses that while
+// others are in line. Both go through the lane: a node that it says is gone may be so by a write that
+// shares its transaction, and is sent again without it.
+func (l *Locker) retire(key, name string) {
+	go func() {
+		for _, path := range []string{l.path(key, name), l.parent(key)} {
+			l.persist(func(ctx context.Context) error {
+				return l.lane.do(ctx, &unit{ops: []any{&zk.DeleteRequest{Path: path, Version: -1}}})
+			})
+		}
+	}()
+}
+
 // pruneOwner deletes, in the background, the nodes of an owner without a claim, whose creation was
 // given up before its outcome was known.
 func (l *Locker) pruneOwner(key, owner string) {

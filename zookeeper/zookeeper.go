@@ -76,6 +76,14 @@
 // An idle held lock costs 2 KB. Each 64 of them cost a goroutine, because zk.Conn reports the
 // end of each node on a channel of its own.
 //
+// # Limits
+//
+// The server numbers the nodes of a container with 31 bits. It begins anew only after the container
+// was empty for a while and it has removed it. A key that always has a holder or a waiter runs out after
+// 2^31 acquires: at 960 hand-overs a second, after 26 days. Then its Acquires fail, with an error
+// that says so, until those in line have been served. The Lockers then delete the container, and
+// the key works again.
+//
 // # What it needs
 //
 // The connection needs the rights to create, read, write and delete on the root and everything
