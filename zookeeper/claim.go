@@ -1,6 +1,7 @@
 package zookeeper
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 // claim is what one owner has in this process: a place in line, or a grant.
 type claim struct {
 	key, owner string
+	bytes      int // of its node's path in the end of the session
 	shared     bool
 	data       []byte
 	lost       func(lock.LostReason)
@@ -56,6 +58,7 @@ type id struct{ key, owner string }
 type registry struct {
 	mu      sync.Mutex         // guards the rest, and the mutable part of each claim; held for no I/O
 	claims  map[id]*claim      // all but the ended ones
+	bytes   int                // of those
 	places  map[place]*claim   // those that have a node
 	behind  map[place][]*claim // who waits for whom, be that a claim of ours or not
 	heads   map[string]*claim  // who holds a key, exclusively
@@ -69,10 +72,22 @@ func (r *registry) prepare() {
 	r.heads = make(map[string]*claim)
 }
 
+// ErrFull says that the paths of the Locker's holders and waiters have 768 KiB: see "Limits" in the
+// comment of the package. Nothing was sent.
+var ErrFull = errors.New("lock: zookeeper: the paths of this session's nodes have 768 KiB, and the server could not bear the end of one " +
+	"with many more: release locks, take shorter keys, or use another Locker on a connection of its own")
+
+// maxSession is how many bytes the paths of a session's nodes may have. The end of the session is one
+// transaction with all of them. From 2 MiB (jute.maxbuffer and its extrasize) a server writes it but
+// neither it nor any other can read it again.
+const maxSession = 768 << 10
+
 // enroll makes the claim of an Acquire.
 func (l *Locker) enroll(req lock.Request) (*acquisition, error) {
+	const number = 4 + 10 // the length of the path, and the sequence number
 	c := &claim{
-		key: req.Key, owner: req.Owner, shared: req.Shared, lost: req.Lost, data: []byte(storekit.EncodeNote(&req)),
+		key: req.Key, owner: req.Owner, bytes: len(l.path(req.Key, prefix(req.Owner, req.Shared, false))) + number,
+		shared: req.Shared, lost: req.Lost, data: []byte(storekit.EncodeNote(&req)),
 		ttl: min(req.TTL, l.MaxTTL()), box: storekit.NewMailbox(),
 	}
 	l.mu.Lock()
@@ -80,7 +95,11 @@ func (l *Locker) enroll(req lock.Request) (*acquisition, error) {
 	if l.claims[id{c.key, c.owner}] != nil {
 		return nil, fmt.Errorf("%w: owner %q already has a claim on %q: use an owner for one try only", lock.ErrInvalid, c.owner, c.key)
 	}
+	if l.bytes+c.bytes > maxSession {
+		return nil, ErrFull
+	}
 	l.claims[id{c.key, c.owner}] = c
+	l.bytes += c.bytes
 	return &acquisition{l: l, c: c, req: req}, nil
 }
 
@@ -174,6 +193,7 @@ func (r *registry) close(c *claim) {
 		return
 	}
 	c.phase = ended
+	r.bytes -= c.bytes
 	if c.timer != nil {
 		c.timer.Stop()
 	}

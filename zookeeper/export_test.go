@@ -37,7 +37,7 @@ func Ahead(name string, names ...string) (front string, present bool) {
 func (l *Locker) Claims() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.claims) + len(l.places) + len(l.behind) + len(l.heads)
+	return len(l.claims) + l.bytes + len(l.places) + len(l.behind) + len(l.heads)
 }
 
 // Watches is how many nodes l watches.

@@ -84,6 +84,12 @@
 // that says so, until those in line have been served. The Lockers then delete the container, and
 // the key works again.
 //
+// All holders and waiters of a Locker are nodes of one session, and the end of that is one
+// transaction with their paths. A server could not read one of 2 MiB again, and would not start any
+// more. So a Locker takes no more than 768 KiB, 12,000 holders and waiters with keys of
+// 16 bytes, and then refuses with [ErrFull]. A byte other than A-Z, a-z, 0-9, "-", "_" and ":" counts
+// three times. Lockers that share a connection, and other ephemeral nodes of it, add up.
+//
 // # What it needs
 //
 // The connection needs the rights to create, read, write and delete on the root and everything
@@ -215,7 +221,8 @@ func (l *Locker) Capabilities() lock.Capabilities {
 	}
 }
 
-// Acquire implements [lock.Locker]. See "The session is the lease" above for what a TTL means.
+// Acquire implements [lock.Locker]. See "The session is the lease" above for what a TTL means. It
+// returns [ErrFull] at once, also with Wait, when this Locker has too many holders and waiters.
 func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
 	if err := l.ready(ctx, lock.CheckRequest(req, l.Capabilities())); err != nil {
 		return lock.Grant{}, err
