@@ -46,7 +46,7 @@ func (a *acquisition) claim(ctx context.Context, woken bool) (g lock.Grant, no *
 		g, no, err = a.claimOnce(ctx, woken)
 		return err
 	})
-	a.began = true
+	a.began = !errors.Is(err, storekit.ErrQueued)
 	return g, no, err
 }
 

@@ -2,11 +2,15 @@ package zookeeper
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/go-zookeeper/zk"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // A lane lets concurrent writes of one Locker share transactions: what comes while one is under
@@ -26,9 +30,10 @@ type lane struct {
 	conn  *zk.Conn
 	hurry chan struct{} // has room for one: a write has come that is in a hurry
 
-	mu    sync.Mutex // guards the rest, and the units' fields that say so; held for no I/O
-	queue []*unit
-	busy  bool // a transaction is under way
+	mu       sync.Mutex // guards the rest, and the units' fields that say so; held for no I/O
+	queue    []*unit
+	busy     bool      // a transaction is under way
+	answered time.Time // when the server last answered one
 }
 
 // patience is how long a write that is in no hurry waits for another.
@@ -100,9 +105,32 @@ func (l *lane) do(ctx context.Context, u *unit) error {
 	default:
 	}
 	u.alone = true
+	sent := len(l.queue)
 	l.queue = slices.DeleteFunc(l.queue, func(q *unit) bool { return q == u })
-	return ctx.Err()
+	return l.givenUp(ctx.Err(), sent == len(l.queue))
 }
+
+// givenUp is err, of a unit that was given up, as [storekit.ErrQueued] if the lane moves: in a crowd on
+// one key each creation waits for all before it. One that was sent was so when the server had
+// answered the last one, or later. l.mu is held.
+func (l *lane) givenUp(err error, sent bool) error {
+	silent := storekit.Elapsed(l.answered)
+	switch {
+	case sent && silent < lock.Patience/2:
+		return queued{err}
+	case !sent && silent < lock.Patience:
+		return fmt.Errorf("%w: %w", storekit.ErrQueued, err)
+	}
+	return err
+}
+
+// queued is an ErrQueued that says nothing of it.
+type queued struct{ error }
+
+func (q queued) Unwrap() error { return q.error }
+
+// Is implements errors.Is.
+func (queued) Is(target error) bool { return target == storekit.ErrQueued }
 
 // run sends what has gathered until nothing has. A unit that the server refuses makes the whole
 // transaction fail: it is taken out, and the others are sent again.
@@ -169,7 +197,13 @@ func (l *lane) transact(batch []*unit) (refused int) {
 	if l.conn.SessionID() != session {
 		session = 0 // it went out in either of the two
 	}
-	if culprit := slices.IndexFunc(replies, func(r zk.MultiResponse) bool { return r.Error != nil }); culprit >= 0 {
+	culprit := slices.IndexFunc(replies, func(r zk.MultiResponse) bool { return r.Error != nil })
+	if err == nil || culprit >= 0 {
+		l.mu.Lock()
+		l.answered = time.Now()
+		l.mu.Unlock()
+	}
+	if culprit >= 0 {
 		at, i := culprit, 0
 		for at >= len(batch[i].ops) {
 			at -= len(batch[i].ops)

@@ -2,6 +2,7 @@ package zookeeper
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"strconv"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 )
 
@@ -68,6 +71,7 @@ func TestLaneRefused(t *testing.T) {
 		}
 		l.run()
 		require.False(t, l.busy)
+		require.False(t, l.answered.Before(began), "a refusal is an answer too")
 		require.Empty(t, l.queue)
 		for i, u := range units {
 			select {
@@ -161,6 +165,44 @@ func TestLaneGathers(t *testing.T) {
 		}()
 		require.Equal(t, patience/2, gathers())
 	})
+}
+
+// TestLaneMoves: a write that waits while others are sent and answered is no sign of trouble, and one that
+// was sent not long ago is none either. One that the server leaves unanswered is.
+func TestLaneMoves(t *testing.T) {
+	const never = 1000 * time.Hour
+	for _, c := range []struct {
+		answered time.Duration // ago
+		sent     bool
+		moves    bool
+	}{
+		{0, false, true},
+		{lock.Patience * 3 / 4, false, true},
+		{lock.Patience, false, false},
+		{never, false, false},
+		{0, true, true},
+		{lock.Patience / 4, true, true},
+		{lock.Patience / 2, true, false},
+		{never, true, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := &lane{busy: true, hurry: make(chan struct{}, 1), answered: time.Now().Add(-c.answered)}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			told := make(chan error)
+			go func() { told <- l.do(ctx, new(unit)) }()
+			synctest.Wait()
+			if c.sent {
+				require.Len(t, l.take(), 1)
+			}
+			cancel()
+			err := <-told
+			require.ErrorIs(t, err, context.Canceled)
+			require.Equal(t, c.moves, errors.Is(err, storekit.ErrQueued), c)
+			require.Equal(t, c.moves && !c.sent, strings.Contains(err.Error(), "not sent"), c)
+			require.Empty(t, l.queue)
+		})
+	}
 }
 
 // TestLaneGivenUp: the ctx of a call ends as its outcome comes. Either the call returns that,
