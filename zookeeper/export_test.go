@@ -47,6 +47,13 @@ func (l *Locker) Watches() int {
 	return len(l.watched)
 }
 
+// Armed is how many watches of containers l keeps.
+func (l *Locker) Armed() int {
+	l.armed.mu.Lock()
+	defer l.armed.mu.Unlock()
+	return len(l.armed.events)
+}
+
 // Writes is how many transactions l has under way, one at most, and how many writes wait for the
 // next.
 func (l *Locker) Writes() (flights, queued int) {

@@ -1,7 +1,9 @@
 package zookeeper_test
 
 import (
+	"context"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -39,4 +41,22 @@ func TestWatchIsQuiet(t *testing.T) {
 	a := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithSessionTimeout(w.timeout))
 	t.Cleanup(func() { require.NoError(t, a.Close()) })
 	storetest.WatchIsQuiet(t, a, w.open(t), asked.Load)
+}
+
+// TestWatchesGo: of keys that were watched once, and changed after that, nothing is kept.
+func TestWatchesGo(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	a, b := w.open(t), w.open(t)
+	for i := range 100 {
+		key := fmt.Sprint("k", i)
+		ctx, cancel := context.WithCancel(storetest.Bounded(t))
+		changed, done := make(chan struct{}, 1), make(chan error)
+		go func() { done <- a.Watch(ctx, key, func() { changed <- struct{}{} }) }()
+		storetest.Receive(t, changed)
+		cancel()
+		require.ErrorIs(t, storetest.Receive(t, done), context.Canceled)
+		storetest.Release(t, b, storetest.Acquire(t, b, storetest.Request(key)))
+	}
+	require.Less(t, a.Armed(), 50)
 }

@@ -3,6 +3,7 @@ package zookeeper
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -14,8 +15,9 @@ import (
 // armed has the watches of containers that were asked for and have not fired, by path. A
 // watch of ZooKeeper cannot be taken back, so whoever watches the key next uses it.
 type armed struct {
-	mu     sync.Mutex // guards events
+	mu     sync.Mutex // guards the rest
 	events map[string]<-chan zk.Event
+	many   int // of them: then those that have fired while nobody waited are dropped
 }
 
 // connectedEvery is how often a Watch looks whether there is a connection, without I/O.
@@ -68,13 +70,21 @@ func (l *Locker) arms(ctx context.Context, path string) (<-chan zk.Event, error)
 	if err != nil {
 		return nil, err
 	}
+	a.add(path, events)
+	return events, nil
+}
+
+func (a *armed) add(path string, events <-chan zk.Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.events == nil {
 		a.events = make(map[string]<-chan zk.Event)
 	}
+	if len(a.events) >= a.many {
+		maps.DeleteFunc(a.events, func(_ string, events <-chan zk.Event) bool { return len(events) > 0 })
+		a.many = 16 + 2*len(a.events)
+	}
 	a.events[path] = events
-	return events, nil
 }
 
 // awaits returns nil when something has changed, and an error when that would not be told
