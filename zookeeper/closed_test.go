@@ -36,6 +36,29 @@ func TestClientClosedFirst(t *testing.T) {
 	require.NoError(t, c.Close(ctx), "it has no key to leave")
 }
 
+// TestClientClosedOfOneWhoLooks: nor do a Locker that never acquired, and its Watch, go on for ever.
+func TestClientClosedOfOneWhoLooks(t *testing.T) {
+	t.Parallel()
+	a := sharedWorld(t).lasting().open(t)
+	watched := make(chan error, 1)
+	began := make(chan struct{}, 1)
+	go func() { watched <- a.Watch(storetest.Bounded(t), "k", func() { began <- struct{}{} }) }()
+	storetest.Receive(t, began)
+	storetest.Inspect(t, a, "k")
+	a.conn.Close()
+	require.Error(t, storetest.Receive(t, watched)) // be it of the session that has ended, or of the client
+	for name, call := range map[string]func() error{
+		"Inspect": func() error { _, err := a.Inspect(storetest.Bounded(t), "k"); return err },
+		"Watch":   func() error { return a.Watch(storetest.Bounded(t), "k", func() {}) },
+	} {
+		storetest.Eventually(t, name, func() bool {
+			err := call()
+			require.Error(t, err)
+			return errors.Is(err, lock.ErrClosed)
+		})
+	}
+}
+
 // TestClientClosedBefore: a zk.Conn that was closed before its first use answers like one that has lost
 // its connection, and that for good.
 func TestClientClosedBefore(t *testing.T) {

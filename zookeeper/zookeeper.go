@@ -231,7 +231,6 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	if err := l.short(); err != nil {
 		return lock.Grant{}, err
 	}
-	l.begin.Do(func() { go l.watchSession() })
 	a, err := l.enroll(req)
 	if err != nil {
 		return lock.Grant{}, err
@@ -300,8 +299,11 @@ func (l *Locker) ready(ctx context.Context, invalid error) error {
 		return invalid
 	case l.done.Err() != nil:
 		return context.Cause(l.done)
+	case ctx.Err() != nil:
+		return ctx.Err()
 	}
-	return ctx.Err()
+	l.begin.Do(func() { go l.watchSession() })
+	return nil
 }
 
 // Close ends this Locker's waits with ErrClosed. It does not close the connection. Grants remain
