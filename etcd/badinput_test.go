@@ -144,32 +144,10 @@ func TestAuth(t *testing.T) {
 	t.Parallel()
 	server, prefix := testserver.Etcd(t), testserver.Prefix()
 	cli, ctx := plain(t, server.Addr()), storetest.Bounded(t)
-	end := clientv3.GetPrefixRangeEnd(prefix)
-	for _, f := range []func() error{
-		func() error { _, err := cli.UserAdd(ctx, "root", "r"); return err },
-		func() error { _, err := cli.UserGrantRole(ctx, "root", "root"); return err },
-		func() error { _, err := cli.RoleAdd(ctx, "locks"); return err },
-		func() error {
-			_, err := cli.RoleGrantPermission(ctx, "locks", prefix, end, clientv3.PermissionType(clientv3.PermReadWrite))
-			return err
-		},
-		func() error { _, err := cli.UserAdd(ctx, "alice", "a"); return err },
-		func() error { _, err := cli.UserGrantRole(ctx, "alice", "locks"); return err },
-		func() error { _, err := cli.UserAdd(ctx, "mallory", "m"); return err },
-		func() error { _, err := cli.AuthEnable(ctx); return err },
-	} {
-		require.NoError(t, f())
-	}
+	secure(t, cli, prefix)
 	as := func(user, password string) *etcd.Locker {
-		c, err := clientv3.New(clientv3.Config{
-			Endpoints: []string{server.Addr()}, Username: user, Password: password, Logger: quiet,
-		})
-		require.NoError(t, err)
-		l := etcd.New(c, etcd.WithPrefix(prefix))
-		t.Cleanup(func() {
-			require.NoError(t, l.Close())
-			require.NoError(t, c.Close())
-		})
+		l := etcd.New(login(t, server, user, password), etcd.WithPrefix(prefix))
+		t.Cleanup(func() { require.NoError(t, l.Close()) })
 		return l
 	}
 	l, other := as("alice", "a"), as("alice", "a")
@@ -206,6 +184,69 @@ func TestAuth(t *testing.T) {
 		require.ErrorContains(t, err, prefix)
 		require.NotErrorIs(t, err, lock.ErrHeld)
 	}
+}
+
+// secure turns authentication on: root may do all, alice has the role locks for the keys under prefix,
+// mallory has none.
+func secure(t *testing.T, cli *clientv3.Client, prefix string) {
+	t.Helper()
+	ctx := storetest.Bounded(t)
+	for _, f := range []func() error{
+		func() error { _, err := cli.UserAdd(ctx, "root", "r"); return err },
+		func() error { _, err := cli.UserGrantRole(ctx, "root", "root"); return err },
+		func() error { _, err := cli.RoleAdd(ctx, "locks"); return err },
+		func() error { return permit(ctx, cli, prefix) },
+		func() error { _, err := cli.UserAdd(ctx, "alice", "a"); return err },
+		func() error { _, err := cli.UserGrantRole(ctx, "alice", "locks"); return err },
+		func() error { _, err := cli.UserAdd(ctx, "mallory", "m"); return err },
+		func() error { _, err := cli.AuthEnable(ctx); return err },
+	} {
+		require.NoError(t, f())
+	}
+}
+
+// permit gives the role locks the keys under prefix.
+func permit(ctx context.Context, cli *clientv3.Client, prefix string) error {
+	_, err := cli.RoleGrantPermission(ctx, "locks", prefix, clientv3.GetPrefixRangeEnd(prefix), clientv3.PermissionType(clientv3.PermReadWrite))
+	return err
+}
+
+func login(t *testing.T, server *testserver.Server, user, password string) *clientv3.Client {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: []string{server.Addr()}, Username: user, Password: password, Logger: quiet,
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+// TestReleaseWithoutTheRight: a role loses its right while a lock is held, so the release is refused,
+// and so is what prunes the key. Once the right is back, the name of that key is no other's: the
+// token rises, and the old grant's release ends nothing.
+func TestReleaseWithoutTheRight(t *testing.T) {
+	t.Parallel()
+	server, prefix := testserver.Etcd(t), testserver.Prefix()
+	secure(t, plain(t, server.Addr()), prefix)
+	ctx, root, cli := storetest.Bounded(t), login(t, server, "root", "r"), login(t, server, "alice", "a")
+	kv := &faultyKV{KV: cli.KV}
+	cli.KV = kv
+	l := etcd.New(cli, etcd.WithPrefix(prefix))
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	_, err := root.RoleRevokePermission(ctx, "locks", prefix, clientv3.GetPrefixRangeEnd(prefix))
+	require.NoError(t, err)
+	require.ErrorContains(t, l.Release(ctx, g), "permission denied")
+	reached(t, kv.once(fate{}, deletes))
+	for begun := time.Now(); l.Unpruned() > 0 && time.Since(begun) < time.Second; time.Sleep(10 * time.Millisecond) {
+		continue // the answer is on its way
+	}
+	require.NoError(t, permit(ctx, root, prefix))
+	next := storetest.Await(t, l, storetest.Request("k"))
+	require.Greater(t, next.Token, g.Token)
+	storetest.Lost(t, l.Release(ctx, g))
+	storetest.Holds(t, l, next)
 }
 
 // authentications is how many passwords a server has checked.

@@ -221,20 +221,20 @@ func (l *Locker) undo(ctx context.Context, h *hold) error {
 
 // prune deletes what nobody uses any more: a grant that has ended, a place whose waiter has given
 // up, what a late request has brought about. As long as that fails one is tried for all, so that an
-// outage does not become a flood.
+// outage does not become a flood. Nothing is given up for a refusal: the key is there, and others
+// keep its etcd lease alive.
 func (l *Locker) prune(h *hold) {
 	ctx, cancel := context.WithTimeout(l.ctx, requestTimeout)
 	defer cancel()
 	err := l.drop(ctx, h)
-	if err != nil && !classify(err).Passing() { // a right has been taken away, say
-		l.forget(h, 0)
-		err = nil
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
 		l.pruneFailures = 0
 		return
+	}
+	if !classify(err).Passing() { // a right has been taken away, say: the others' turn
+		h.due = time.Now().Add(requestTimeout)
 	}
 	l.pruneAgain = time.Now().Add(pruneRetries.Pause(l.pruneFailures))
 	l.pruneFailures++
