@@ -29,10 +29,11 @@ type acquisition struct {
 	lease *lease           // under which the own key waits; nil: none was needed yet
 	full  *lease           // under which it is to be held; nil: likewise
 
-	box  *storekit.Mailbox
-	pred string // the entry that is waited for; "": not known
-	at   int64  // revision at which pred was there
-	seen lock.Record
+	box   *storekit.Mailbox
+	pred  string // the entry that is waited for; "": not known
+	at    int64  // revision at which pred was there
+	stray string // a pred that had this Locker's name, and was not known to it: maybe another renews it
+	seen  lock.Record
 
 	// The Locker's mutex guards these.
 	place       string // the entry behind which others in this Locker find it; "": none

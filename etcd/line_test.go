@@ -386,3 +386,21 @@ func TestNameOfAnother(t *testing.T) {
 	storetest.Release(t, l, w.Granted(t))
 	storetest.Release(t, other, behind.Granted(t))
 }
+
+// TestWaitBehindWhatAnotherRenews: a grant has ended in the books of its Locker, since another renews
+// it. Who waits for it in the first waits like everybody, without a request after another.
+func TestWaitBehindWhatAnotherRenews(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Lasting(storetest.Request("k"), 3*time.Second)
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	g := storetest.Acquire(t, l, req)
+	g.TTL = time.Minute
+	g = storetest.Renew(t, other, g)
+	told(t, lost)
+	storetest.Eventually(t, "the grant to be forgotten", func() bool { return l.Unpruned() == 0 })
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	storetest.Release(t, other, g)
+	storetest.Release(t, l, w.Granted(t))
+}

@@ -152,8 +152,8 @@ func (a *acquisition) register() (missed bool) {
 	}
 	a.unplace()
 	if strings.Contains(a.pred, l.names.process) { // of this Locker, which hears of its end
-		if h := l.byName[a.pred]; h == nil || h.rev > a.h.rev {
-			a.pred = ""
+		if h := l.byName[a.pred]; h == nil && a.stray != a.pred || h != nil && h.rev > a.h.rev {
+			a.stray, a.pred = a.pred, ""
 			return false
 		}
 	}
