@@ -75,12 +75,18 @@ func (a *acquisition) own(rev, mod int64, under clientv3.LeaseID) {
 	a.h.rev = rev
 }
 
-// found is the own key as it was read.
+// found is the own key as it was read. If another owner has it, as from a backup that was restored,
+// it is not, and its name is not used again.
 func (a *acquisition) found(kvs []*mvccpb.KeyValue) {
 	if len(kvs) == 0 {
 		a.own(0, 0, 0)
-	} else {
+	} else if e, _ := entryOf(a.l.prefix, kvs[0]); e.owner == a.req.Owner {
 		a.own(kvs[0].CreateRevision, kvs[0].ModRevision, clientv3.LeaseID(kvs[0].Lease))
+	} else {
+		a.own(0, 0, 0)
+		a.l.mu.Lock()
+		a.h.number = -1
+		a.l.mu.Unlock()
 	}
 }
 
@@ -230,7 +236,8 @@ func (a *acquisition) linedUp(ops []*pb.ResponseOp, rev int64) error {
 	a.h.lined = true
 	a.l.mu.Unlock()
 	if !placed {
-		if a.found(ops[0].GetResponseRange().Kvs); a.rev() == 0 {
+		kvs := ops[0].GetResponseRange().Kvs
+		if a.found(kvs); len(kvs) == 0 {
 			return errUndone
 		}
 		return nil

@@ -85,7 +85,10 @@ func (l *Locker) anew(a *acquisition) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a.unplace()
-	if old := a.h; old.over {
+	if old := a.h; old.over || old.number < 0 {
+		if !old.over {
+			delete(l.byName, old.name)
+		}
 		a.h = &hold{g: old.g, pending: true, lost: old.lost, doubt: old.doubt}
 		l.enroll(a.h)
 	}

@@ -387,6 +387,28 @@ func TestNameOfAnother(t *testing.T) {
 	storetest.Release(t, other, behind.Granted(t))
 }
 
+// TestNameOfAKeyThatCameBack: a backup was restored, say, and in it there is a key of an owner long
+// gone, of whose name the Locker believes that it is free. Nobody takes that key for its own.
+func TestNameOfAKeyThatCameBack(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	for _, wait := range []bool{false, true} {
+		g := storetest.Acquire(t, l, storetest.Request("k"))
+		old := keyOf(t, cli, l.prefix, g.Owner)
+		storetest.Release(t, l, g)
+		_, err := cli.Put(storetest.Bounded(t), string(old.Key), string(old.Value))
+		require.NoError(t, err)
+		if wait {
+			w := storetest.Waits(t, l, storetest.Request("k"))
+			require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+			storetest.Release(t, l, w.Granted(t))
+			continue
+		}
+		require.Equal(t, g.Owner, storetest.Refused(t, l, storetest.Request("k")).Holders[0].Owner)
+		require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+	}
+}
+
 // TestWaitBehindWhatAnotherRenews: a grant has ended in the books of its Locker, since another renews
 // it. Who waits for it in the first waits like everybody, without a request after another.
 func TestWaitBehindWhatAnotherRenews(t *testing.T) {
