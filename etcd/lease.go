@@ -2,6 +2,8 @@ package etcd
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -20,7 +22,7 @@ type lease struct {
 	// confirmed was taken before the last request was sent that the server has answered:
 	// the lease lives until confirmed + ttl, at least.
 	confirmed time.Time
-	dead      bool
+	dead      bool  // as a keepalive was answered
 	beat      *call // a keepalive under way
 	next      *call // and one to be sent after it, for those who came later
 }
@@ -128,18 +130,15 @@ func (l *Locker) grant(s int64, c *call) {
 	c.end(err)
 }
 
-// suspect has new leases granted instead of some of which a request said that they are gone.
+// suspect has new leases granted instead of some, one of which is gone, as a request said: that it is
+// this one only its own keepalive can tell.
 func (l *Locker) suspect(err error, suspects ...*lease) {
 	if !isGone(err) {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, le := range suspects {
-		if le != nil {
-			le.dead = true
-		}
-	}
+	maps.DeleteFunc(l.leases, func(_ int64, le *lease) bool { return slices.Contains(suspects, le) })
 }
 
 // term is for how long le is known to live, from when: what it was confirmed by since start,

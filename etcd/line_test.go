@@ -198,12 +198,14 @@ func TestCompactionWhileWaiting(t *testing.T) {
 }
 
 // TestExpiredWaiter: the etcd lease of one who waits ends, which a watch brings or not. It must not
-// be granted the lock by what it knew, nor wait for ever: it lines up again.
+// be granted the lock by what it knew, nor wait for ever: it lines up again. What its process holds,
+// under another etcd lease, has nothing to do with that.
 func TestExpiredWaiter(t *testing.T) {
 	t.Parallel()
 	for _, deaf := range []bool{false, true} {
 		l, other, cli := pair(t)
 		l.deaf.set(deaf)
+		held := storetest.Acquire(t, l, storetest.Request("held"))
 		g := storetest.Acquire(t, other, storetest.Request("k"))
 		w := storetest.Waits(t, l, storetest.Request("k"))
 		behind := storetest.Waits(t, other, storetest.Request("k"))
@@ -212,12 +214,14 @@ func TestExpiredWaiter(t *testing.T) {
 			ws := storetest.Inspect(t, other, "k").Waiters
 			return len(ws) == 2 && ws[1].Owner == w.Owner
 		})
+		held = storetest.Renew(t, l, held)
 		storetest.Release(t, other, g)
 		first := behind.Granted(t)
 		storetest.Release(t, other, first)
 		second := w.Granted(t)
 		require.Greater(t, second.Token, first.Token)
 		storetest.Holds(t, other, second)
+		storetest.Holds(t, other, held)
 	}
 }
 
