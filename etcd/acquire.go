@@ -249,8 +249,11 @@ func (a *acquisition) linedUp(ops []*pb.ResponseOp, rev int64) error {
 			a.pred = string(kv.Value)
 		}
 	}
-	if a.req.Shared && !strings.HasPrefix(a.pred, a.h.base+exclusiveMark) {
-		a.pred = "" // a reader does not wait for one
+	switch {
+	case a.req.Shared && !strings.HasPrefix(a.pred, a.h.base+exclusiveMark): // a reader does not wait for one
+		a.pred = ""
+	case a.pred == a.h.name: // the last in line was this one, whose key is gone: its claim finds who is in front
+		a.pred = ""
 	}
 	return nil
 }

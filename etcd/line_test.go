@@ -325,6 +325,23 @@ func TestClaimWithoutEntry(t *testing.T) {
 	storetest.Release(t, l, last)
 }
 
+// TestLastInLineDeletedByHand: the tail names the last in line, whose key an operator deletes, and
+// nothing else. It lines up again, and must not wait for itself.
+func TestLastInLineDeletedByHand(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	place := keyOf(t, cli, l.prefix, w.Owner)
+	_, err := cli.Delete(storetest.Bounded(t), string(place.Key))
+	require.NoError(t, err)
+	storetest.Eventually(t, "it to line up again", func() bool {
+		return len(storetest.Inspect(t, other, "k").Waiters) == 1
+	})
+	storetest.Release(t, other, g)
+	storetest.Release(t, l, w.Granted(t))
+}
+
 // TestPlaceIsKept: who waits for longer than the heartbeat does not lose its place.
 func TestPlaceIsKept(t *testing.T) {
 	t.Parallel()
