@@ -101,7 +101,7 @@ func (l *Locker) failed(h *hold, doubt bool) {
 	l.mu.Lock()
 	h.pending, h.waiter, h.doubt = false, nil, h.doubt || doubt
 	h.g.Token, h.over, h.due = 0, true, time.Now().Add(undoDelay)
-	nothing := h.rev == 0 && !h.doubt
+	nothing := h.rev == 0 && !h.doubt && !h.lined
 	l.mu.Unlock()
 	if nothing {
 		l.forget(h, 0)

@@ -254,6 +254,50 @@ func TestLatePlace(t *testing.T) {
 	storetest.Holds(t, other, g)
 }
 
+// TestPlaceGivenUpUnanswered: a request to line up takes effect, and is given up before that is known.
+// Its undo takes the tail away as well: a try is refused while there is one.
+func TestPlaceGivenUpUnanswered(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	storetest.Acquire(t, other, storetest.Request("beside"))
+	storetest.Waits(t, l, storetest.Request("beside")) // it keeps the etcd lease alive that all its waits are under
+	l.kv.once(fate{mute: true, silent: true}, entersLine(l, "k"))
+	w := storetest.Begin(t, l, storetest.Request("k"))
+	storetest.Eventually(t, "a place in line", func() bool { return len(storetest.Inspect(t, other, "k").Waiters) == 1 })
+	w.Cancel()
+	w.End(t)
+	storetest.Release(t, l, lock.Grant{Key: "k", Owner: w.Owner})
+	storetest.Release(t, other, g)
+	storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+}
+
+// TestTailOfADeletedPlace: an operator deletes the key of the last in line and leaves the tail, and then
+// that one gives up, before it knows or while it cannot line up again. It takes the tail away.
+func TestTailOfADeletedPlace(t *testing.T) {
+	t.Parallel()
+	for _, knows := range []bool{false, true} {
+		l, other, cli := pair(t)
+		l.deaf.set(true)
+		g := storetest.Acquire(t, other, storetest.Request("k"))
+		storetest.Acquire(t, other, storetest.Request("beside"))
+		storetest.Waits(t, l, storetest.Request("beside")) // it keeps the etcd lease alive that all its waits are under
+		w := storetest.Waits(t, l, storetest.Request("k"))
+		l.grantBy(nowhere(t))
+		l.ForgetLeases()
+		_, err := cli.Delete(storetest.Bounded(t), string(keyOf(t, cli, l.prefix, w.Owner).Key))
+		require.NoError(t, err)
+		if knows {
+			time.Sleep(2 * time.Second) // a recheck finds it
+		}
+		w.Cancel()
+		w.End(t)
+		storetest.Release(t, l, lock.Grant{Key: "k", Owner: w.Owner})
+		storetest.Release(t, other, g)
+		storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+	}
+}
+
 // TestUndoUnderWay: an undo overtakes its Acquire, which has not returned. What that has sent is
 // refused.
 func TestUndoUnderWay(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -108,20 +109,20 @@ func (l *Locker) end(ctx context.Context, g lock.Grant, x hold) (rev int64, err 
 	return 0, lostTo(g, ops[0].GetResponseRange())
 }
 
-// bury deletes x's key on some conditions, or else reads who holds the lock. In doubt a tombstone
-// goes with it, which refuses what may yet arrive of the acquisition. A server that is full takes
-// none: then later reports that it is to be tried again.
+// bury deletes x's key on some conditions, or else reads who holds the lock. Either way it deletes the
+// tail if x is the last in line. In doubt a tombstone goes with it, which refuses what may yet arrive
+// of the acquisition. A server that is full takes none: then later reports that it is to be tried again.
 func (l *Locker) bury(ctx context.Context, x hold, conditions ...clientv3.Cmp) (out outcome, later bool, err error) {
 	then, or := []clientv3.Op{clientv3.OpDelete(x.name)}, []clientv3.Op{everyone(x.base, 1)}
 	p := part{every: impatience(requestTimeout)}
-	if x.lined {
-		then, p.line = append(then, x.leaveTail()), x.base
+	if x.lined || x.doubt {
+		then, or, p.line = append(then, x.leaveTail()), append(or, x.leaveTail()), x.base
 	}
 	if x.doubt {
 		var le *lease
 		if le, err = l.leaseFor(ctx, storekit.UndoLife); err == nil {
 			grave := clientv3.OpPut(tomb(x.base, x.g.Owner), "", clientv3.WithLease(le.id))
-			p.ops = transaction(conditions, append(then[:len(then):len(then)], grave), append(or[:1:1], grave))
+			p.ops = transaction(conditions, append(slices.Clip(then), grave), append(slices.Clip(or), grave))
 			out, err = l.writes.send(ctx, p)
 			l.suspect(err, le)
 		}
@@ -212,7 +213,7 @@ func (l *Locker) find(ctx context.Context, g lock.Grant) (*hold, error) {
 func (l *Locker) undo(ctx context.Context, h *hold) error {
 	l.mu.Lock()
 	if h.pending { // everything is possible
-		h.doubt, h.lined = true, true
+		h.doubt = true
 	}
 	h.lost, h.over, h.g.Token, h.due = nil, true, 0, time.Now().Add(undoDelay)
 	l.mu.Unlock()
