@@ -140,6 +140,7 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, ops []*p
 		}
 	}
 	sent := time.Now()
+	a.keepPlace(sent)
 	beat := a.l.freshen(a.full, a.full.eighth(sent))
 	out, err := a.l.writes.send(ctx, part{line: a.h.base, every: impatience(a.heartbeat), ops: a.entering()})
 	a.doubt = a.doubt || out.doubt
@@ -173,6 +174,15 @@ func (a *acquisition) fullLease(ctx context.Context) error {
 		a.full = le
 	}
 	return err
+}
+
+// keepPlace has the lease confirmed that the own key waits under, or is to: the first recheck, or the
+// next after a wake-up, may come too late for what is left of it. It returns nil if there is none.
+func (a *acquisition) keepPlace(now time.Time) *call {
+	if a.lease == nil {
+		return nil
+	}
+	return a.l.freshen(a.lease, a.lease.eighth(now))
 }
 
 // crowded reports whether others of this Locker wait for the lock, so that it will have to wait.
@@ -296,6 +306,7 @@ func (a *acquisition) claim(ctx context.Context) (g lock.Grant, ok bool, err err
 		return g, false, err
 	}
 	sent := time.Now()
+	a.keepPlace(sent)
 	beat := a.l.freshen(a.full, a.full.eighth(sent))
 	out, err := a.l.writes.send(ctx, part{line: a.h.base, every: impatience(a.heartbeat), ops: a.claiming()})
 	if err != nil {

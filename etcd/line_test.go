@@ -355,6 +355,49 @@ func TestPlaceIsKept(t *testing.T) {
 	storetest.Release(t, l, w.Granted(t))
 }
 
+// TestPlaceUnderAnOldLease: the etcd lease that a process waits under was last confirmed a while ago, and
+// ends before the first recheck. So who lines up under it has it confirmed at once, and so has one
+// who is woken in vain, as a writer behind readers, since that puts the recheck off.
+func TestPlaceUnderAnOldLease(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	wait := func() *storetest.Waiting { return storetest.Waits(t, l, storetest.Request("k")) }
+	leave := func(w *storetest.Waiting) {
+		w.Cancel()
+		w.End(t)
+		storetest.Release(t, l, lock.Grant{Key: "k", Owner: w.Owner})
+	}
+	storetest.Acquire(t, other, storetest.Shared(storetest.Request("k")))
+	for _, woken := range []bool{false, true} {
+		storetest.Fastest(t, "a keepalive", 1500*time.Millisecond, func() time.Duration { // no recheck is as soon
+			last := storetest.Acquire(t, other, storetest.Shared(storetest.Request("k")))
+			begun, w := time.Now(), wait()
+			under := leaseOf(t, cli, l.prefix, w.Owner)
+			if woken {
+				gate := make(chan struct{})
+				claims := l.kv.once(fate{gate: gate}, puts)
+				l.Suspend(3 * time.Second)
+				storetest.Release(t, other, last)
+				reached(t, claims)
+				_, err := cli.Put(storetest.Bounded(t), l.prefix+"-else", "") // the claim is later than what woke it
+				require.NoError(t, err)
+				close(gate)
+			} else {
+				leave(w)
+				storetest.Release(t, other, last)
+				l.Suspend(3 * time.Second)
+				begun, w = time.Now(), wait()
+			}
+			defer leave(w)
+			storetest.Eventually(t, "a keepalive", func() bool { return l.LivesFor(5*time.Second) > 4*time.Second })
+			if took := time.Since(begun); leaseOf(t, cli, l.prefix, w.Owner) == under {
+				return took
+			}
+			return storetest.Patience // a busy machine has let it grow too old, and there is another
+		})
+	}
+}
+
 // TestNameOfAnotherInOneProcess: when the reply to a line-up arrives, the one in front has gone, the
 // watch has told that already, and its name is in use again by one whose own request is still on
 // its way. That one stands behind: nobody may take it for the one in front.

@@ -107,8 +107,8 @@ func (a *acquisition) look(ctx context.Context, woken bool) (g lock.Grant, no *s
 func (a *acquisition) recheck(ctx context.Context, late bool) error {
 	now := time.Now()
 	beat := a.l.freshen(a.full, now.Add(-a.full.ttl/4))
-	if a.lease != nil {
-		beat = a.l.freshen(a.lease, a.lease.eighth(now))
+	if place := a.keepPlace(now); place != nil {
+		beat = place
 	}
 	a.l.mu.Lock()
 	h := a.l.byName[a.pred]
