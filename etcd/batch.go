@@ -228,13 +228,13 @@ func (n *lane) run(b *batch) {
 	}
 	apart := len(b.parts) > 1 && definite(err) && !isBusy(err) // of which another part may be the cause
 	for _, p := range b.parts {
+		p.out.doubt = p.out.doubt || copies > 1 || err != nil && !definite(err)
 		if apart {
 			if !p.left {
 				n.fly([]*part{p})
 			}
 			continue
 		}
-		p.out.doubt = copies > 1 || err != nil && !definite(err)
 		if p.err = err; err == nil {
 			p.out.rev, p.out.ops = resp.Header.Revision, resp.Responses[:len(p.ops)]
 			resp.Responses = resp.Responses[len(p.ops):]

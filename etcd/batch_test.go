@@ -76,6 +76,32 @@ func TestOneOfManyIsRefused(t *testing.T) {
 	done()
 }
 
+// TestLateTogetherWithARefused: likewise, but the first copy of the transaction is on its way yet when
+// the server refuses the second. What the release leaves of an innocent part refuses the first.
+func TestLateTogetherWithARefused(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t, etcd.Gathering)
+	const ttl = 20 * time.Second
+	ended := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("ended"), ttl))
+	done := keepBusy(t, l)
+	revoke(t, cli, l.prefix, ended.Owner)
+	granted := make(chan lock.Grant, 2)
+	for i, req := range []lock.Request{storetest.Request("k"), storetest.Lasting(storetest.Request("refused"), ttl)} {
+		go func() { granted <- storetest.Acquire(t, l, req) }()
+		storetest.Eventually(t, "both to share a transaction", func() bool { return l.Gathered() == i+1 })
+	}
+	hit := l.kv.once(fate{late: true, silent: true}, entersLine(l, "k"))
+	done()
+	reached(t, hit)
+	for range 2 {
+		if g := storetest.Receive(t, granted); g.Key == "k" { // the other stays, so that its part does no harm any more
+			storetest.Release(t, l, g)
+		}
+	}
+	l.kv.deliver(t)
+	require.Empty(t, storetest.Inspect(t, other, "k").Holders, "a ghost")
+}
+
 // TestLateTogether: a request that is sent with others' is given up, and takes effect after its
 // undo. It is refused.
 func TestLateTogether(t *testing.T) {
