@@ -41,7 +41,7 @@
 // lock.Patience.
 //
 // The Locker prunes what a failed acquisition or release left behind, at most once a second. If
-// a late request may still create its key, a tombstone refuses that request for two minutes.
+// a late request may still create its key, a tombstone refuses that request for two minutes or longer.
 // Pruning needs only deletions, which a server accepts even when it has run out of space.
 //
 // # Cost

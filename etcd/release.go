@@ -17,6 +17,9 @@ import (
 const (
 	// undoDelay is how long what a failed acquisition has left waits for the caller's undo.
 	undoDelay = 250 * time.Millisecond
+	// tombLife is the TTL of the etcd lease that tombstones share, of which a quarter is left for the
+	// last.
+	tombLife = 4 * storekit.UndoLife
 	// pruneAtOnce is how many are pruned at one tick. They share their requests.
 	pruneAtOnce = 1000
 )
@@ -120,7 +123,7 @@ func (l *Locker) bury(ctx context.Context, x hold, conditions ...clientv3.Cmp) (
 	}
 	if x.doubt {
 		var le *lease
-		if le, err = l.leaseFor(ctx, storekit.UndoLife); err == nil {
+		if le, err = l.leaseFor(ctx, tombLife); err == nil {
 			grave := clientv3.OpPut(tomb(x.base, x.g.Owner), "", clientv3.WithLease(le.id))
 			p.ops = transaction(conditions, append(slices.Clip(then), grave), append(slices.Clip(or), grave))
 			out, err = l.writes.send(ctx, p)

@@ -6,9 +6,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 )
 
@@ -119,4 +121,31 @@ func TestReleaseInDoubt(t *testing.T) {
 	storetest.Release(t, l, w.Granted(t))
 	l.kv.deliver(t)
 	require.Empty(t, storetest.Inspect(t, other, "k").Holders, "a ghost")
+}
+
+// TestTombstonesLive: tombstones share an etcd lease, which was granted for the first. Those that come
+// later live for as long as a request may be on its way, too.
+func TestTombstonesLive(t *testing.T) {
+	t.Parallel()
+	l, _, cli := pair(t)
+	const older = 85 * time.Second
+	ages := make(map[int64]time.Duration) // by lease: for the server, no time has passed
+	for range 6 {
+		hit := l.kv.once(fate{late: true}, entersLine(l, "k"))
+		g := storetest.Acquire(t, l, storetest.Request("k"))
+		reached(t, hit)
+		storetest.Release(t, l, g)
+		tomb, err := cli.Get(storetest.Bounded(t), l.prefix+"k/d"+g.Owner)
+		require.NoError(t, err)
+		id := tomb.Kvs[0].Lease
+		left, err := cli.TimeToLive(storetest.Bounded(t), clientv3.LeaseID(id))
+		require.NoError(t, err)
+		require.Greater(t, time.Duration(left.TTL)*time.Second-ages[id], storekit.UndoLife-10*time.Second)
+		ages[id] += 0
+		l.Suspend(older)
+		for id := range ages {
+			ages[id] += older
+		}
+	}
+	require.Len(t, ages, 2, "they share")
 }
