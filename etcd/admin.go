@@ -12,8 +12,9 @@ import (
 )
 
 // Inspect implements [lock.Locker]. A holder's ExpiresIn is that of its etcd lease, which other
-// grants may keep alive: while the holder's process lives, it is an upper bound. Held and Waited
-// compare this machine's wall clock with that of the holder or waiter.
+// grants may keep alive: while the holder's process lives, it is an upper bound. It is not known if
+// the server does not tell within 5 s. Held and Waited compare this machine's wall clock with that of
+// the holder or waiter.
 func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err := l.ready(ctx, lock.CheckKey(key)); err != nil {
 		return lock.Record{}, err
@@ -25,15 +26,17 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 		if rec, holders, err = l.record(ctx, key); err != nil {
 			return err
 		}
+		bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
 		left := make(map[int64]time.Duration) // by lease
 		for i := range rec.Holders {
 			id := holders[i].kv.Lease
 			if _, known := left[id]; !known {
-				left[id] = l.timeToLive(ctx, id)
+				left[id] = l.timeToLive(bounded, id)
 			}
 			rec.Holders[i].ExpiresIn = left[id]
 		}
-		return nil
+		return ctx.Err()
 	})
 	if err != nil {
 		return lock.Record{}, l.fail(ctx, err)
@@ -43,7 +46,9 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 
 // timeToLive is negative if the lease cannot be read.
 func (l *Locker) timeToLive(ctx context.Context, id int64) time.Duration {
-	resp, err := l.cli.TimeToLive(ctx, clientv3.LeaseID(id))
+	resp, _, err := insist(ctx, impatience(requestTimeout), func(ctx context.Context) (*clientv3.LeaseTimeToLiveResponse, error) {
+		return l.cli.TimeToLive(ctx, clientv3.LeaseID(id))
+	})
 	if err != nil || resp.TTL < 0 {
 		return -1
 	}

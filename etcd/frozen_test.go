@@ -2,6 +2,7 @@ package etcd_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +74,11 @@ func frozen(t *testing.T, l *etcd.Locker, member *testserver.Server) {
 		longest = max(longest, time.Since(begun))
 	}
 	t.Logf("the longest of %d took %v", n, longest)
+	for range n / 2 {
+		begun := time.Now()
+		storetest.Inspect(t, l, "held")
+		require.Less(t, time.Since(begun), lock.Patience/2)
+	}
 	require.NoError(t, lease.Renew(ctx))
 	require.NoError(t, first.Release(ctx))
 	for range n {
@@ -103,6 +109,52 @@ func TestRenewalIsSentAgain(t *testing.T) {
 		require.True(t, g.Start.Before(first), "it was begun anew")
 		storetest.Holds(t, other, g)
 	}
+}
+
+// silentLease is a client's Lease that answers the first question for an etcd lease's TTL, or all, only
+// when ctx has ended.
+type silentLease struct {
+	clientv3.Lease
+	asked  chan struct{} // closed at the first
+	all    bool
+	before atomic.Int64
+}
+
+// TimeToLive answers the other questions.
+func (s *silentLease) TimeToLive(ctx context.Context, id clientv3.LeaseID, opts ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
+	if first := s.before.Add(1) == 1; first {
+		close(s.asked)
+	} else if !s.all {
+		return s.Lease.TimeToLive(ctx, id, opts...)
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestInspectAsksAgain: the member does not answer that Inspect asks how long a holder has yet. A copy
+// is answered. Without any answer that is not known; if ctx ends meanwhile, Inspect says so.
+func TestInspectAsksAgain(t *testing.T) {
+	t.Parallel()
+	inspect := func(ctx context.Context, all bool) (<-chan struct{}, func() (lock.Record, error)) {
+		l, _, _ := pair(t)
+		storetest.Acquire(t, l, storetest.Request("k"))
+		silent := &silentLease{Lease: l.cli.Lease, asked: make(chan struct{}), all: all}
+		l.cli.Lease = silent
+		return silent.asked, func() (lock.Record, error) { return l.Inspect(ctx, "k") }
+	}
+	for _, all := range []bool{false, true} {
+		_, look := inspect(storetest.Bounded(t), all)
+		begun := time.Now()
+		rec, err := look()
+		require.NoError(t, err)
+		require.Less(t, time.Since(begun), lock.Patience/2)
+		require.Equal(t, all, rec.Holders[0].ExpiresIn < 0)
+	}
+	ctx, cancel := context.WithCancel(storetest.Bounded(t))
+	asked, look := inspect(ctx, true)
+	go func() { <-asked; cancel() }()
+	_, err := look()
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 // TestRenewedByAnother: a grant that another Locker has renewed is not told to be renewed by what
