@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/aws/smithy-go"
@@ -30,8 +31,8 @@ const (
 	maxAttempt = 5 * time.Second
 )
 
-// errNoTime is what a client's response without a Date is.
-var errNoTime = errors.New("lock: dynamo: a response has no Date header, so DynamoDB's time is unknown: " +
+// errNoTime is what a client's response without DynamoDB's time is.
+var errNoTime = errors.New("lock: dynamo: a response has no Date header or no x-amzn-RequestId, so DynamoDB's time is unknown: " +
 	"the client is a wrapper that drops the result's metadata, or no DynamoDB answers")
 
 // once makes the SDK send a request once. It would repeat a write without a word, and
@@ -68,18 +69,21 @@ func send[In, Out any](ctx context.Context, l *Locker, limit time.Duration,
 
 var errUnanswered = errors.New("the request was given up")
 
-// dateOf is when DynamoDB wrote a reply, by its own clock; zero if there was none. All results
-// have the field ResultMetadata, and no method for it.
+// dateOf is when DynamoDB wrote a reply, by its own clock; zero if there was none. A reply without
+// DynamoDB's id of the request is another's, as of a gateway, and so is its Date. All results have
+// the field ResultMetadata, and no method for it.
 func dateOf[Out any](out *Out, err error) (date time.Time) {
-	var failed *smithyhttp.ResponseError
+	var failed *awshttp.ResponseError
 	switch {
 	case errors.As(err, &failed):
-		if failed.Response != nil && failed.Response.Response != nil {
+		if failed.RequestID != "" && failed.Response != nil && failed.Response.Response != nil {
 			date, _ = smithyhttp.ParseTime(failed.Response.Header.Get("Date"))
 		}
 	case err == nil && out != nil:
 		meta, _ := reflect.ValueOf(out).Elem().FieldByName("ResultMetadata").Interface().(middleware.Metadata)
-		date, _ = awsmiddleware.GetServerTime(meta)
+		if id, _ := awsmiddleware.GetRequestIDMetadata(meta); id != "" {
+			date, _ = awsmiddleware.GetServerTime(meta)
+		}
 	}
 	return date
 }

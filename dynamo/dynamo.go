@@ -77,7 +77,9 @@
 // # What it needs
 //
 // A Locker needs the rights dynamodb:PutItem, UpdateItem and GetItem; DescribeTable and
-// DescribeTimeToLive to check the table; Scan for List; Scan and DeleteItem for Prune.
+// DescribeTimeToLive to check the table; Scan for List; Scan and DeleteItem for Prune. What is on
+// the way must pass on the headers Date and x-amzn-RequestId: a reply without them is not taken for
+// DynamoDB's.
 //
 // # What an operator may delete
 //

@@ -91,13 +91,19 @@ func TestTimeEstimatedTooEarly(t *testing.T) {
 // Local's clock is this machine's.
 func (w world) stamped(tb testing.TB, g lock.Grant) {
 	tb.Helper()
+	require.GreaterOrEqual(tb, w.expiry(tb, g), g.Start.Add(g.TTL).UnixMicro())
+}
+
+// expiry is that of a grant in the table.
+func (w world) expiry(tb testing.TB, g lock.Grant) int64 {
+	tb.Helper()
 	it := w.items(tb)[g.Key]
 	if g.Shared {
 		it = it["reader:"+g.Owner].(*types.AttributeValueMemberM).Value
 	}
 	expiry, err := strconv.ParseInt(it["expiry"].(*types.AttributeValueMemberN).Value, 10, 64)
 	require.NoError(tb, err)
-	require.GreaterOrEqual(tb, expiry, g.Start.Add(g.TTL).UnixMicro())
+	return expiry
 }
 
 // TestTooEarlyAndInterrupted: as above, and what takes the grant back fails at first, or the
@@ -226,6 +232,31 @@ func TestTakeoverIsAtomic(t *testing.T) {
 		storetest.Refused(t, rival, storetest.Request("k"))
 		require.GreaterOrEqual(t, writes, 2)
 		storetest.Holds(t, third, next)
+	})
+}
+
+// TestTimeOfAGateway: a gateway, whose clock is an hour ahead, answers for DynamoDB. Its Date is
+// not believed: the next lease does not end an hour late. What looks like a success is none.
+func TestTimeOfAGateway(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p := w.open(t)
+		for status, says := range map[int]string{
+			http.StatusServiceUnavailable: "ServiceUnavailable", http.StatusOK: "no DynamoDB answers",
+		} {
+			p.http.set(func(string) (*http.Response, error) {
+				resp := answer(status, "ServiceUnavailable")
+				resp.Header.Set("Date", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
+				return resp, nil
+			}, nil)
+			_, err := p.Acquire(storetest.Bounded(t), storetest.Request("other"))
+			require.ErrorContains(t, err, says)
+			p.http.set(nil, nil)
+			g := storetest.Acquire(t, p, mode(storetest.Request("k")))
+			require.Less(t, w.expiry(t, g), g.Start.Add(g.TTL+time.Minute).UnixMicro())
+			storetest.Release(t, p, g)
+		}
 	})
 }
 
