@@ -31,7 +31,7 @@ type acquisition struct {
 	why       error         // what it is due to, other than a holder
 	place     *place        // in line, if it waits
 	begun     bool          // it has been refused, or stood behind another
-	resting   bool          // it has left the lock to others since it looked
+	rests     time.Time     // until when it may leave the lock to others; zero: it does not
 	grown     int           // how much its pauses have grown
 	intended  int64         // until when an intent makes readers hold back, as far as is known
 	announced bool          // an intent of this writer may be there
@@ -53,17 +53,23 @@ func (l *Locker) acquisition(req lock.Request) *acquisition {
 // the lock is likely to be held. It returns a *HeldError when it is.
 func (a *acquisition) try(ctx context.Context, look bool) (g lock.Grant, err error) {
 	err = a.l.repeat(ctx, func(ctx context.Context, n int) error {
-		limit := attemptLimit(a.req.TTL, n)
-		var it *item
-		if look || a.doubt {
-			if it, err = a.l.read(ctx, a.req.Key, a.doubt, limit); err != nil {
-				return err
-			}
+		g, err = a.attempt(ctx, look, attemptLimit(a.req.TTL, n))
+		if a.place != nil && ctx.Err() == nil {
+			a.l.lines.asked(a.req.Key, err)
 		}
-		g, err = a.negotiate(ctx, it, limit)
 		return err
 	})
 	return g, err
+}
+
+func (a *acquisition) attempt(ctx context.Context, look bool, limit time.Duration) (g lock.Grant, err error) {
+	var it *item
+	if look || a.doubt {
+		if it, err = a.l.read(ctx, a.req.Key, a.doubt, limit); err != nil {
+			return g, err
+		}
+	}
+	return a.negotiate(ctx, it, limit)
 }
 
 // negotiate writes until one write is granted, or an item shows that the lock is held.

@@ -43,11 +43,11 @@
 // # Waiting
 //
 // DynamoDB cannot wake anybody, so waiters poll. The waiters of one Locker stand in line; only
-// the first for a key polls, and a release by the same Locker wakes it at once. A poll costs
-// half a read unit. Pauses grow from 0.1 s to between 0.1 s and 1 s (see [WithPoll]) and end
-// with the holder's lease. Together that is about one read unit a second, and no write unit
-// while one holder keeps the lock. A writer who finds readers keeps new readers out until those
-// inside have left, at one write unit each 2.5 s.
+// the first for a key polls, and a release by the same Locker wakes it at once. Others ask too as
+// long as it has no answer, with one write each. A poll costs half a read unit. Pauses grow from
+// 0.1 s to between 0.1 s and 1 s (see [WithPoll]) and end with the holder's lease. Together that is
+// about one read unit a second, and no write unit while one holder keeps the lock. A writer who
+// finds readers keeps new readers out until those inside have left, at one write unit each 2.5 s.
 //
 // Several Lockers have no common line, but take turns. A Locker may hand a lock on among its own
 // waiters, or take it again and again, as long as no other Locker asks for it or gets it. After

@@ -142,6 +142,36 @@ func TestFirstRequestFails(t *testing.T) {
 	require.Less(t, time.Since(begin), lock.Patience)
 }
 
+// TestFrozenIsNotHeldForSeveral: many goroutines of one process ask for a key while DynamoDB does
+// not answer. Nobody has shown the key held.
+func TestFrozenIsNotHeldForSeveral(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		p := sharedWorld(t).open(t)
+		heal := p.net.Freeze()
+		c := lock.New(p.Locker)
+		const n = 5
+		errs := make(chan error, n)
+		for range n {
+			go func() {
+				opts := []lock.Option{lock.WithWait(2 * time.Second)}
+				if mode(lock.Request{}).Shared {
+					opts = append(opts, lock.WithShared())
+				}
+				_, err := c.Lock(t.Context(), "k", opts...)
+				errs <- err
+			}()
+		}
+		for range n {
+			err := storetest.Receive(t, errs)
+			require.ErrorIs(t, err, lock.ErrUnavailable)
+			require.NotErrorIs(t, err, lock.ErrHeld)
+		}
+		heal()
+		require.NoError(t, c.Close(storetest.Bounded(t)))
+	})
+}
+
 // TestNoCredentials: the error says so, and what to do.
 func TestNoCredentials(t *testing.T) {
 	t.Parallel()

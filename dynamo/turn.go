@@ -84,18 +84,21 @@ func (l *Locker) restOf() time.Duration {
 }
 
 // rest is how long to pause yet, since the lock is left to others: until its end, or until one
-// of them has it. 0: it is not.
-func (a *acquisition) rest(ctx context.Context) time.Duration {
+// of them has it, or for half of what ctx leaves. Not positive: it is not.
+func (a *acquisition) rest(ctx context.Context, first bool) time.Duration {
 	left := a.l.lines.resting(a.req.Key)
-	if left > 0 && a.resting {
+	switch deadline, _ := ctx.Deadline(); { // storekit.Wait gives it one
+	case a.rests.IsZero():
+		a.rests = time.Now().Add(time.Until(deadline) / 2)
+	case left > 0 && first:
 		it, err := a.l.read(ctx, a.req.Key, false, attemptLimit(a.req.TTL, 0))
 		if err == nil && len(it.holders()) > 0 {
 			a.l.lines.rested(a.req.Key)
 			left = 0
 		}
 	}
-	a.resting = left > 0
-	if !a.resting {
+	if left = min(left, time.Until(a.rests)); left <= 0 {
+		a.rests = time.Time{}
 		return 0
 	}
 	a.begun = true

@@ -23,7 +23,8 @@ type lines struct {
 
 type line struct {
 	places []*place
-	last   lock.Record // what the first has seen last
+	last   lock.Record // what the table has shown last; without a Key if it has not answered yet
+	err    error       // of the last request, if that has failed and may pass
 	since  time.Time   // when it began, or had the lock last
 	passed bool        // the lock was handed on past it since then
 }
@@ -43,7 +44,7 @@ func (ls *lines) enter(key string) *place {
 	}
 	ln := ls.of[key]
 	if ln == nil {
-		ln = &line{last: lock.Record{Key: key}, since: time.Now()}
+		ln = &line{since: time.Now()}
 		ls.of[key] = ln
 	}
 	p := &place{box: storekit.NewMailbox()}
@@ -84,11 +85,28 @@ func (ls *lines) saw(key string, rec lock.Record) (passed bool, waited time.Dura
 	return passed, time.Since(ln.since)
 }
 
-// known is what has been seen last of a key that is waited for.
-func (ls *lines) known(key string) lock.Record {
+// known is what has been seen last of a key that is waited for, without a Key if nothing was, or
+// why it could not be seen.
+func (ls *lines) known(key string) (lock.Record, error) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	return ls.of[key].last
+	return ls.of[key].last, ls.of[key].err
+}
+
+// asked notes how a request of this line ended. When trouble begins all are told.
+func (ls *lines) asked(key string, err error) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ln := ls.of[key]
+	calm := ln.err == nil
+	if ln.err = nil; err != nil && classify(err).Passing() {
+		ln.err = err
+	}
+	if calm && ln.err != nil {
+		for _, p := range ln.places[1:] {
+			p.box.Wake()
+		}
+	}
 }
 
 // released hints that a lock was released here. The first who waits for it looks at once.
@@ -123,7 +141,9 @@ func (a *acquisition) wait(ctx context.Context) (g lock.Grant, err error) {
 	g, err = w.Run(ctx)
 	var held *lock.HeldError
 	if errors.As(err, &held) {
-		held.Record = a.l.lines.known(a.req.Key)
+		if rec, _ := a.l.lines.known(a.req.Key); rec.Key != "" {
+			held.Record = rec
+		}
 		if a.why != nil {
 			held.Err = fmt.Errorf("%w: %w", held.Err, a.why)
 		}
@@ -131,23 +151,33 @@ func (a *acquisition) wait(ctx context.Context) (g lock.Grant, err error) {
 	return g, err
 }
 
-// claim looks once, if this waiter is the first of its line: by a write if nobody was in line
-// before, or for a hint, and else by a read, which costs less, and a write when the lock seems
+// claim looks once, unless the first in line does so for this waiter: by a write if nobody was in
+// line before, or for a hint, and else by a read, which costs less, and a write when the lock seems
 // to be free.
 func (a *acquisition) claim(ctx context.Context, _ bool) (lock.Grant, *storekit.Refusal, error) {
 	first, hint := a.l.lines.first(a.req.Key, a.place)
-	if !first {
-		a.begun = true
-		return lock.Grant{}, &storekit.Refusal{Record: a.l.lines.known(a.req.Key)}, nil
-	}
-	if left := a.rest(ctx); left > 0 {
-		return lock.Grant{}, &storekit.Refusal{Record: a.l.lines.known(a.req.Key), Recheck: left}, nil
+	for {
+		if no, err := a.told(first); no != nil || err != nil {
+			return lock.Grant{}, no, err
+		}
+		left := a.rest(ctx, first)
+		if left <= 0 {
+			break
+		}
+		if err := a.l.sleep(ctx, left); err != nil {
+			return lock.Grant{}, nil, err
+		}
+		first, hint = a.l.lines.first(a.req.Key, a.place)
 	}
 	g, err := a.try(ctx, a.begun && !hint)
 	if err == nil || ctx.Err() != nil || !errors.Is(err, lock.ErrHeld) {
 		return g, nil, err
 	}
 	a.begun = true
+	if !first {
+		a.l.lines.saw(a.req.Key, a.last)
+		return lock.Grant{}, &storekit.Refusal{Record: a.last}, nil
+	}
 	if hint {
 		a.grown = 0
 	}
@@ -155,6 +185,22 @@ func (a *acquisition) claim(ctx context.Context, _ bool) (lock.Grant, *storekit.
 	pause := a.pause(a.grown)
 	a.grown++
 	return lock.Grant{}, &storekit.Refusal{Record: a.last, Recheck: pause}, nil
+}
+
+// told is what this waiter need not ask the table, if it is not the first: what that has seen, or
+// why it cannot. It is nothing for a newcomer while the table does not answer.
+func (a *acquisition) told(first bool) (no *storekit.Refusal, err error) {
+	rec, err := a.l.lines.known(a.req.Key)
+	switch {
+	case first:
+		return nil, nil
+	case err == nil && rec.Key != "":
+		a.begun = true
+		return &storekit.Refusal{Record: rec}, nil
+	case a.begun:
+		return nil, err
+	}
+	return nil, nil
 }
 
 // missed notes who holds the lock, and asks for what this waiter may ask for. If the lock was

@@ -1,10 +1,16 @@
 package dynamo
 
 import (
+	"context"
+	"net"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
@@ -55,5 +61,98 @@ func TestPassedOver(t *testing.T) {
 		require.False(t, saw(4))
 		_, waited = ls.saw("k", lock.Record{Key: "k", Token: 4})
 		require.Zero(t, waited)
+	})
+}
+
+// broken is a DynamoDB that cannot be reached, or, if held, one whose keys are all held.
+type broken struct {
+	API
+	held atomic.Bool
+}
+
+var errRefused = &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+
+func (b *broken) PutItem(context.Context, *dynamodb.PutItemInput, ...func(*dynamodb.Options)) (*dynamodb.PutItemOutput, error) {
+	if !b.held.Load() {
+		return nil, errRefused
+	}
+	return nil, &types.ConditionalCheckFailedException{Item: map[string]types.AttributeValue{
+		attrHolder: str("7:another"), attrExpiry: num(time.Now().Add(time.Hour).UnixMicro()), attrInfo: str(info{}.String()),
+	}}
+}
+
+func (b *broken) GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynamodb.Options)) (*dynamodb.GetItemOutput, error) {
+	return nil, errRefused
+}
+
+// open returns a Locker that knows the time.
+func (b *broken) open() *Locker {
+	l := New(b, "locks")
+	l.fit.Store(true)
+	now := time.Now()
+	l.clock.learn(now, now, now)
+	return l
+}
+
+// TestTroubleOfALine: when the table cannot be reached, the wait of each in line ends after
+// Patience, and not that of one after the other.
+func TestTroubleOfALine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := new(broken)
+		b.held.Store(true)
+		l := b.open()
+		const n = 4
+		errs := make(chan error, n)
+		for i := range n {
+			go func() {
+				_, err := l.Acquire(context.Background(), lock.Request{Key: "k", Owner: string(rune('a' + i)), TTL: time.Minute, Wait: true})
+				errs <- err
+			}()
+			synctest.Wait()
+		}
+		b.held.Store(false)
+		begin := time.Now()
+		for range n {
+			err := <-errs
+			require.ErrorIs(t, err, lock.ErrUnavailable)
+			require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		}
+		require.Less(t, time.Since(begin), lock.Patience*3/2)
+	})
+}
+
+// TestNewcomersInTrouble: the failure of a first request is told at once, whoever else waits.
+func TestNewcomersInTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(broken).open()
+		const n = 4
+		errs := make(chan error, n)
+		begin := time.Now()
+		for i := range n {
+			go func() {
+				_, err := l.Acquire(context.Background(), lock.Request{Key: "k", Owner: string(rune('a' + i)), TTL: time.Minute, Wait: true})
+				errs <- err
+			}()
+		}
+		for range n {
+			err := <-errs
+			require.ErrorIs(t, err, syscall.ECONNREFUSED)
+			require.NotErrorIs(t, err, lock.ErrHeld)
+		}
+		require.Less(t, time.Since(begin), lock.Patience/2)
+	})
+}
+
+// TestShortWaitWhileResting: this Locker leaves the lock to others for longer than a newcomer can
+// wait. That one asks nevertheless.
+func TestShortWaitWhileResting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(broken).open()
+		l.lines.yield("k", true, time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		_, err := l.Acquire(ctx, lock.Request{Key: "k", Owner: "a", TTL: time.Minute, Wait: true})
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		require.NotErrorIs(t, err, lock.ErrHeld)
 	})
 }
