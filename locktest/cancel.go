@@ -18,6 +18,7 @@ func cancels() group {
 		{"AtOnce", prompt, both, nil, cancelAtOnce},
 		{"BeforeTheCall", prompt, both, nil, cancelBeforeCall},
 		{"Freeze", prompt, both, needs(can(Freeze)), cancelOfFrozen},
+		{"SeveralDuringAFreeze", prompt, both, needs(can(Freeze)), cancelOfSeveralFrozen},
 		{"LateReply", prompt, both, needs(canWithhold), cancelOfLateReply},
 	}}
 }
@@ -137,6 +138,30 @@ func cancelOfFrozen(e *env) {
 		_, err := e.settled(b, e.rival(h.g.Key))
 		return err == nil, fmt.Sprint(err)
 	})
+}
+
+// cancelOfSeveralFrozen: nobody has the key. Those who stand behind others of their process have
+// seen it held no more than the first has.
+func cancelOfSeveralFrozen(e *env) {
+	a, key := e.open(), e.key()
+	e.free(a, e.key()) // warm: it is to fail like a store that was there
+	heal := e.fault(Freeze, a)
+	ctx, cancel := context.WithTimeout(e.ctx, e.ttl)
+	defer cancel()
+	waiters := make([]*waiter, 5)
+	for i := range waiters {
+		waiters[i] = e.ask(ctx, a, waiting(e.request(key)))
+	}
+	for _, w := range waiters {
+		w.returned("Acquire to return when its ctx ends", e.ttl+e.patience())
+		if w.err == nil || errors.Is(w.err, lock.ErrHeld) {
+			e.fail("an error that is not ErrHeld from each of several waiters while the store is frozen", "grant %+v, error %v", w.h.g, w.err)
+		}
+	}
+	heal()
+	for _, w := range waiters {
+		e.settledUndo(a, key, w.h.req.Owner)
+	}
 }
 
 func cancelOfLateReply(e *env) {

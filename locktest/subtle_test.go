@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -283,6 +284,18 @@ func subtlyBroken() []broken {
 			}
 		})},
 		with("what stands in the way of others is kept apart from the grant", subtle{keptInTwo: true}, "PartialLossIsLoss/OfAHolder/exclusive", "PartialLossIsLoss/OfReaders", "PartialLossIsLoss/WithALine/exclusive"),
+		{what: "who waits behind another of its process is told that the key is held", caught: in("CancelIsPrompt/SeveralDuringAFreeze/exclusive", "CancelIsPrompt/SeveralDuringAFreeze/shared"), wrap: alter(func(a *altered, c *refClient) {
+			var asking atomic.Int32
+			a.acquire = func(ctx context.Context, req lock.Request) (lock.Grant, error) {
+				behind := asking.Add(1) > 1
+				defer asking.Add(-1)
+				g, err := c.Acquire(ctx, req)
+				if behind && req.Wait && err != nil && !errors.Is(err, lock.ErrHeld) {
+					err = &lock.HeldError{Err: err}
+				}
+				return g, err
+			}
+		})},
 		with("a wait ends when the server is slow to answer", subtle{impatient: true}, "AWaitOutlivesTheStoresTrouble/Freeze/exclusive"),
 		with("a first request waits for its answer for ever", subtle{neverGivesUp: true}, "AWaitOutlivesTheStoresTrouble/FreezeFromTheStart", "AWaitOutlivesTheStoresTrouble/FreezeBeforeTheWait"),
 		with("a reply that breaks off ends the wait", subtle{tornIsFinal: true}, "WakeupsAreHints/EachMessageOfAWait/exclusive", "WakeupsAreHints/EachMessageOfAWait/shared"),
