@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -32,8 +33,9 @@ func checkTable(table string) error {
 }
 
 // CreateTable makes a table for locks, billed on demand, and returns when it is ready. It
-// returns nil if a fit table exists already, and [ErrUnfit] if an unfit one does. If you make
-// the table by other means, give it the partition key "key", a string, and no sort key.
+// returns nil if a fit table exists already, and [ErrUnfit] if an unfit one does. It waits for the
+// end of one that is being deleted, and then makes its own. If you make the table by other means,
+// give it the partition key "key", a string, and no sort key.
 func CreateTable(ctx context.Context, client TableAPI, table string) error {
 	if storekit.IsNil(client) {
 		return fmt.Errorf("%w: dynamo: client is nil", lock.ErrInvalid)
@@ -41,6 +43,14 @@ func CreateTable(ctx context.Context, client TableAPI, table string) error {
 	if err := checkTable(table); err != nil {
 		return err
 	}
+	if err := createTable(ctx, client, table); err != nil {
+		return err
+	}
+	return awaitTable(ctx, client, table)
+}
+
+// createTable asks for the table, unless there is one of that name.
+func createTable(ctx context.Context, client TableAPI, table string) error {
 	_, err := client.CreateTable(ctx, &dynamodb.CreateTableInput{
 		TableName:            &table,
 		BillingMode:          types.BillingModePayPerRequest,
@@ -48,10 +58,10 @@ func CreateTable(ctx context.Context, client TableAPI, table string) error {
 		KeySchema:            []types.KeySchemaElement{{AttributeName: aws.String(attrKey), KeyType: types.KeyTypeHash}},
 	})
 	var exists *types.ResourceInUseException
-	if err != nil && !errors.As(err, &exists) {
-		return err
+	if errors.As(err, &exists) {
+		return nil
 	}
-	return awaitTable(ctx, client, table)
+	return err
 }
 
 func awaitTable(ctx context.Context, client TableAPI, table string) error {
@@ -59,20 +69,29 @@ func awaitTable(ctx context.Context, client TableAPI, table string) error {
 		out, err := client.DescribeTable(ctx, &dynamodb.DescribeTableInput{TableName: &table})
 		var none *types.ResourceNotFoundException
 		switch {
-		case err == nil && out.Table.TableStatus == types.TableStatusActive:
+		case errors.As(err, &none): // it is told of late, or the one that was in use is deleted now
+			if err := createTable(ctx, client, table); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		case out.Table.TableStatus == types.TableStatusActive:
 			ttl, err := client.DescribeTimeToLive(ctx, &dynamodb.DescribeTimeToLiveInput{TableName: &table})
 			if err != nil {
 				return err
 			}
 			return errors.Join(checkSchema(table, out.Table), checkTimeToLive(table, ttl.TimeToLiveDescription))
-		case err != nil && !errors.As(err, &none): // it is told of late
-			return err
+		case !slices.Contains(passingStatuses, out.Table.TableStatus):
+			return fmt.Errorf("lock: dynamo: table %q is there, but it cannot be used: its status is %s", table, out.Table.TableStatus)
 		}
 		if err := storekit.Sleep(ctx, pause); err != nil {
 			return err
 		}
 	}
 }
+
+// passingStatuses are those of a table that will be ready, or gone.
+var passingStatuses = []types.TableStatus{types.TableStatusCreating, types.TableStatusUpdating, types.TableStatusDeleting}
 
 // checkSchema tells why a table's key is not that of locks.
 func checkSchema(table string, t *types.TableDescription) error {

@@ -146,6 +146,47 @@ func TestNoRightToDescribe(t *testing.T) {
 	require.ErrorIs(t, err, dynamo.ErrUnfit)
 }
 
+// dying is a client of a table with another status at first; what is deleted then is gone.
+type dying struct {
+	*dynamodb.Client
+	status types.TableStatus
+	asked  bool
+}
+
+func (d *dying) CreateTable(ctx context.Context, in *dynamodb.CreateTableInput, opts ...func(*dynamodb.Options)) (*dynamodb.CreateTableOutput, error) {
+	if !d.asked {
+		return nil, &types.ResourceInUseException{}
+	}
+	return d.Client.CreateTable(ctx, in, opts...)
+}
+
+func (d *dying) DescribeTable(ctx context.Context, in *dynamodb.DescribeTableInput, opts ...func(*dynamodb.Options)) (*dynamodb.DescribeTableOutput, error) {
+	if !d.asked {
+		d.asked = true
+		return &dynamodb.DescribeTableOutput{Table: &types.TableDescription{TableStatus: d.status}}, nil
+	}
+	return d.Client.DescribeTable(ctx, in, opts...)
+}
+
+// TestCreateTableWhileDeleted: the table of that name is on its way out. CreateTable makes another.
+func TestCreateTableWhileDeleted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	require.NoError(t, dynamo.CreateTable(storetest.Bounded(t), &dying{Client: w.db, status: types.TableStatusDeleting}, w.table))
+	p := w.start(t)
+	storetest.Release(t, p, storetest.Acquire(t, p, storetest.Request("k")))
+}
+
+// TestTableOutOfUse is told of, and not waited for.
+func TestTableOutOfUse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, status := range []types.TableStatus{types.TableStatusInaccessibleEncryptionCredentials, types.TableStatusArchived} {
+		err := dynamo.CreateTable(storetest.Bounded(t), &dying{Client: w.db, status: status}, w.table)
+		require.ErrorContains(t, err, string(status))
+	}
+}
+
 // TestCreateTableBadInput is refused before anything is sent, and ctx ends it.
 func TestCreateTableBadInput(t *testing.T) {
 	t.Parallel()
