@@ -70,17 +70,17 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 			}
 			h := it.of(owner)
 			switch {
-			case h == nil && doubt && it.forced == owner:
-				return nil // by a write whose reply was lost
+			case h == nil && doubt:
+				return nil // it may have been ended by a write whose reply was lost
 			case h == nil || m.over(h.expiry):
 				return &lock.LostError{}
 			}
 			u := new(update)
 			u.as(it)
-			u.set(attrForced, str(owner))
+			u.set(attrForced, str(it.forcing(owner)))
 			u.removeHolder(it, *h)
 			_, it, err = l.write(ctx, key, u, maxAttempt)
-			doubt = doubt || err != nil
+			doubt = doubt || err != nil && !undone(err)
 		}
 		return err
 	})

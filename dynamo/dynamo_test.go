@@ -193,6 +193,44 @@ func TestDeadReaders(t *testing.T) {
 	require.NotContains(t, w.items(t)["k"], "readers")
 }
 
+// TestForcedAndSucceeded: another has had the lock, and let it go, before the holder learns that
+// it was forced.
+func TestForcedAndSucceeded(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p, next := w.open(t), w.open(t)
+	for name, call := range map[string]func(lock.Grant) error{
+		"renew":   func(g lock.Grant) error { _, err := p.Renew(storetest.Bounded(t), g); return err },
+		"release": func(g lock.Grant) error { return p.Release(storetest.Bounded(t), g) },
+	} {
+		g := storetest.Acquire(t, p, storetest.Request(name))
+		require.NoError(t, next.ForceRelease(storetest.Bounded(t), name, g.Owner))
+		storetest.Release(t, next, storetest.Acquire(t, next, storetest.Request(name)))
+		require.Equal(t, lock.ReasonTaken, storetest.Lost(t, call(g)), name)
+	}
+}
+
+// TestSeveralForced: of many readers that are forced, the last learn of it.
+func TestSeveralForced(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).open(t)
+	var all []lock.Grant
+	for range 20 {
+		all = append(all, storetest.Acquire(t, p, storetest.Shared(storetest.Request("k"))))
+	}
+	for _, g := range all {
+		require.NoError(t, p.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+	}
+	for i, g := range all {
+		_, err := p.Renew(storetest.Bounded(t), g)
+		want := lock.ReasonForced
+		if i < 4 {
+			want = 0
+		}
+		require.Equal(t, want, storetest.Lost(t, err), i)
+	}
+}
+
 // TestForced: a holder whose grant was forced is told so.
 func TestForced(t *testing.T) {
 	t.Parallel()

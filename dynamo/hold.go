@@ -2,6 +2,7 @@ package dynamo
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
@@ -173,7 +174,7 @@ func (r *release) tidy(ctx context.Context, attrs map[string]types.AttributeValu
 // done tells whether an earlier write of this release, whose reply was lost, has ended the
 // grant: it was there when that was sent, and is gone before it can have expired.
 func (r *release) done(it *item) bool {
-	if !r.doubt || it.of(r.g.Owner) != nil || it.forced == r.g.Owner {
+	if !r.doubt || it.of(r.g.Owner) != nil || slices.Contains(it.forced, r.g.Owner) {
 		return false
 	}
 	return time.Since(r.g.Start) < r.g.TTL
@@ -206,9 +207,9 @@ func lost(it *item, g lock.Grant) error {
 	switch h := it.of(g.Owner); {
 	case h != nil && h.token == g.Token:
 		e.Reason = lock.ReasonExpired // it is there still: over by DynamoDB's clock
-	case it.forced == g.Owner:
+	case slices.Contains(it.forced, g.Owner):
 		e.Reason = lock.ReasonForced
-	case it.token > g.Token && len(it.holders()) > 0:
+	case it.token > g.Token && (!g.Shared || len(it.holders()) > 0):
 		e.Reason = lock.ReasonTaken
 	default:
 		e.Reason = storekit.Vanished(g)

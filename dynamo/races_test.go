@@ -3,6 +3,7 @@ package dynamo_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -182,6 +183,30 @@ func TestForceRace(t *testing.T) {
 		})
 		require.ErrorIs(t, admin.ForceRelease(storetest.Bounded(t), "k", g.Owner), lock.ErrLost)
 		storetest.Holds(t, p, next)
+	})
+}
+
+// TestForceInDoubt: the write that forces a grant takes effect, its reply is lost, and another has
+// the lock when it is repeated.
+func TestForceInDoubt(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, admin := w.open(t), w.open(t)
+		g := storetest.Acquire(t, p, mode(storetest.Request("k")))
+		var next lock.Grant
+		admin.http.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
+			if !isWrite(operation) {
+				return resp, nil
+			}
+			_ = resp.Body.Close()
+			next = storetest.Acquire(t, p, storetest.Request("k"))
+			return nil, &netError{io.ErrUnexpectedEOF}
+		})
+		require.NoError(t, admin.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+		storetest.Holds(t, p, next)
+		_, err := p.Renew(storetest.Bounded(t), g)
+		require.Equal(t, lock.ReasonTaken, storetest.Lost(t, err))
 	})
 }
 

@@ -45,7 +45,7 @@ const (
 	attrWeight   = "weight"  // N: of a reader, and of the item: of all its readers, see weigh
 
 	attrIntent = "intent" // S: until when readers hold back for a writer, and whose, see intent
-	attrForced = "forced" // S: whose grant was forced last
+	attrForced = "forced" // S: whose grants were forced last, the last first, by spaces
 )
 
 // item is what the table knows of one lock.
@@ -60,7 +60,7 @@ type item struct {
 	writer  *holder
 	readers []holder
 	intent  intent
-	forced  string
+	forced  []string
 }
 
 // holder is one grant, which may be over. Its token and its expiry together are what
@@ -98,7 +98,7 @@ var errForeign = errors.New("lock: dynamo: an item of this table is not a lock: 
 func parse(key string, attrs map[string]types.AttributeValue) (*item, error) {
 	p := parser{attrs: attrs}
 	it := &item{
-		exists: len(attrs) > 0, attrs: attrs, forced: p.str(attrForced), weight: p.num(attrWeight),
+		exists: len(attrs) > 0, attrs: attrs, forced: strings.Fields(p.str(attrForced)), weight: p.num(attrWeight),
 		token: p.token(attrToken), open: p.token(attrOpen),
 		floor: p.token(attrFloor), floored: p.has(attrFloor),
 	}
@@ -258,6 +258,14 @@ func (it *item) of(owner string) *holder {
 		}
 	}
 	return nil
+}
+
+// maxForced is how many owners attrForced has room for, beside a full item: see maxWeight.
+const maxForced = 16
+
+// forcing is attrForced with one owner more.
+func (it *item) forcing(owner string) string {
+	return strings.Join(append([]string{owner}, it.forced[:min(len(it.forced), maxForced-1)]...), " ")
 }
 
 // identity is what is in attrHolder.
