@@ -61,7 +61,7 @@ func (r *renewal) compose(it *item, m moment) (u *update, expiry int64) {
 		u.as(it)
 		expiry = max(expiry, it.of(r.g.Owner).expiry+1)
 	}
-	u.live(r.g, path, m)
+	u.live(r.g, path, it, m)
 	u.sets = append(u.sets,
 		path(attrExpiry)+" = "+u.value(num(expiry)),
 		path(attrLease)+" = "+u.value(num(micros(r.g.TTL))))
@@ -73,18 +73,33 @@ func (r *renewal) compose(it *item, m moment) (u *update, expiry int64) {
 
 // settle says what a refused renewal comes to, unless another write is to be tried.
 func (r *renewal) settle(it *item, m moment) (done bool, err error) {
-	h := it.of(r.g.Owner)
-	if h == nil || h.token != r.g.Token || h.shared != r.g.Shared {
+	h := it.grant(r.g)
+	if h == nil {
 		return true, lost(it, r.g)
 	}
 	if sent, ok := r.sent[h.expiry]; ok && !sent.behind(m) {
 		r.g.Start = sent.local
 		return true, nil
 	}
-	if h.expiry <= m.upper {
+	if !h.live(r.g, m) {
 		return true, lost(it, r.g)
 	}
 	return false, nil
+}
+
+// grant is g, or nil if it is not there.
+func (it *item) grant(g lock.Grant) *holder {
+	if h := it.of(g.Owner); h != nil && h.token == g.Token && h.shared == g.Shared {
+		return h
+	}
+	return nil
+}
+
+// live tells whether g, which is there, may be renewed and released yet, if the item still is as it
+// was read when that is written: so nobody has taken over. Bounds of DynamoDB's clock that were
+// made anew are up to a second apart. While g's end is between them this machine's clock decides.
+func (h *holder) live(g lock.Grant, m moment) bool {
+	return h.expiry > m.upper || !m.over(h.expiry) && storekit.Elapsed(g.Start) < h.lease
 }
 
 // release is one Release of a grant whose token is known.
@@ -115,19 +130,19 @@ func (r *release) try(ctx context.Context, n int) error {
 		case r.done(old):
 			r.free = true
 			return nil
-		case !r.floored(old, m):
+		}
+		if h := old.grant(r.g); h == nil || !h.live(r.g, m) {
 			return lost(old, r.g)
 		}
-		it, r.asked = old, true
+		it, r.asked = old, r.asked || old.floored
 	}
 }
 
 // compose makes the write, on condition that the grant is live. An exclusive one leaves
-// nothing but its token as the barrier: blind if there is no floor, or for an item that has
-// one.
+// nothing but its token as the barrier: blind if there is no floor, or for an item as it was read.
 func (r *release) compose(it *item, m moment) *update {
 	u := new(update)
-	u.live(r.g, u.holder(r.g), m)
+	u.live(r.g, u.holder(r.g), it, m)
 	switch {
 	case r.g.Shared:
 		u.touch()
@@ -144,12 +159,6 @@ func (r *release) compose(it *item, m moment) *update {
 		u.removeWriter(it)
 	}
 	return u
-}
-
-// floored tells whether it is the floor of an item that made the blind write fail.
-func (r *release) floored(it *item, m moment) bool {
-	w := it.writer
-	return w != nil && w.owner == r.g.Owner && w.token == r.g.Token && w.expiry > m.upper && it.floored && !r.g.Shared
 }
 
 // tidy looks at what a reader has left behind, and takes other readers away whose leases
@@ -190,15 +199,20 @@ func (u *update) holder(g lock.Grant) func(attr string) string {
 	return func(attr string) string { return reader + "." + u.name(attr) }
 }
 
-// live adds the condition that a grant is there, with its token, and not over. Its holder
-// judges by the upper bound of DynamoDB's clock: it has given up before another takes over.
-func (u *update) live(g lock.Grant, path func(string) string, m moment) {
+// live adds the condition that a grant is there, with its token, and not over, or ends no earlier
+// than in it, if that was read. Its holder judges by the upper bound of DynamoDB's clock: it has
+// given up before another takes over.
+func (u *update) live(g lock.Grant, path func(string) string, it *item, m moment) {
 	if g.Shared {
 		u.only(path(attrToken) + " = " + u.value(num(g.Token)))
 	} else {
 		u.compare(attrHolder, "=", identity(g.Token, g.Owner))
 	}
-	u.only(path(attrExpiry) + " > " + u.value(num(m.upper)))
+	after := m.upper
+	if it != nil {
+		after = min(after, it.of(g.Owner).expiry-1)
+	}
+	u.only(path(attrExpiry) + " > " + u.value(num(after)))
 }
 
 // lost says how a grant was lost, as far as the item tells.
