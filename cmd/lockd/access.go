@@ -167,7 +167,8 @@ func hashOf(token string) (h [sha256.Size]byte, err error) {
 }
 
 // identify returns who sends r, or nil. A wrong token is not made good by a certificate.
-func (a *access) identify(r *http.Request) *caller {
+func (f *files) identify(r *http.Request) *caller {
+	a := f.access
 	if auth := r.Header.Get("Authorization"); auth != "" {
 		if _, password, ok := r.BasicAuth(); ok { // of a browser, or of a URL: the name does not matter
 			return a.byToken(password)
@@ -178,10 +179,10 @@ func (a *access) identify(r *http.Request) *caller {
 		}
 		return a.byToken(strings.TrimSpace(token))
 	}
-	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+	if r.TLS == nil || !f.trusts(r.TLS.PeerCertificates) {
 		return nil
 	}
-	name := r.TLS.VerifiedChains[0][0].Subject.CommonName
+	name := r.TLS.PeerCertificates[0].Subject.CommonName
 	for _, c := range a.callers {
 		if c.certificate != "" && c.certificate == name {
 			return c
@@ -239,7 +240,7 @@ func nameOf(r *http.Request) string {
 func (s *service) authorize(r *http.Request, action httplock.Action, key string) error {
 	c := callerOf(r)
 	if action == httplock.ActionWatch || action == httplock.ActionEvents {
-		c = s.files.Load().access.identify(r)
+		c = s.files.Load().identify(r)
 	}
 	switch {
 	case c == nil:

@@ -6,8 +6,11 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
+	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -74,9 +77,31 @@ func TestRights(t *testing.T) {
 	}
 }
 
-func TestIdentify(t *testing.T) {
-	a, err := parseAccess([]byte(certificatesFile()))
+// identifier is files of certificatesFile and an authority.
+func identifier(t *testing.T, a *authority) *files {
+	t.Helper()
+	cert, key := a.issue(t, "localhost").files(t)
+	f, err := config{tokens: write(t, "tokens", certificatesFile()), cert: cert, key: key, clientCA: write(t, "ca", a.pem())}.load()
 	require.NoError(t, err)
+	return f
+}
+
+// asked is a request with a certificate, and others that it sent.
+func asked(t *testing.T, pairs ...tls.Certificate) *http.Request {
+	t.Helper()
+	r := httptest.NewRequest("GET", "/v1/locks/web:a", nil)
+	r.TLS = new(tls.ConnectionState)
+	for _, pair := range pairs {
+		cert, err := x509.ParseCertificate(pair.Certificate[0])
+		require.NoError(t, err)
+		r.TLS.PeerCertificates = append(r.TLS.PeerCertificates, cert)
+	}
+	return r
+}
+
+func TestIdentify(t *testing.T) {
+	authority := newAuthority(t)
+	f := identifier(t, authority)
 	for _, c := range []struct{ header, certificate, want string }{
 		{"", "", ""},
 		{"Bearer " + webToken, "", "web"},
@@ -94,19 +119,49 @@ func TestIdentify(t *testing.T) {
 		{"Bearer " + opsToken, "web.example", "ops"},
 		{"Bearer wrong", "web.example", ""},
 	} {
-		r := httptest.NewRequest("GET", "/v1/locks/web:a", nil)
-		r.Header.Set("Authorization", c.header)
+		r := asked(t)
 		if c.certificate != "" {
-			cert := &x509.Certificate{Subject: pkix.Name{CommonName: c.certificate}}
-			r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{cert}}}
+			r = asked(t, authority.issue(t, c.certificate).pair)
 		}
-		assert.Equal(t, c.want, nameOf(withCaller(r, a.identify(r))), "%+v", c)
+		r.Header.Set("Authorization", c.header)
+		assert.Equal(t, c.want, nameOf(withCaller(r, f.identify(r))), "%+v", c)
 	}
-	r := httptest.NewRequest("GET", "/v1/locks/web:a", nil)
-	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{Subject: pkix.Name{CommonName: "web.example"}}}}
-	assert.Nil(t, a.identify(r), "nobody has signed it")
-	r.TLS.VerifiedChains = [][]*x509.Certificate{{{}}}
-	assert.Nil(t, a.identify(r), "it has no common name")
+	assert.Nil(t, f.identify(asked(t, authority.issue(t, "").pair)), "it has no common name")
+	assert.Nil(t, f.identify(httptest.NewRequest("GET", "/v1/locks/web:a", nil)), "it came without TLS")
+}
+
+// TestTrust asks once more what the handshake has asked.
+func TestTrust(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		authority, another := newAuthority(t), newAuthority(t)
+		f := identifier(t, authority)
+		assert.Nil(t, f.identify(asked(t, another.issue(t, "web.example").pair)), "nobody has signed it")
+		assert.Nil(t, f.identify(asked(t, authority.sign(t, &x509.Certificate{
+			Subject: pkix.Name{CommonName: "web.example"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		}))), "it is for servers")
+
+		below, pair := authority.below(t)
+		leaf := below.issue(t, "web.example").pair
+		assert.Nil(t, f.identify(asked(t, leaf)), "who has signed it is unknown")
+		assert.NotNil(t, f.identify(asked(t, leaf, pair)))
+		f.tls.ClientCAs = nil
+		assert.Nil(t, f.identify(asked(t, leaf, pair)), "nobody may sign")
+
+		f, leaf = identifier(t, authority), authority.issue(t, "web.example").pair
+		for range 2 {
+			assert.NotNil(t, f.identify(asked(t, leaf)))
+		}
+		time.Sleep(2 * time.Hour)
+		assert.Nil(t, f.identify(asked(t, leaf)), "its time is over")
+
+		authority = newAuthority(t)
+		f = identifier(t, authority)
+		for i := range maxTrusted {
+			f.trusted[[sha256.Size]byte{byte(i), byte(i >> 8)}] = time.Now()
+		}
+		assert.NotNil(t, f.identify(asked(t, authority.issue(t, "web.example").pair)))
+		assert.Len(t, f.trusted, 1, "it would grow for ever")
+	})
 }
 
 func TestBadTokensFiles(t *testing.T) {

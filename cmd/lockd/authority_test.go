@@ -27,14 +27,19 @@ type issued struct{ pair tls.Certificate }
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	a := new(authority)
+	a, _ := new(authority).below(t)
+	return a
+}
+
+// below is an authority that a has signed, or itself if a is none, with its certificate.
+func (a *authority) below(t *testing.T) (*authority, tls.Certificate) {
+	t.Helper()
 	pair := a.sign(t, &x509.Certificate{
 		Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	})
 	cert, err := x509.ParseCertificate(pair.Certificate[0])
 	require.NoError(t, err)
-	a.cert, a.key = cert, pair.PrivateKey.(*ecdsa.PrivateKey)
-	return a
+	return &authority{cert, pair.PrivateKey.(*ecdsa.PrivateKey)}, pair
 }
 
 func (a *authority) issue(t *testing.T, name string) issued {

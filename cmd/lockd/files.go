@@ -1,21 +1,64 @@
 package main
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
+	"time"
 )
 
 // files is what the service has read of the files that its command line names.
 type files struct {
 	access *access     // nil without --tokens
 	tls    *tls.Config // nil without --tls-cert
+
+	mu      sync.Mutex                      // guards trusted
+	trusted map[[sha256.Size]byte]time.Time // until when, by certificate; see trusts
+}
+
+// maxTrusted is for how many certificates trusts remembers what it found.
+const maxTrusted = 10_000
+
+// trusts reports whether an authority has signed the first certificate, which the others may lead to. The
+// handshake has asked that too, but of the files of its time. It takes about as long as all the rest of a
+// request, so f remembers whom it trusts.
+func (f *files) trusts(sent []*x509.Certificate) bool {
+	if len(sent) == 0 || f.tls == nil || f.tls.ClientCAs == nil { // nil would be the system's authorities
+		return false
+	}
+	id := sha256.Sum256(sent[0].Raw)
+	f.mu.Lock()
+	until := f.trusted[id]
+	f.mu.Unlock()
+	if time.Now().Before(until) {
+		return true
+	}
+	between := x509.NewCertPool()
+	for _, c := range sent[1:] {
+		between.AddCert(c)
+	}
+	chains, err := sent[0].Verify(x509.VerifyOptions{
+		Roots: f.tls.ClientCAs, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return false
+	}
+	first := slices.MinFunc(chains[0], func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.trusted) >= maxTrusted {
+		clear(f.trusted)
+	}
+	f.trusted[id] = first.NotAfter
+	return true
 }
 
 func (c config) load() (*files, error) {
-	f := new(files)
+	f := &files{trusted: map[[sha256.Size]byte]time.Time{}}
 	var err error
 	if c.tokens != "" {
 		if f.access, err = loadAccess(c.tokens); err != nil {

@@ -76,8 +76,8 @@ func (s *service) identified(ctx context.Context) context.Context {
 			r.TLS = &info.State
 		}
 	}
-	if a := s.files.Load().access; a != nil {
-		r = withCaller(r, a.identify(r))
+	if f := s.files.Load(); f.access != nil {
+		r = withCaller(r, f.identify(r))
 	}
 	return context.WithValue(ctx, requestKey{}, r)
 }

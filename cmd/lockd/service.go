@@ -206,8 +206,8 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 { // the handler lifts it once it has read the body
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.bodyTime))
 	}
-	if a := s.files.Load().access; a != nil {
-		c := a.identify(r)
+	if f := s.files.Load(); f.access != nil {
+		c := f.identify(r)
 		if c == nil {
 			w.Header()["Www-Authenticate"] = []string{"Bearer", `Basic realm="lockd", charset="UTF-8"`}
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
@@ -291,6 +292,65 @@ func TestRevocation(t *testing.T) {
 	}
 	assert.Equal(t, codes.Unauthenticated, status.Code(<-watched))
 	assert.Equal(t, http.StatusOK, try(p, renewed, "web%3Ak:acquire"))
+	for !strings.Contains(stays.Text(), `"granted"`) {
+		require.True(t, stays.Scan(), stays.Err())
+	}
+}
+
+// TestRevokedAuthority does the same to whoever has a certificate of an authority that the file does not
+// have any more, on the connections that it has.
+func TestRevokedAuthority(t *testing.T) {
+	t.Parallel()
+	leaked, sound := newAuthority(t), newAuthority(t)
+	cert, key := sound.issue(t, "localhost").files(t)
+	file := write(t, "ca", leaked.pem()+sound.pem())
+	p := start(t, "--store", "memory:", "--grpc", "127.0.0.1:0", "--tokens", write(t, "tokens", certificatesFile()),
+		"--tls-cert", cert, "--tls-key", key, "--client-ca", file)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	tlsOf := func(a *authority) *tls.Config {
+		return &tls.Config{RootCAs: sound.pool(), Certificates: []tls.Certificate{a.issue(t, "web.example").pair}}
+	}
+	get := func(c *http.Client, path string) *http.Response {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+p.addr+path, http.NoBody)
+		require.NoError(t, err)
+		resp, err := c.Do(req)
+		require.NoError(t, err, "another connection would not come about")
+		t.Cleanup(func() { _ = resp.Body.Close() })
+		return resp
+	}
+	client := func(a *authority) *http.Client {
+		transport := &http.Transport{TLSClientConfig: tlsOf(a), ForceAttemptHTTP2: true}
+		t.Cleanup(transport.CloseIdleConnections)
+		return &http.Client{Transport: transport}
+	}
+	thief, owner := client(leaked), client(sound)
+	var revoked []*bufio.Scanner
+	for _, path := range []string{"/v1/events?prefix=web:", "/v1/locks/web%3Ak:watch"} {
+		resp := get(thief, path)
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		revoked = append(revoked, bufio.NewScanner(resp.Body))
+	}
+	stays := bufio.NewScanner(get(owner, "/v1/events?prefix=web:").Body)
+	l := dialGRPC(t, p, credentials.NewTLS(tlsOf(leaked)), "")
+	watching, watched := make(chan struct{}), make(chan error, 1)
+	go func() { watched <- l.Watch(ctx, "web:k", sync.OnceFunc(func() { close(watching) })) }()
+	<-watching
+
+	require.NoError(t, os.WriteFile(file, []byte(sound.pem()), 0o600))
+	p.signal(syscall.SIGHUP)
+	p.await("the files were read anew")
+	assert.Equal(t, http.StatusUnauthorized, get(thief, "/v1/locks/web%3Ak").StatusCode)
+	_, err := l.Inspect(ctx, "web:k")
+	assert.Equal(t, codes.Unauthenticated, status.Code(err))
+	for _, s := range revoked {
+		for s.Scan() {
+		}
+		assert.NoError(t, s.Err())
+	}
+	assert.Equal(t, codes.Unauthenticated, status.Code(<-watched))
+	_, err = dialGRPC(t, p, credentials.NewTLS(tlsOf(sound)), "").Acquire(ctx, lock.Request{Key: "web:k", Owner: "o", TTL: time.Minute})
+	require.NoError(t, err)
 	for !strings.Contains(stays.Text(), `"granted"`) {
 		require.True(t, stays.Scan(), stays.Err())
 	}
