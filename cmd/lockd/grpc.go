@@ -2,17 +2,29 @@ package main
 
 import (
 	"context"
+	"math"
 	"net/http"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/tap"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/contrib/grpclock"
 	"github.com/seed-215fdefa/lock/contrib/grpclock/lockv1"
 )
+
+// A Go client has one connection for all its waiters, watches and renewals, and lets none of them wait for
+// another one's end. So the limit on a connection's calls is that on waiters, and besideWaits.
+const besideWaits = 10_000
+
+// maxUnknown is how many calls of unknown callers, if there are tokens, may wait for their messages. They are
+// refused once these have arrived; more are ended soon.
+const maxUnknown = 1000
 
 // openGRPC makes the service over gRPC of a store that is shared with that over HTTP, for the same
 // callers, with the same rights, audits and metrics.
@@ -31,11 +43,15 @@ func (s *service) openGRPC(shared lock.Locker) {
 	s.locks = grpclock.NewServer(shared, opts...)
 	server := append(grpclock.ServerOptions(),
 		grpc.ConnectionTimeout(s.server.ReadHeaderTimeout), grpc.MaxHeaderListSize(uint32(s.server.MaxHeaderBytes)),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: s.server.IdleTimeout, Time: s.server.IdleTimeout}),
+		grpc.MaxConcurrentStreams(uint32(min(s.maxWaiters, math.MaxInt32)+besideWaits)),
+		grpc.InTapHandle(s.admit),
 		grpc.UnaryInterceptor(func(ctx context.Context, in any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			return next(s.identified(ctx), in)
+			callOf(ctx).late.Stop()
+			return next(ctx, in)
 		}),
 		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-			return next(srv, identifiedStream{stream, s.identified(stream.Context())})
+			return next(srv, incomingStream{stream})
 		}))
 	if s.cert != "" {
 		server = append(server, grpc.Creds(credentials.NewTLS(s.tlsConfig())))
@@ -64,10 +80,23 @@ func (s *service) stopGRPC(ctx context.Context) error {
 	}
 }
 
-type requestKey struct{}
+type callKey struct{}
 
-// identified is ctx with the call as an HTTP request, which is what callers are known by.
-func (s *service) identified(ctx context.Context) context.Context {
+// call is a call whose headers have arrived.
+type call struct {
+	*http.Request             // which callers are known by
+	late          *time.Timer // ends the call if its message does not arrive
+}
+
+// callOf is what admit has made of a call.
+func callOf(ctx context.Context) *call { return ctx.Value(callKey{}).(*call) }
+
+// asRequest is a call as an HTTP request.
+func asRequest(ctx context.Context) *http.Request { return callOf(ctx).Request }
+
+// admit is asked before a call gets a goroutine, and that waits for the message before anything else is
+// asked. So admit bounds for how long, and how many such calls callers may have that are not known.
+func (s *service) admit(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	r := (&http.Request{Header: http.Header{"Authorization": md.Get("authorization")}}).WithContext(ctx)
 	if p, ok := peer.FromContext(ctx); ok {
@@ -76,22 +105,32 @@ func (s *service) identified(ctx context.Context) context.Context {
 			r.TLS = &info.State
 		}
 	}
+	within, end := s.bodyTime, func() {}
 	if f := s.files.Load(); f.access != nil {
-		r = withCaller(r, f.identify(r))
+		if r = withCaller(r, f.identify(r)); callerOf(r) == nil {
+			end = func() { s.unknown.Add(-1) }
+			if s.unknown.Add(1) > maxUnknown {
+				// No error, and not yet: for a call that ends here gRPC keeps a timer until its client's deadline.
+				within = 10 * time.Millisecond
+			}
+		}
 	}
-	return context.WithValue(ctx, requestKey{}, r)
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(within, cancel)
+	if callerOf(r) == nil { // a goroutine, which is saved for the others: what is left of their calls is small, and soon gone
+		context.AfterFunc(ctx, func() { late.Stop(); end() })
+	}
+	return context.WithValue(ctx, callKey{}, &call{r, late}), nil
 }
 
-// asRequest is what identified has made of a call.
-func asRequest(ctx context.Context) *http.Request {
-	return ctx.Value(requestKey{}).(*http.Request)
-}
+// incomingStream is a stream of the server's, which has one message of the client's.
+type incomingStream struct{ grpc.ServerStream }
 
-// identifiedStream is a stream whose context is what identified returned.
-type identifiedStream struct {
-	grpc.ServerStream
-	ctx context.Context
+// RecvMsg implements [grpc.ServerStream].
+func (s incomingStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if err == nil {
+		callOf(s.Context()).late.Stop()
+	}
+	return err
 }
-
-// Context implements [grpc.ServerStream].
-func (s identifiedStream) Context() context.Context { return s.ctx }

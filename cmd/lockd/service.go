@@ -44,7 +44,8 @@ type service struct {
 	server    *http.Server
 	locks     *grpclock.Server // nil without --grpc, as the next
 	grpc      *grpc.Server
-	bodyTime  time.Duration // for a request's body to arrive, also one that nobody reads
+	unknown   atomic.Int64  // calls over gRPC whose callers are not known
+	bodyTime  time.Duration // for a request's body to arrive, also one that nobody reads, and for a client to read
 
 	files    atomic.Pointer[files]
 	ready    readiness
@@ -165,7 +166,39 @@ func (s *service) listen(flag, address string) (net.Listener, error) {
 	}
 	s.log.Info(msg, "address", l.Addr().String(), "store", s.store.Capabilities().Store,
 		"tls", s.cert != "", "authentication", s.tokens != "")
-	return netutil.LimitListener(l, s.maxConnections), nil
+	return boundedListener{netutil.LimitListener(l, s.maxConnections), s.bodyTime}, nil
+}
+
+// boundedListener accepts connections that end if a client does not read what is written for so long.
+type boundedListener struct {
+	net.Listener
+	within time.Duration
+}
+
+// Accept implements [net.Listener].
+func (l boundedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return boundedConn{c, l.within}, nil
+}
+
+type boundedConn struct {
+	net.Conn
+	within time.Duration
+}
+
+// Write implements [net.Conn]. It closes the connection if it fails: gRPC leaves that to its reader, which
+// would notice nothing.
+func (c boundedConn) Write(b []byte) (n int, err error) {
+	if err = c.SetWriteDeadline(time.Now().Add(c.within)); err == nil {
+		n, err = c.Conn.Write(b)
+	}
+	if err != nil {
+		_ = c.Close()
+	}
+	return n, err
 }
 
 func (s *service) serve(l net.Listener) error {
