@@ -235,6 +235,7 @@ func (w *ward) outcome(l *lock.Lease, state *os.ProcessState, group int) (code i
 		if group != 0 {
 			_ = syscall.Kill(-group, syscall.SIGKILL)
 		}
+		guard.Reclaim(group)
 	}
 	switch {
 	case lost:

@@ -9,6 +9,7 @@ package guard
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Command makes a program that imports this package a guard, if it is the first argument. Behind it
@@ -45,6 +48,7 @@ func run(args []string) int {
 
 	cmd, err := start(args[2:])
 	if err != nil {
+		Reclaim(0)
 		fmt.Fprintln(os.Stderr, "lockctl run:", err)
 		return 126
 	}
@@ -56,6 +60,7 @@ func run(args []string) int {
 		over <- state.Sys().(syscall.WaitStatus)
 	}()
 	status := enforce(cmd.Pid, deadline, grace, received(deadlines), over)
+	Reclaim(cmd.Pid)
 	if status.Signaled() {
 		return 128 + int(status.Signal())
 	}
@@ -128,6 +133,18 @@ func start(argv []string) (cmd *os.Process, err error) {
 	}()
 	<-started
 	return cmd, err
+}
+
+// Reclaim takes the terminal back from CMD's group, which is over, for that of this process: whoever goes
+// on in it, such as a script, would be stopped when it reads, and Ctrl-C would reach nobody. A terminal
+// whose foreground somebody else has stays as it is. CMD's group is not known, 0, if CMD did not start.
+func Reclaim(group int) {
+	owner, err := foreground(0)
+	if err != nil || owner != group && !errors.Is(syscall.Kill(-owner, 0), syscall.ESRCH) {
+		return
+	}
+	signal.Ignore(syscall.SIGTTOU) // which whoever is in the background gets for this
+	_ = unix.IoctlSetPointerInt(0, unix.TIOCSPGRP, syscall.Getpgrp())
 }
 
 // terminal is the descriptor of a terminal whose foreground this process is in, or -1.
