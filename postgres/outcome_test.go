@@ -413,3 +413,71 @@ func TestExpiredReader(t *testing.T) {
 	storetest.Lost(t, l.Release(storetest.Bounded(t), g))
 	storetest.Holds(t, l, living)
 }
+
+// setBack has the clock step back to before the end of every grant and every place in line, as seen
+// from what is over: it is not over any more.
+func (w world) setBack(tb testing.TB) {
+	tb.Helper()
+	w.exec(tb, "UPDATE "+w.table("_readers")+" SET expires = now() + interval '1 min'")
+	w.exec(tb, "UPDATE "+w.table("_waiters")+" SET deadline = now() + interval '1 min'")
+}
+
+// TestClockSetBackBesideAWriter: a reader's TTL is over, and a writer has the lock, from a try or from
+// a release. Then the clock is set back: the reader does not live again beside the writer.
+func TestClockSetBackBesideAWriter(t *testing.T) {
+	t.Parallel()
+	for _, handedOver := range []bool{false, true} {
+		t.Run(fmt.Sprint("handed over ", handedOver), func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			l, other := w.open(t), w.open(t)
+			dead := storetest.Acquire(t, l, storetest.Shared(storetest.Request("k")))
+			last := storetest.Acquire(t, other, storetest.Shared(storetest.Request("k")))
+			waiting := storetest.Waits(t, other, storetest.Request("k"))
+			w.exec(t, "UPDATE "+w.table("")+" SET swept = now() + interval '1 h'")
+			w.exec(t, "UPDATE "+w.table("_readers")+" SET expires = now() - interval '1 s' WHERE owner = $1", dead.Owner)
+			if handedOver {
+				storetest.Release(t, other, last)
+			} else {
+				w.exec(t, "UPDATE "+w.table("_readers")+" SET expires = now() - interval '1 s'")
+			}
+			writer := waiting.Granted(t)
+			w.setBack(t)
+			storetest.Lost(t, l.Release(storetest.Bounded(t), dead))
+			_, err := l.Renew(storetest.Bounded(t), dead)
+			storetest.Lost(t, err)
+			storetest.Refused(t, l, storetest.Request("k"))
+			storetest.Renew(t, other, writer)
+			storetest.Holds(t, other, writer)
+		})
+	}
+}
+
+// TestClockSetBackToALostPlace: a waiter whose place is over is granted the lock. Then the clock is
+// set back: it does not wait any more.
+func TestClockSetBackToALostPlace(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		w := sharedWorld(t)
+		l := w.open(t)
+		req := storetest.Request("k")
+		req.Shared, req.Wait = shared, true
+		g := storetest.Acquire(t, l, storetest.Request("k"))
+		lineUp(t, w, req)
+		w.exec(t, "UPDATE "+w.table("")+" SET swept = now() + interval '1 h'")
+		w.exec(t, "UPDATE "+w.table("_waiters")+" SET deadline = now() - interval '1 s'")
+		storetest.Release(t, l, g)
+		g = storetest.Acquire(t, l, req)
+		w.setBack(t)
+		require.Zero(t, storetest.Inspect(t, l, "k").WaiterCount)
+		storetest.Release(t, l, g)
+		require.Zero(t, storetest.Inspect(t, l, "k").HolderCount)
+	}
+}
+
+// lineUp has req stand in line, and nobody keep its place.
+func lineUp(tb testing.TB, w world, req lock.Request) {
+	tb.Helper()
+	w.exec(tb, fmt.Sprintf("SELECT %s($1, $2, '1 min', $3, 'p', false, NULL, '5 s', false, 0)", w.function("acquire")),
+		[]byte(req.Key), req.Owner, req.Shared)
+}

@@ -12,6 +12,10 @@
 -- which changes nothing for others. Times are clock_timestamp(), read when the row is locked:
 -- now() would be from before the wait.
 --
+-- What is over must stay over when the clock is set back. So whoever grants the lock to a writer
+-- deletes the rows of readers, which all are dead then, and whoever grants it deletes the owner's
+-- place in line, dead or alive.
+--
 -- What is beside a lock's row belongs to it. Whoever makes the row deletes what another has
 -- left, and nothing of a key lives without it: so if any row is lost, a grant is.
 
@@ -219,6 +223,7 @@ BEGIN
 		UPDATE {locks} SET owner = NULL WHERE key = lock_.key;
 		RETURN '{"wake": []}';
 	ELSIF NOT w.shared AND w.process = near_ THEN
+		DELETE FROM {readers} WHERE key = w.key; -- see above
 		DELETE FROM {waiters} WHERE key = w.key AND owner = w.owner;
 		UPDATE {locks} SET token = {mint}(token), owner = w.owner, expires = now_ + w.ttl,
 			process = CASE WHEN w.listens THEN w.process END, metadata = w.metadata, line = line - 1
@@ -311,9 +316,9 @@ BEGIN
 	END IF;
 
 	IF until IS NULL THEN
-		IF mine IS NOT NULL THEN
+		IF l.crowd THEN
 			DELETE FROM {waiters} WHERE key = key_ AND owner = owner_;
-			l.line := l.line - 1;
+			l.line := l.line - FOUND::int;
 		END IF;
 		IF shared_ THEN
 			UPDATE {locks} SET token = {mint}(token), owner = NULL, crowd = true, line = l.line
@@ -322,6 +327,9 @@ BEGIN
 			VALUES (key_, owner_, minted, t + ttl_, CASE WHEN listens_ THEN process_ END, metadata_)
 			ON CONFLICT (key, owner) DO UPDATE SET token = excluded.token, expires = excluded.expires;
 		ELSE
+			IF l.crowd THEN
+				DELETE FROM {readers} WHERE key = key_; -- see above
+			END IF;
 			UPDATE {locks} SET token = {mint}(token), owner = owner_, expires = t + ttl_,
 				process = CASE WHEN listens_ THEN process_ END, metadata = metadata_,
 				crowd = l.crowd AND {crowded}(key_), line = l.line
