@@ -47,6 +47,7 @@ const (
 	insufficientPrivilege = "42501"
 	programLimit          = "54000" // that of the NOTIFY queue, which is full
 	unknownStatement      = "26000"
+	lockTimeout           = "55P03"
 )
 
 // text runs a statement that returns one text, "" if it returns no row. See repeat.
@@ -191,7 +192,7 @@ func state(err error) string {
 var busyStates = map[string]bool{
 	wrongIsolation: true, readOnlyTransaction: true,
 	"40001": true, "40P01": true, // a serialization failure, a deadlock
-	"55P03": true, "57014": true, // lock_timeout, statement_timeout
+	lockTimeout: true, "57014": true, // the latter: statement_timeout
 	"0A000": true, // a prepared statement from before a change of the schema
 	"57P03": true, // the server starts
 }

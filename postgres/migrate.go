@@ -20,7 +20,8 @@ import (
 // options need. It adds what is missing, and replaces functions that differ. If nothing is to
 // do, it changes nothing and needs no rights to. What it cannot mend, such as a table without
 // its primary key, it names in an error that is [ErrSchema]. Any number of programs may run it
-// at once, even while locks are in use.
+// at once, even while locks are in use. While an open transaction, such as a fenced one or that of
+// pg_dump, keeps it from a change of a table, it tries again until ctx ends; lock operations go on.
 //
 // Functions have the schema's version in their names, so programs of two versions can work side
 // by side. A program of an older version changes nothing in the schema of a newer one. If that
@@ -36,10 +37,14 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, opts ...Option) error {
 		return fmt.Errorf("%w: postgres: pool is nil", lock.ErrInvalid)
 	}
 	d := db{pool: pool, names: s.names}
-	_, err = d.repeat(ctx, func(ctx context.Context, c *pgx.Conn) error {
-		return pgx.BeginTxFunc(ctx, c, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, s.names.migrate(ctx))
-	})
-	return err
+	for {
+		_, err = d.repeat(ctx, func(ctx context.Context, c *pgx.Conn) error {
+			return pgx.BeginTxFunc(ctx, c, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, s.names.migrate(ctx))
+		})
+		if state(err) != lockTimeout || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func (n names) migrate(ctx context.Context) func(pgx.Tx) error {
@@ -58,7 +63,7 @@ func (n names) migrate(ctx context.Context) func(pgx.Tx) error {
 		if err != nil || len(missing) == 0 {
 			return err
 		}
-		if err = n.create(ctx, tx); err == nil {
+		if err = n.create(ctx, tx, missing); err == nil {
 			if missing, err = n.missing(ctx, tx); err != nil {
 				return err
 			}
@@ -75,14 +80,26 @@ func (n names) migrate(ctx context.Context) func(pgx.Tx) error {
 	}
 }
 
-func (n names) create(ctx context.Context, tx pgx.Tx) error {
+// create makes what is missing. ALTER TABLE needs a table to itself: it waits for whoever reads it, and
+// every lock operation waits behind it. So it is left out where nothing is missing, and it gives up
+// soon, for others to get through, and is sent again.
+func (n names) create(ctx context.Context, tx pgx.Tx, missing []string) error {
+	sql := schemaSQL
+	for _, t := range tables {
+		if !slices.ContainsFunc(missing, func(m string) bool { return strings.HasPrefix(m, n.relation(t)+": ") }) {
+			sql = regexp.MustCompile(`(?s)ALTER TABLE {`+t+`}.*?;\n`).ReplaceAllString(sql, "")
+		}
+	}
 	exists := false
-	err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text)", n.schema).Scan(&exists)
+	_, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '100ms'")
+	if err == nil {
+		err = tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text)", n.schema).Scan(&exists)
+	}
 	if err == nil && !exists { // who may not make schemas may be given one
 		_, err = tx.Exec(ctx, n.fill("CREATE SCHEMA {schema}"))
 	}
 	if err == nil {
-		_, err = tx.Exec(ctx, n.fill(schemaSQL), pgx.QueryExecModeSimpleProtocol)
+		_, err = tx.Exec(ctx, n.fill(sql), pgx.QueryExecModeSimpleProtocol)
 	}
 	return err
 }
@@ -101,6 +118,7 @@ var columns = map[string]string{
 
 // catalogSQL says what is there of the tables and functions of those names.
 const catalogSQL = `SELECT c.relname || ': ' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
+	|| CASE WHEN a.attidentity <> '' THEN ' identity' ELSE '' END
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE n.nspname = $1::text AND c.relname = ANY ($2::text[]) AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL SELECT c.relname || ': ' || pg_get_constraintdef(k.oid)
@@ -138,7 +156,9 @@ func (n names) missing(ctx context.Context, tx pgx.Tx) ([]string, error) {
 var functionPattern = regexp.MustCompile(`(?s)CREATE OR REPLACE FUNCTION {(\w+)}.*?{body}(.*?){body};`)
 
 // Schema returns the SQL that [Migrate] runs, for tools that change schemas. It may run
-// repeatedly. It does not create the schema itself, and fails in a schema of a newer version.
+// repeatedly. It does not create the schema itself, and fails in a schema of a newer version. Set
+// lock_timeout for it: its ALTER TABLE waits for open transactions that have read the tables, and every
+// lock operation waits behind it.
 func Schema(opts ...Option) (string, error) {
 	s, err := newSettings(opts)
 	if err != nil {

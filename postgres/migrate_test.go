@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -144,4 +145,46 @@ func TestSchemaVersion(t *testing.T) {
 	digests := map[int]string{3: "57eaf741a9141a7b"}
 	require.Equal(t, digests[postgres.Version], hex.EncodeToString(sum[:8]),
 		"raise the version in keys.go, unless the one that is there was never released, and put the digest here")
+}
+
+// TestMigrateBesideAReader: a transaction has read the tables and stays open. What needs them to itself
+// waits, and lets the holders renew meanwhile; the rest does not wait.
+func TestMigrateBesideAReader(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		broken func(world) string
+		waits  bool
+	}{
+		"function": {func(w world) string { return "DROP FUNCTION " + w.function("prune") }, false},
+		"column":   {func(w world) string { return "ALTER TABLE " + w.table("") + " DROP COLUMN swept" }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			l := w.open(t)
+			g := storetest.Acquire(t, l, storetest.Request("k"))
+			w.exec(t, c.broken(w))
+			tx := begin(t, w, pgx.TxOptions{})
+			require.NoError(t, postgres.Fence(storetest.Bounded(t), tx, "k", g.Token, w.options...))
+			ctx, migrated := storetest.Bounded(t), make(chan error, 1)
+			p := pool(t, w.url())
+			go func() { migrated <- postgres.Migrate(ctx, p, w.options...) }()
+			if c.waits {
+				for range 5 {
+					storetest.Eventually(t, "a statement to wait for the table", func() bool {
+						return value[bool](t, w, `SELECT EXISTS (SELECT FROM pg_locks k JOIN pg_class c ON c.oid = k.relation
+							JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT k.granted AND n.nspname = $1)`, w.schema)
+					})
+					bounded, cancel := context.WithTimeout(ctx, g.TTL/6)
+					_, err := l.Renew(bounded, g)
+					cancel()
+					require.NoError(t, err)
+				}
+				require.Empty(t, migrated)
+				require.NoError(t, tx.Commit(ctx))
+			}
+			require.NoError(t, storetest.Receive(t, migrated))
+			storetest.Renew(t, l, g)
+		})
+	}
 }

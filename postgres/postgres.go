@@ -60,8 +60,8 @@
 //
 // The role of the pool needs USAGE on the schema, SELECT, INSERT, UPDATE and DELETE on its
 // tables, and EXECUTE on its functions and on pg_notify, which every role has by default.
-// [Migrate] needs CREATE if anything is missing. Without pg_notify, or while the server's queue
-// of notifications is full, releases work but wake nobody.
+// [Migrate] needs CREATE, and must own the tables, if anything is missing. Without pg_notify, or
+// while the server's queue of notifications is full, releases work but wake nobody.
 //
 // # What an operator may delete
 //
