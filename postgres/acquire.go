@@ -58,33 +58,47 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 }
 
 func (a *acquisition) run(ctx context.Context) (g lock.Grant, err error) {
-	if a.l.poll == 0 && (a.req.Wait || a.req.Lost != nil) {
-		if err := a.l.listener.Await(ctx); err != nil {
+	known := !a.req.Shared && a.l.free.has(a.req.Key) // then there is nothing to wait for
+	if known || !a.req.Wait {
+		err = storekit.WithinPatience(ctx, func(ctx context.Context) (err error) {
+			g, err = a.try(ctx, known)
+			return err
+		})
+		if err != nil || g.Token != 0 {
 			return g, err
 		}
 	}
-	if !a.req.Shared && a.l.free.has(a.req.Key) { // then there is nothing to wait for
-		err = storekit.WithinPatience(ctx, func(ctx context.Context) (err error) {
-			g, err = a.take(ctx)
-			return err
-		})
+	return a.wait(ctx)
+}
+
+// try asks by the plain statement if the key is known, and by the function if it does not wait.
+func (a *acquisition) try(ctx context.Context, known bool) (g lock.Grant, err error) {
+	if err := a.listen(ctx); err != nil {
+		return g, err
+	}
+	if known {
+		g, err = a.take(ctx)
 		if err != nil || g.Token != 0 {
 			return g, err
 		}
 		a.refused = true
 	}
 	if a.req.Wait {
-		return a.wait(ctx)
+		return g, nil
 	}
-	err = storekit.WithinPatience(ctx, func(ctx context.Context) error {
-		var no *storekit.Refusal
-		g, no, err = a.claim(ctx)
-		if no != nil {
-			return &lock.HeldError{Record: no.Record}
-		}
-		return err
-	})
+	g, no, err := a.claim(ctx)
+	if no != nil {
+		err = &lock.HeldError{Record: no.Record}
+	}
 	return g, err
+}
+
+// listen has this Locker hear of what the request needs to hear of.
+func (a *acquisition) listen(ctx context.Context) error {
+	if a.l.poll == 0 && (a.req.Wait || a.req.Lost != nil) {
+		return a.l.listener.Await(ctx)
+	}
+	return nil
 }
 
 // claim asks for the lock by the function, which stands in line if that is asked for.
@@ -129,7 +143,11 @@ func (a *acquisition) take(ctx context.Context) (lock.Grant, error) {
 // ask sends a request. A waiter goes on after an error, such as a pooler's that has lost its
 // server: what was sent may still be on its way then.
 func (a *acquisition) ask(ctx context.Context, sql string, args ...any) (string, error) {
-	reply, unsure, err := a.l.db.text(ctx, sql, args...)
+	limit := a.l.db.limit
+	if a.last.Key != "" {
+		limit = waiterLimit
+	}
+	reply, unsure, err := a.l.db.textWithin(ctx, limit, sql, args...)
 	a.doubtful = a.doubtful || unsure
 	return reply, err
 }

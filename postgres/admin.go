@@ -32,7 +32,7 @@ func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 // view runs a statement that returns records.
 func (l *Locker) view(ctx context.Context, sql string, args ...any) ([]lock.Record, error) {
 	var rows []string
-	if _, err := l.db.repeat(ctx, func(ctx context.Context, c *pgx.Conn) error {
+	if _, err := l.db.repeat(ctx, l.db.limit, func(ctx context.Context, c *pgx.Conn) error {
 		rows = nil
 		return l.db.query(ctx, c, func(row string) { rows = append(rows, row) }, sql, args)
 	}); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
@@ -30,11 +30,18 @@ var (
 type db struct {
 	pool  *pgxpool.Pool
 	names names
-	limit time.Duration // for the answer to a statement, which then is sent again; 0: none
+	limit time.Duration // for a statement, from the wait for a connection to the answer; 0: none
 	// explicit is set when the connections' default isolation level is not what functions
 	// need: then they run in transactions that say theirs.
 	explicit atomic.Bool
+
+	mu    sync.Mutex // guards reset
+	reset time.Time  // when the pool was told to connect anew
 }
+
+// waiterLimit is for the statements of those in line. A look is due after a third of the heartbeat: if
+// that is sent on a connection that is silent, there is time left for another before the place is lost.
+const waiterLimit = 2 * time.Second
 
 // closeWait is how long it may take to close a connection.
 const closeWait = 100 * time.Millisecond
@@ -52,7 +59,12 @@ const (
 
 // text runs a statement that returns one text, "" if it returns no row. See repeat.
 func (d *db) text(ctx context.Context, sql string, args ...any) (reply string, unsure bool, err error) {
-	unsure, err = d.repeat(ctx, func(ctx context.Context, c *pgx.Conn) error {
+	return d.textWithin(ctx, d.limit, sql, args...)
+}
+
+// textWithin is text with another limit.
+func (d *db) textWithin(ctx context.Context, limit time.Duration, sql string, args ...any) (reply string, unsure bool, err error) {
+	unsure, err = d.repeat(ctx, limit, func(ctx context.Context, c *pgx.Conn) error {
 		reply = ""
 		return d.query(ctx, c, func(value string) { reply = value }, sql, args)
 	})
@@ -98,21 +110,60 @@ func scan(rows pgx.Rows, each func(string)) error {
 
 // repeat sends until it succeeds, ctx ends, or the error is final. What it sends must bear being
 // sent again: unsure says that this may have happened to a first copy that is still on its way.
-func (d *db) repeat(ctx context.Context, f func(context.Context, *pgx.Conn) error) (unsure bool, err error) {
+func (d *db) repeat(ctx context.Context, limit time.Duration, f func(context.Context, *pgx.Conn) error) (unsure bool, err error) {
 	unsure, err = storekit.Repeat(ctx, func(err error) storekit.Class {
 		if state(err) == readOnlyTransaction {
 			return storekit.Final // send has looked for another server
 		}
 		return classify(err)
-	}, func(ctx context.Context, n int) error { return d.send(ctx, n > 0, f) })
+	}, func(ctx context.Context, n int) error { return d.send(ctx, limit, n > 0, f) })
 	return unsure, d.explain(err)
 }
 
-// send runs f once, on a connection of the pool. A connection to a server that has become
+// send is sendNow for no longer than limit: a network that drops packets tells nobody. A call that is to
+// end sooner is left alone. After seconds without an answer the pool connects anew, since what it has
+// may all be silent.
+func (d *db) send(ctx context.Context, limit time.Duration, again bool, f func(context.Context, *pgx.Conn) error) error {
+	limited, begun := ctx, time.Now()
+	if limit > 0 && !storekit.EndsWithin(ctx, limit) {
+		var cancel context.CancelFunc
+		limited, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	err := d.sendNow(limited, again, f)
+	if err == nil || limited.Err() == nil || state(err) != "" {
+		return err
+	}
+	var none *unreachedError
+	unreached := errors.As(err, &none)
+	if limit > 0 && time.Since(begun) >= waiterLimit && (!unreached || none.inUse == 0) {
+		d.connectAnew(begun)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case unreached:
+		return &unreachedError{fmt.Errorf("none in %v", limit), none.inUse}
+	}
+	return fmt.Errorf("no answer in %v", limit)
+}
+
+// connectAnew has the pool drop its connections, those in use when they are released, unless it has done
+// so since or within a second.
+func (d *db) connectAnew(since time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now := time.Now(); d.reset.Before(since) && now.Sub(d.reset) >= time.Second {
+		d.reset = now
+		d.pool.Reset()
+	}
+}
+
+// sendNow runs f once, on a connection of the pool. A connection to a server that has become
 // read-only, as after a failover, leaves the pool, and the next is asked; again says that one has
 // broken, so that the next must answer first. After a restart or a failover all that the pool
 // has may be like that.
-func (d *db) send(ctx context.Context, again bool, f func(context.Context, *pgx.Conn) error) error {
+func (d *db) sendNow(ctx context.Context, again bool, f func(context.Context, *pgx.Conn) error) error {
 	for old := -1; ; old-- {
 		c, err := d.pool.Acquire(ctx)
 		if err != nil {
@@ -128,7 +179,7 @@ func (d *db) send(ctx context.Context, again bool, f func(context.Context, *pgx.
 			discard(c)
 			continue
 		}
-		err = d.bounded(ctx, c.Conn(), f)
+		err = f(ctx, c.Conn())
 		if state(err) != readOnlyTransaction {
 			c.Release()
 			return err
@@ -140,21 +191,6 @@ func (d *db) send(ctx context.Context, again bool, f func(context.Context, *pgx.
 	}
 }
 
-// bounded runs f for no longer than the limit: a network that drops packets tells nobody. A call
-// that is to end soon is left alone.
-func (d *db) bounded(ctx context.Context, c *pgx.Conn, f func(context.Context, *pgx.Conn) error) error {
-	if d.limit == 0 || storekit.EndsWithin(ctx, lock.Patience) {
-		return f(ctx, c)
-	}
-	limited, cancel := context.WithTimeout(ctx, d.limit)
-	defer cancel()
-	err := f(limited, c)
-	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		return fmt.Errorf("no answer in %v", d.limit)
-	}
-	return err
-}
-
 // discard takes a connection out of the pool.
 func discard(c *pgxpool.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
@@ -164,16 +200,25 @@ func discard(c *pgxpool.Conn) {
 }
 
 // unreachedError says that there was no connection to send on.
-type unreachedError struct{ err error }
+type unreachedError struct {
+	err   error
+	inUse int32 // how many connections the pool has, if all are in use
+}
 
-func (e *unreachedError) Error() string { return "no connection: " + e.err.Error() }
+func (e *unreachedError) Error() string {
+	if e.inUse > 0 {
+		return fmt.Sprintf("no connection: all %d connections of the pool are in use: %v", e.inUse, e.err)
+	}
+	return "no connection: " + e.err.Error()
+}
+
 func (e *unreachedError) Unwrap() error { return e.err }
 
 func (d *db) unreached(err error) error {
 	if s := d.pool.Stat(); s.AcquiredConns() == s.MaxConns() {
-		err = fmt.Errorf("all %d connections of the pool are in use: %w", s.MaxConns(), err)
+		return &unreachedError{err, s.MaxConns()}
 	}
-	return &unreachedError{err}
+	return &unreachedError{err, 0}
 }
 
 // isClosed tells that the pool is; pgx does not show the variable.

@@ -38,7 +38,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, opts ...Option) error {
 	}
 	d := db{pool: pool, names: s.names}
 	for {
-		_, err = d.repeat(ctx, func(ctx context.Context, c *pgx.Conn) error {
+		_, err = d.repeat(ctx, 0, func(ctx context.Context, c *pgx.Conn) error {
 			return pgx.BeginTxFunc(ctx, c, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, s.names.migrate(ctx))
 		})
 		if state(err) != lockTimeout || ctx.Err() != nil {

@@ -22,7 +22,8 @@
 // renewal is on disk when it is acknowledged, even where synchronous_commit is off. A release
 // does not wait for the disk: a crash may undo the last ones (see wal_writer_delay), and their
 // keys stay held until the TTL is over. Nothing depends on a session, so connections may break
-// at any time, and a transaction pooler may be in between.
+// at any time, and a transaction pooler may be in between. A statement that is not answered for
+// seconds is sent again, on a new connection: the pool is told to drop those it has (its Reset).
 //
 // # What breaks it
 //

@@ -27,6 +27,9 @@ func (a *acquisition) wait(ctx context.Context) (lock.Grant, error) {
 // no more than a short one.
 func (a *acquisition) look(ctx context.Context, woken bool) (lock.Grant, *storekit.Refusal, error) {
 	if a.last.Key == "" { // who lines up may wait for the row, and leaves connections to others
+		if err := a.listen(ctx); err != nil {
+			return lock.Grant{}, nil, err
+		}
 		select {
 		case a.l.liningUp <- struct{}{}:
 			defer func() { <-a.l.liningUp }()
@@ -37,7 +40,7 @@ func (a *acquisition) look(ctx context.Context, woken bool) (lock.Grant, *storek
 	if woken || a.ahead == 0 {
 		return a.claim(ctx)
 	}
-	reply, _, err := a.l.db.text(ctx, a.l.sql.keep, []byte(a.req.Key), a.req.Owner, storekit.Heartbeat(a.req.TTL))
+	reply, _, err := a.l.db.textWithin(ctx, waiterLimit, a.l.sql.keep, []byte(a.req.Key), a.req.Owner, storekit.Heartbeat(a.req.TTL))
 	if err != nil {
 		return lock.Grant{}, nil, err
 	}
