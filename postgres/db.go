@@ -148,44 +148,42 @@ func (d *db) send(ctx context.Context, limit time.Duration, again bool, f func(c
 	return fmt.Errorf("no answer in %v", limit)
 }
 
-// connectAnew has the pool drop its connections, those in use when they are released, unless it has done
-// so since or within a second.
-func (d *db) connectAnew(since time.Time) {
+// connectAnew has the pool drop its connections, those in use when they are released, but not twice in
+// a second. It reports whether that was done since then.
+func (d *db) connectAnew(since time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if now := time.Now(); d.reset.Before(since) && now.Sub(d.reset) >= time.Second {
 		d.reset = now
 		d.pool.Reset()
 	}
+	return !d.reset.Before(since)
 }
 
-// sendNow runs f once, on a connection of the pool. A connection to a server that has become
-// read-only, as after a failover, leaves the pool, and the next is asked; again says that one has
-// broken, so that the next must answer first. After a restart or a failover all that the pool
-// has may be like that.
+// sendNow runs f once, on a connection of the pool; again says that one has broken, so that the next
+// must answer first. After a restart or a failover all that the pool has may be like that. If the
+// server has become read-only, as after a failover, the pool connects anew, and one more is asked.
 func (d *db) sendNow(ctx context.Context, again bool, f func(context.Context, *pgx.Conn) error) error {
-	for old := -1; ; old-- {
+	begun, anew, old := time.Now(), false, -1
+	for {
 		c, err := d.pool.Acquire(ctx)
 		if err != nil {
 			return d.unreached(err)
 		}
-		mayBeOld := func() bool {
+		if again {
 			if old < 0 {
 				old = int(d.pool.Stat().TotalConns())
 			}
-			return old > 0
-		}
-		if again && mayBeOld() && c.Ping(ctx) != nil && ctx.Err() == nil {
-			discard(c)
-			continue
+			if old > 0 && c.Ping(ctx) != nil && ctx.Err() == nil {
+				old--
+				discard(c)
+				continue
+			}
 		}
 		err = f(ctx, c.Conn())
-		if state(err) != readOnlyTransaction {
-			c.Release()
-			return err
-		}
-		more := mayBeOld()
-		if discard(c); !more {
+		anew = !anew && state(err) == readOnlyTransaction && d.connectAnew(begun)
+		c.Release()
+		if !anew {
 			return err
 		}
 	}

@@ -23,7 +23,8 @@
 // does not wait for the disk: a crash may undo the last ones (see wal_writer_delay), and their
 // keys stay held until the TTL is over. Nothing depends on a session, so connections may break
 // at any time, and a transaction pooler may be in between. A statement that is not answered for
-// seconds is sent again, on a new connection: the pool is told to drop those it has (its Reset).
+// seconds, or by a server that has become read-only, is sent again on a new connection: the pool is
+// told to drop those it has (its Reset), once a second at most.
 //
 // # What breaks it
 //

@@ -308,3 +308,43 @@ func TestWaitOutlivesARestart(t *testing.T) {
 	storetest.Release(t, a, g)
 	storetest.Release(t, b, waiting.Granted(t))
 }
+
+// TestReadOnlyForLong: a server that stays read-only is not asked by ever new connections, however many
+// wait for it. They go on when it takes writes again.
+func TestReadOnlyForLong(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	w.keepPlaces(t)
+	holder, l := w.open(t), w.open(t)
+	var grants []lock.Grant
+	var waiting []*storetest.Waiting
+	for i := range 50 {
+		req := storetest.Request(fmt.Sprint("k", i%10))
+		if i < 10 {
+			grants = append(grants, storetest.Acquire(t, holder, storetest.Request(req.Key)))
+		}
+		waiting = append(waiting, storetest.Waits(t, l, req))
+	}
+	setReadOnly := func(on bool) { // and leave the connections open
+		w.exec(t, fmt.Sprintf("ALTER SYSTEM SET default_transaction_read_only = %t", on))
+		w.exec(t, "SELECT pg_reload_conf()")
+	}
+	setReadOnly(true)
+	storetest.Eventually(t, "the server to be read-only", func() bool {
+		_, err := l.Acquire(storetest.Bounded(t), storetest.Request("free"))
+		return errors.Is(err, postgres.ErrReadOnly)
+	})
+	before, begun := l.pool.Stat().NewConnsCount(), time.Now()
+	for range 100 {
+		_, err := l.Acquire(storetest.Bounded(t), storetest.Request("free"))
+		require.ErrorIs(t, err, postgres.ErrReadOnly)
+		time.Sleep(30 * time.Millisecond) // while all of them look
+	}
+	most := int64(l.pool.Config().MaxConns) * int64(time.Since(begun)/time.Second+2) // all of them, once a second
+	require.LessOrEqual(t, l.pool.Stat().NewConnsCount()-before, most)
+	setReadOnly(false)
+	for i, g := range grants {
+		storetest.Eventually(t, "the release", func() bool { return holder.Release(storetest.Bounded(t), g) == nil })
+		storetest.Release(t, l, waiting[i].Granted(t))
+	}
+}
