@@ -16,15 +16,15 @@ import (
 // fenceSQL raises the mark and returns the newest token. It writes the row even when nothing
 // rises, so that a transaction with an older snapshot cannot pass it unseen.
 //
-// It also bounds how long the transaction may be idle, to what is left of the lease or a second.
-// If this store has not granted that token, it is another's, and how long it lasts is not known.
+// It also bounds how long the transaction may be idle, to what is left of the lease or a second, once
+// it has waited for the row. If this store has not granted that token, it is another's, and how long
+// it lasts is not known.
 const fenceSQL = `INSERT INTO {marks} AS m (key, token) VALUES ($1::bytea, $2::bigint)
 ON CONFLICT (key) DO UPDATE SET token = greatest(m.token, excluded.token)
 RETURNING m.token::text, (SELECT set_config('idle_in_transaction_session_timeout',
 		ceil(1000 * date_part('epoch', least('20 days', nullif(current_setting('idle_in_transaction_session_timeout')::interval, '0'),
-			greatest('1 s', CASE WHEN l.token = $2::bigint AND l.owner IS NOT NULL THEN l.expires - clock_timestamp() END,
-				(SELECT r.expires - clock_timestamp() FROM {readers} r WHERE r.key = $1::bytea AND r.token = $2::bigint))))) || 'ms', true)
-	FROM {locks} l WHERE l.key = $1::bytea AND l.token >= $2::bigint)`
+			lease.remaining))) || 'ms', true)
+	FROM {remaining}($1::bytea, $2::bigint) AS lease (remaining) WHERE lease.remaining IS NOT NULL)`
 
 // Fence guards the transaction tx with a lease's token. If a newer token has been seen for key,
 // it returns a *lock.StaleError; then roll tx back.

@@ -284,6 +284,36 @@ func TestFenceIdleTimeout(t *testing.T) {
 	require.Equal(t, 7*time.Minute, timeout("elsewhere", 7, "7min"))
 }
 
+// TestFenceIdleTimeoutAfterAWait: the fence waits for the transaction before it for longer than its
+// lease lasted when it began to, and the lease is renewed meanwhile.
+func TestFenceIdleTimeoutAfterAWait(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		w := sharedWorld(t)
+		ctx := storetest.Bounded(t)
+		req, leases := storetest.Request("k"), w.table("")
+		if req.Shared = shared; shared {
+			leases = w.table("_readers")
+		}
+		g := storetest.Acquire(t, w.open(t), req)
+		before := begin(t, w, pgx.TxOptions{})
+		require.NoError(t, postgres.Fence(ctx, before, "k", g.Token-1, w.options...))
+		_, err := before.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0")
+		require.NoError(t, err)
+		w.exec(t, "UPDATE "+leases+" SET expires = now()")
+		tx, fenced := begin(t, w, pgx.TxOptions{}), make(chan error, 1)
+		go func() { fenced <- postgres.Fence(ctx, tx, "k", g.Token, w.options...) }()
+		blocked(t, w)
+		w.exec(t, "UPDATE "+leases+" SET expires = now() + interval '1 h'") // as renewals do
+		require.NoError(t, before.Commit(ctx))
+		require.NoError(t, <-fenced)
+		var ms int64
+		require.NoError(t, tx.QueryRow(ctx, "SELECT setting::bigint FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'").Scan(&ms))
+		require.Greater(t, ms, int64(time.Minute/time.Millisecond))
+		require.NoError(t, tx.Commit(ctx))
+	}
+}
+
 // TestFenceSQL: the same fence for transactions of database/sql.
 func TestFenceSQL(t *testing.T) {
 	t.Parallel()

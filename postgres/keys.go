@@ -48,7 +48,7 @@ func (n names) check() error {
 var (
 	tables    = []string{"locks", "readers", "waiters", "tombstones", "marks"}
 	functions = []string{
-		"micros", "mint", "crowded", "sweep", "open", "record", "notify", "pass", "acquire",
+		"remaining", "micros", "mint", "crowded", "sweep", "open", "record", "notify", "pass", "acquire",
 		"missing", "renew", "release", "bury", "undo", "force", "prune",
 	}
 )

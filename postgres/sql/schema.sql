@@ -90,6 +90,15 @@ CREATE TABLE IF NOT EXISTS {marks} (
 	token bigint NOT NULL
 ) WITH (fillfactor = 50);
 
+-- How much longer a lease lasts, at least 1 s; null if this store has not granted that token. A
+-- fence that has waited for its mark sees the lease as it is then, since this is VOLATILE.
+CREATE OR REPLACE FUNCTION {remaining}(key_ bytea, token_ bigint) RETURNS interval
+LANGUAGE sql VOLATILE AS {body}
+	SELECT greatest('1 s', CASE WHEN l.token = token_ AND l.owner IS NOT NULL THEN l.expires - clock_timestamp() END,
+		(SELECT r.expires - clock_timestamp() FROM {readers} r WHERE r.key = key_ AND r.token = token_))
+	FROM {locks} l WHERE l.key = key_ AND l.token >= token_
+{body};
+
 CREATE OR REPLACE FUNCTION {micros}(span_ interval) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS {body}
 	SELECT (date_part('epoch', span_) * 1000000)::bigint
