@@ -56,7 +56,8 @@
 // # Cost
 //
 // An acquire, a renewal and a release are one statement each. The server syncs the first two to
-// disk. A waiter takes one statement to line up, and one for each heartbeat.
+// disk. A waiter takes one statement to line up, and three for each heartbeat, or ten while wake-ups
+// do not arrive. With [WithPolling] the first in line takes one for each interval.
 //
 // # What it needs
 //
