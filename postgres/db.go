@@ -125,6 +125,9 @@ func (d *db) repeat(ctx context.Context, limit time.Duration, f func(context.Con
 // may all be silent.
 func (d *db) send(ctx context.Context, limit time.Duration, again bool, f func(context.Context, *pgx.Conn) error) error {
 	limited, begun := ctx, time.Now()
+	if limit > 0 && limit < d.limit && d.slow() {
+		limit = d.limit
+	}
 	if limit > 0 && !storekit.EndsWithin(ctx, limit) {
 		var cancel context.CancelFunc
 		limited, cancel = context.WithTimeout(ctx, limit)
@@ -136,8 +139,8 @@ func (d *db) send(ctx context.Context, limit time.Duration, again bool, f func(c
 	}
 	var none *unreachedError
 	unreached := errors.As(err, &none)
-	if limit > 0 && time.Since(begun) >= waiterLimit && (!unreached || none.inUse == 0) {
-		d.connectAnew(begun)
+	if limit > 0 && time.Since(begun) >= waiterLimit && (!unreached || none.inUse == 0 && d.pool.Stat().ConstructingConns() == 0) {
+		d.connectAnew(begun, d.limit)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -148,12 +151,22 @@ func (d *db) send(ctx context.Context, limit time.Duration, again bool, f func(c
 	return fmt.Errorf("no answer in %v", limit)
 }
 
-// connectAnew has the pool drop its connections, those in use when they are released, but not twice in
-// a second. It reports whether that was done since then.
-func (d *db) connectAnew(since time.Time) bool {
+// slow reports that who waits for an answer waits for the server, or for its turn, rather than on a
+// silent connection: all are in use, or new.
+func (d *db) slow() bool {
+	d.mu.Lock()
+	fresh := time.Since(d.reset) < d.limit
+	d.mu.Unlock()
+	s := d.pool.Stat()
+	return fresh || s.AcquiredConns() == s.MaxConns() || s.ConstructingConns() > 0
+}
+
+// connectAnew has the pool drop its connections, those in use when they are released, but not twice
+// within pause. It reports whether that was done since then.
+func (d *db) connectAnew(since time.Time, pause time.Duration) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if now := time.Now(); d.reset.Before(since) && now.Sub(d.reset) >= time.Second {
+	if now := time.Now(); d.reset.Before(since) && now.Sub(d.reset) >= pause {
 		d.reset = now
 		d.pool.Reset()
 	}
@@ -181,7 +194,7 @@ func (d *db) sendNow(ctx context.Context, again bool, f func(context.Context, *p
 			}
 		}
 		err = f(ctx, c.Conn())
-		anew = !anew && state(err) == readOnlyTransaction && d.connectAnew(begun)
+		anew = !anew && state(err) == readOnlyTransaction && d.connectAnew(begun, time.Second)
 		c.Release()
 		if !anew {
 			return err
