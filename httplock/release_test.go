@@ -44,3 +44,6 @@ func TestReleaseSaysWhatIsLeft(t *testing.T) {
 	require.Equal(t, 410, ask(t, s, "POST", "/v1/locks/k:release", "application/json", `{"owner":"o","token":1}`).Status)
 	require.Equal(t, lock.MaxTTL, <-store.ttl, "it is not known")
 }
+
+func TestReleaseWhoseReplyIsLost(t *testing.T) { protocol().LoseReleaseReply(t) }
+func TestReleaseOfWhatWasForced(t *testing.T)  { protocol().KeepForcedReason(t) }

@@ -173,7 +173,10 @@ func (c *Client) end(ctx context.Context, g lock.Grant) error {
 		left.TTL = max(g.TTL-storekit.Elapsed(g.Start), 1)
 		return c.remote.Release(ctx, left)
 	})
-	if lost := (*lock.LostError)(nil); unsure && errors.As(err, &lost) && lost.Reason == 0 && storekit.Vanished(g) == 0 {
+	lost := (*lock.LostError)(nil)
+	switch {
+	case !unsure || !errors.As(err, &lost) || storekit.Vanished(g) != 0:
+	case lost.Reason == 0, lost.Reason == lock.ReasonTaken: // by the next in line, which the release has let in
 		return nil
 	}
 	return vanished(err, g)
