@@ -14,6 +14,7 @@ func admin() group {
 	const (
 		list  = "List yields the Record of every key that begins with prefix and is held or waited for, in no order, each once. Keys that change while it runs may be seen or not. An error ends it."
 		force = "ForceRelease ends owner's grant of key, and no other. Its holder learns it through Request.Lost or at its next renewal, with ReasonForced or ReasonTaken. It returns ErrLost when owner does not hold key."
+		twice = "If it has to ask twice it returns nil then, since the first request may have ended the grant."
 	)
 	return group{"Admin", []row{
 		{"List", list, both, needs(isAdmin), listAll},
@@ -24,6 +25,7 @@ func admin() group {
 		{"ForceReleaseOfOneReader", force, shared, needs(isAdmin), forceReleaseOfOneReader},
 		{"ForceReleaseForAWaiter", force, both, needs(isAdmin), forceReleaseForWaiter},
 		{"ForceReleaseOfNoHolder", force, both, needs(isAdmin), forceReleaseOfNoHolder},
+		{"EachMessageOfAForceRelease", twice, both, needs(isAdmin, canStrike), forceStruck},
 	}}
 }
 

@@ -313,7 +313,12 @@ func (c *refClient) ForceRelease(ctx context.Context, key, owner string) error {
 		return err
 	}
 	var lost error
-	if err := c.roundTrip(ctx, func(now time.Time) { lost = c.s.force(key, owner, now) }); err != nil {
+	force := func(now time.Time) { lost = c.s.force(key, owner, now) }
+	err := c.roundTrip(ctx, force)
+	if err != nil && c.s.forcesTwice {
+		err = c.roundTrip(ctx, force)
+	}
+	if err != nil {
 		return err
 	}
 	return lost

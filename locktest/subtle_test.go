@@ -33,6 +33,7 @@ type subtle struct {
 	noHeadStartOfReaders, headStartOfFirstPlace                    bool
 	dropsUnder, noticeOfFirstTTL, tornIsFinal, anyToken            bool
 	impatientTogether, oneComesBack, deadOneByOne, neverGivesUp    bool
+	forcesTwice                                                    bool
 }
 
 // shown is what a record says of what a waiter holds.
@@ -240,6 +241,7 @@ func subtlyBroken() []broken {
 		with("dead waiters are shown", subtle{showsDeadWaiters: true}, "Inspect/DeadWaiter/exclusive"),
 
 		with("ForceRelease wakes nobody", subtle{silentForce: true}, "WakeupsAreHints/PromptAfterForceRelease/exclusive", "WakeupsAreHints/PromptAfterForceReleaseOfReaders"),
+		with("a ForceRelease that is sent twice finds no grant", subtle{forcesTwice: true}, "Admin/EachMessageOfAForceRelease/exclusive", "Admin/EachMessageOfAForceRelease/shared"),
 		with("readers wake nobody", subtle{silentReaders: true}, "WakeupsAreHints/PromptAfterTheLastReader"),
 		with("one reader of several is woken", subtle{wakesOneReader: true}, "WakeupsAreHints/PromptForAllReaders"),
 		with("an undo wakes nobody", subtle{silentUndo: true}, "WakeupsAreHints/PromptAfterAnUndo/exclusive", "WakeupsAreHints/PromptAfterAnUndoAtTheHead"),

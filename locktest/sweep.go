@@ -161,6 +161,31 @@ func undoStruck(e *env) {
 	})
 }
 
+// forceStruck: whoever ends a live grant is not told that there was none, whatever became of the reply.
+func forceStruck(e *env) {
+	b := e.open()
+	e.sweep(func(a lock.Locker, t *trouble) bite {
+		h := e.mustAcquire(b, e.request(e.key()))
+		bit, err := t.call("ForceRelease", func(ctx context.Context) error {
+			return adminOf(a).ForceRelease(ctx, h.g.Key, h.g.Owner)
+		})
+		t.heal()
+		if errors.Is(err, lock.ErrLost) && live(h) {
+			e.fail("ForceRelease to end a live grant, or the error of the lost message", "%v", err)
+		}
+		if err != nil {
+			e.eventually("an answer to ForceRelease after the fault", e.recovery(), func() (bool, string) {
+				err := e.forces(a, h.g.Key, h.g.Owner)
+				return err == nil || errors.Is(err, lock.ErrLost), fmt.Sprint(err)
+			})
+		}
+		_, err = e.tryRenew(h)
+		e.mustBeLost("Renew", err)
+		e.vacant(b, h.g.Key)
+		return bit
+	})
+}
+
 // waitStruck breaks a message of one who stands in line while the key becomes free.
 func waitStruck(e *env) {
 	b := e.open()

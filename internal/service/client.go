@@ -214,7 +214,8 @@ func (c *Client) Inspect(ctx context.Context, key string) (rec lock.Record, err 
 	return rec, err
 }
 
-// ForceRelease implements [lock.Admin]. It is ErrUnsupported if the service's store has no Admin.
+// ForceRelease implements [lock.Admin]. It is ErrUnsupported if the service's store has no Admin. If a
+// reply is lost it asks again, and returns nil if owner does not hold key then.
 func (c *Client) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := lock.CheckGrant(lock.Grant{Key: key, Owner: owner}); err != nil {
 		return err
@@ -222,7 +223,11 @@ func (c *Client) ForceRelease(ctx context.Context, key, owner string) error {
 	if err := c.ready(ctx); err != nil {
 		return err
 	}
-	return c.repeat(ctx, func(ctx context.Context) error { return c.remote.ForceRelease(ctx, key, owner) })
+	unsure, err := c.send(ctx, func(ctx context.Context) error { return c.remote.ForceRelease(ctx, key, owner) })
+	if unsure && errors.Is(err, lock.ErrLost) {
+		return nil
+	}
+	return err
 }
 
 // List implements [lock.Admin]. It is ErrUnsupported if the service's store has no Admin.
