@@ -133,11 +133,16 @@ func (b *problem) toError() error {
 	return &ServiceError{b.Status, p.Kind, p.Detail, p}
 }
 
-// Classify implements [service.Transport].
+// Classify implements [service.Transport]. A proxy in front may limit the rate of requests, or end one
+// that takes it too long.
 func (t *transport) Classify(err error) storekit.Class {
 	var e *ServiceError
 	var op *net.OpError
 	switch {
+	case errors.As(err, &e) && e.Status == http.StatusTooManyRequests:
+		return storekit.Busy
+	case errors.As(err, &e) && (e.Status == http.StatusRequestTimeout || e.Status == http.StatusTooEarly):
+		return storekit.Unknown
 	case errors.As(err, &e) && e.Status < http.StatusInternalServerError:
 		return storekit.Final
 	case errors.As(err, &op) && op.Op == "dial":
