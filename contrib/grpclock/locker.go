@@ -133,6 +133,8 @@ func (t *transport) Classify(err error) storekit.Class {
 	switch status.Code(err) {
 	case codes.Unavailable, codes.Unknown, codes.DeadlineExceeded, codes.Canceled, codes.Internal, codes.Aborted:
 		return storekit.Unknown
+	case codes.ResourceExhausted: // a proxy's rate limit: no request or reply of ours is too large
+		return storekit.Busy
 	}
 	return storekit.Final
 }
