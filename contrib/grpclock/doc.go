@@ -23,6 +23,10 @@
 // The server does not know who calls. [WithAuthorization] decides what a caller may do, and
 // [WithCaller] keeps callers from each other's grants. Both find in the context what gRPC knows: the
 // metadata, and the peer with its certificate. [WithObserver] is for audits and metrics.
+//
+// A refusal travels in a trailer, which many clients limit to 8 KiB. So the Record of a
+// [lock.HeldError] has no metadata if it were larger than 4 KiB, and if need be no waiters and one
+// holder. Inspect returns all of it.
 package grpclock
 
 import (

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/seed-215fdefa/lock"
@@ -125,6 +126,31 @@ var statuses = map[string]codes.Code{
 	service.KindForbidden:       codes.PermissionDenied,
 }
 
+// maxDetail is how many bytes of a record a status carries. It goes into a trailer, of which many clients
+// take 8 KiB and no more.
+const maxDetail = 4 << 10
+
+// shorten leaves out of r what is too much for a status. The counts stay.
+func shorten(r *lockv1.Record) *lockv1.Record {
+	for _, leaveOut := range []func(){
+		func() {
+			for _, h := range r.GetHolders() {
+				h.Metadata = nil
+			}
+			for _, w := range r.GetWaiters() {
+				w.Metadata = nil
+			}
+		},
+		func() { r.Waiters = nil },
+		func() { r.Holders = r.GetHolders()[:min(1, len(r.GetHolders()))] },
+	} {
+		if proto.Size(r) > maxDetail {
+			leaveOut()
+		}
+	}
+	return r
+}
+
 // toStatus is the error that a call ends with. A deadline that is the client's own is no problem of the
 // service.
 func toStatus(ctx context.Context, p *service.Problem) error {
@@ -133,7 +159,7 @@ func toStatus(ctx context.Context, p *service.Problem) error {
 	}
 	m := &lockv1.Problem{Kind: p.Kind, Detail: p.Detail, Token: uint64(p.Token), Final: p.Final}
 	if p.Record != nil {
-		m.Record = toRecord(*p.Record)
+		m.Record = shorten(toRecord(*p.Record))
 	}
 	if p.Reason != 0 {
 		m.Reason = p.Reason.String()
