@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/service"
@@ -42,7 +43,9 @@ type client = service.Client
 type Option func(*Locker)
 
 // WithHTTPClient sets the client that sends requests; it stays the caller's. Its Timeout must be
-// 0, or longer than 5 s. Default: a client that keeps up to 256 connections.
+// 0, or longer than 5 s. If it speaks HTTP/2, set HTTP2.SendPingTimeout of its Transport: without, all
+// requests go into a connection that is dead, for minutes. Default: a client that keeps up to 256
+// connections, and closes one of HTTP/2 that is silent for 8 s.
 func WithHTTPClient(c *http.Client) Option { return func(l *Locker) { l.transport.client = c } }
 
 // WithBearerToken sends "Authorization: Bearer" and token with each request. Errors do not show
@@ -73,6 +76,8 @@ func New(baseURL string, opts ...Option) *Locker {
 	if t.client == nil {
 		t.own = http.DefaultTransport.(*http.Transport).Clone()
 		t.own.MaxIdleConns, t.own.MaxIdleConnsPerHost = 0, 256
+		// Else a request that is given up leaves a dead connection in use until TCP notices, in minutes.
+		t.own.HTTP2 = &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 3 * time.Second}
 		t.client = &http.Client{Transport: t.own, CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse // a lock is not elsewhere
 		}}
