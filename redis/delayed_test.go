@@ -2,6 +2,7 @@ package redis_test
 
 import (
 	"bytes"
+	"context"
 	"testing"
 	"time"
 
@@ -106,6 +107,58 @@ func TestLateTake(t *testing.T) {
 			eventually(t, "its execution", func() bool { return calls(t, w.rdb, "evalsha") == before+1 })
 		}
 		require.Empty(t, inspect(t, other, key).Holders)
+	}
+}
+
+// TestLateTakeOfHeldKey: a try is sent twice, and its second copy is refused. The first comes when the
+// key is free, and has no effect: nobody would give back what it got.
+func TestLateTakeOfHeldKey(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		t.Parallel()
+		w := ownWorld(t)
+		other := w.open(t)
+		l, proxy := w.far(t)
+		holder := acquire(t, other, request("k"))
+		eventually(t, "a fast server", func() bool { inspect(t, l, "warm"); return l.Fast() })
+		late := proxy.Hold(faultproxy.Requests().Nth(1))
+		refused(t, l, mode(request("k")))
+		storetest.Receive(t, late.Hit())
+		release(t, other, holder)
+		before := calls(t, w.rdb, "evalsha")
+		late.Heal()
+		eventually(t, "its execution", func() bool { return calls(t, w.rdb, "evalsha") == before+1 })
+		require.Empty(t, inspect(t, other, "k").Holders)
+	})
+}
+
+// TestLateTakeNotUndone: the second copy of a try is refused, and no mark can be left that would refuse
+// the first. Then the error does not say that nothing is left to undo.
+func TestLateTakeNotUndone(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	acquire(t, w.open(t), request("k"))
+	for _, cut := range []bool{false, true} {
+		l, proxy := w.far(t)
+		eventually(t, "a fast server", func() bool { inspect(t, l, "warm"); return l.Fast() })
+		defer proxy.Hold(faultproxy.Requests().Nth(1)).Heal()
+		undo := faultproxy.Requests().Matching(func(m []byte) bool { return bytes.Contains(m, []byte(redis.UndoSHA)) })
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if cut {
+			lost := proxy.Lose(undo)
+			_, err := l.Acquire(ctx, request("k"))
+			require.Error(t, err)
+			require.NotErrorIs(t, err, lock.ErrHeld)
+			require.NotZero(t, lost.Hits())
+			continue
+		}
+		held := proxy.Hold(undo)
+		defer held.Heal() // go-redis cannot close a connection that waits for a reply
+		go func() { <-held.Hit(); cancel() }()
+		_, err := l.Acquire(ctx, request("k"))
+		require.ErrorIs(t, err, lock.ErrHeld)
+		require.ErrorIs(t, err, context.Canceled)
 	}
 }
 

@@ -25,3 +25,6 @@ func (l *Locker) Doubt(owner string) { l.doubts.Add(owner) }
 
 // Fast reports whether l knows its server to answer fast.
 func (l *Locker) Fast() bool { return l.servers.single.Fast() }
+
+// UndoSHA is the name of the script that undoes.
+var UndoSHA = undoScript.SHA
