@@ -99,10 +99,11 @@ func (s *servers) quick(ctx context.Context, e rediskit.Eval) (reply any, sent b
 	return s.laneOf(e.Key()).Quick(ctx, e.ByName)
 }
 
-// once is run for a script that must not be executed twice.
-func (s *servers) once(ctx context.Context, e rediskit.Eval) (reply any, err error) {
+// once is run for a script that must not be executed twice. own says that it has no step of a caller's:
+// the server refuses its first write, or none.
+func (s *servers) once(ctx context.Context, e rediskit.Eval, own bool) (reply any, err error) {
 	classify := func(err error) storekit.Class {
-		if class := classify(err); class != storekit.Unknown {
+		if class := classify(err); class != storekit.Unknown && (own || !e.Raised(err)) {
 			return class
 		}
 		return storekit.Final
@@ -118,7 +119,7 @@ func (s *servers) once(ctx context.Context, e rediskit.Eval) (reply any, err err
 // cut, after which a call is sent again.
 func (s *servers) send(ctx context.Context, e rediskit.Eval, short bool) (reply any, err error) {
 	reply, err = s.laneOf(e.Key()).Do(ctx, e.ByName, short)
-	if err != nil && goredis.HasErrorPrefix(err, "NOSCRIPT") { // it was started anew, or has taken over
+	if err != nil && goredis.HasErrorPrefix(err, "NOSCRIPT ") && !e.Raised(err) { // it was started anew, or has taken over
 		reply, err = s.laneOf(e.Key()).Do(ctx, e.BySource(), short)
 	}
 	switch {

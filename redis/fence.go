@@ -63,7 +63,8 @@ func (f *Fence) Set(ctx context.Context, key string, token lock.Token, value any
 // Eval runs a step of the caller's own: the body of a Lua function that uses KEYS and ARGV as
 // any script does. It returns what the step returns, or goredis.Nil for nothing. The mark is
 // that of keys[0]. In a Cluster all keys must share its hash tag. After a *lock.StaleError the
-// step did not run. After a connection error it may have run: Eval does not retry.
+// step did not run. After a connection error it may have run: Eval does not retry. Nor does it when the
+// step fails, since Redis does not roll back what a script has written before.
 func (f *Fence) Eval(ctx context.Context, token lock.Token, step string, keys []string, args ...any) (any, error) {
 	return f.run(ctx, false, token, composed(step), keys, args...)
 }
@@ -99,7 +100,7 @@ func (f *Fence) run(ctx context.Context, again bool,
 	if again {
 		reply, _, err = f.servers.run(ctx, e)
 	} else {
-		reply, err = f.servers.once(ctx, e)
+		reply, err = f.servers.once(ctx, e, step == stepSet)
 	}
 	if err != nil {
 		return nil, err

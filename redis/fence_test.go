@@ -166,6 +166,56 @@ func TestFenceEvalOnce(t *testing.T) {
 	}
 }
 
+// TestFenceEvalFailsOnce: a step fails after its first write, with words like those of a server that has
+// executed nothing. It is not run again.
+func TestFenceEvalFailsOnce(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	f, ctx := redis.NewFence(w.rdb), bounded(t)
+	group := w.prefix + "{s}group"
+	require.NoError(t, w.rdb.XGroupCreateMkStream(ctx, group, "g", "$").Err())
+	dump, err := w.rdb.Dump(ctx, group).Result()
+	require.NoError(t, err)
+	for says, fails := range map[string]string{
+		"BUSYGROUP":  "redis.call('XGROUP', 'CREATE', KEYS[2], 'g', '$', 'MKSTREAM')",
+		"BUSYKEY":    "redis.call('RESTORE', KEYS[2], 0, ARGV[1])",
+		"BUSY mine":  "error({err = 'BUSY mine'})",
+		"OOM mine":   "error({err = 'OOM mine'})",
+		"ASK mine":   "return error({err = 'ASK mine'})",
+		"NOSCRIPT m": "error({err = 'NOSCRIPT mine'})",
+	} {
+		counter := w.prefix + "{s}" + says
+		for want := range 2 { // the server does not know the script, and knows it
+			_, err := f.Eval(ctx, 1, "redis.call('INCR', KEYS[1]) "+fails, []string{counter, group}, dump)
+			require.ErrorContains(t, err, says)
+			n, err := w.rdb.Get(ctx, counter).Int()
+			require.NoError(t, err)
+			require.Equal(t, want+1, n, says)
+		}
+	}
+}
+
+// TestFenceThroughTrouble: a Set that the server refuses for a time is sent again, and a step of the
+// caller's is not, whose own words they could be.
+func TestFenceThroughTrouble(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t)
+	f, ctx := redis.NewFence(w.rdb), bounded(t)
+	require.NoError(t, w.rdb.ConfigSet(ctx, "min-replicas-to-write", "1").Err())
+	_, err := f.Eval(ctx, 1, "return redis.call('SET', KEYS[1], 'v')", []string{w.prefix + "v"})
+	require.ErrorContains(t, err, "NOREPLICAS")
+	require.Equal(t, 2, calls(t, w.rdb, "evalsha", "eval"), "the first is refused since the script is not known")
+	before := w.refusals(t)
+	set := make(chan error, 1)
+	go func() { set <- f.Set(ctx, w.prefix+"v", 1, "v", 0) }()
+	eventually(t, "a refusal", func() bool { return w.refusals(t) > before+1 })
+	require.NoError(t, w.rdb.ConfigSet(ctx, "min-replicas-to-write", "0").Err())
+	if err := <-set; err != nil { // on a starved machine all of its tries were before
+		require.ErrorContains(t, err, "NOREPLICAS")
+		t.Skip("too slow a machine")
+	}
+}
+
 // TestFenceEvalForgets: a program that makes up its steps, each another, keeps none of them.
 func TestFenceEvalForgets(t *testing.T) { // not in parallel: it looks at all of the heap
 	const steps, size = 2000, 10_000

@@ -27,10 +27,11 @@ func Unwrap(rdb goredis.UniversalClient) goredis.UniversalClient {
 	return nil
 }
 
-// busy are how replies begin that say: not now, or not here. Nothing was executed.
+// busy are the first words of replies that say: not now, or not here. Nothing was executed. That of too
+// many clients stands behind "ERR ", which HasErrorPrefix takes away.
 var busy = []string{
 	"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "MOVED", "ASK", "BUSY",
-	"NOREPLICAS", "MISCONF", "OOM", "ERR max number of clients",
+	"NOREPLICAS", "MISCONF", "OOM", "max number of clients",
 }
 
 // Classify tells the class of an error of go-redis.
@@ -52,7 +53,7 @@ func Classify(err error) storekit.Class {
 
 func isBusy(err error) bool {
 	for _, prefix := range busy {
-		if goredis.HasErrorPrefix(err, prefix) {
+		if goredis.HasErrorPrefix(err, prefix+" ") { // BUSYGROUP is no BUSY
 			return true
 		}
 	}

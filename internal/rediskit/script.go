@@ -47,6 +47,10 @@ func (e Eval) BySource() []any {
 // Key is the first of the keys.
 func (e Eval) Key() string { return e.ByName[3].(string) }
 
+// Raised reports whether err is of a command in the script, or the script's own: it may have executed
+// others before. The server adds "script: SHA" to those, and to no others.
+func (e Eval) Raised(err error) bool { return strings.Contains(err.Error(), e.script.SHA) }
+
 // Sources are the Lua files of a package, in its folder lua.
 type Sources struct{ embed.FS }
 
