@@ -51,10 +51,11 @@ func (f *Fence) Get(ctx context.Context, key string, token lock.Token) (string, 
 	return rediskit.Text(reply), nil
 }
 
-// Set writes a string value, which expires after ttl if ttl is positive. If token is stale, Set
-// returns a *lock.StaleError and writes nothing. After a connection error the value may have
-// been written, or may yet be. Set does not retry: the late first request has the same token, so
-// it would pass and overwrite what the holder has written since.
+// Set writes a string value, which expires after ttl if ttl is positive. value is what go-redis can
+// send; one that cannot be marshalled is ErrInvalid. If token is stale, Set returns a *lock.StaleError
+// and writes nothing. After a connection error the value may have been written, or may yet be. Set
+// does not retry: the late first request has the same token, so it would pass and overwrite what
+// the holder has written since.
 func (f *Fence) Set(ctx context.Context, key string, token lock.Token, value any, ttl time.Duration) error {
 	_, err := f.run(ctx, false, token, stepSet, []string{key}, value, rediskit.Milliseconds(max(ttl, 0)))
 	return err
@@ -94,8 +95,11 @@ func (f *Fence) run(ctx context.Context, again bool,
 	if err != nil {
 		return nil, err
 	}
-	names, values := append([]string{mark}, keys...), append([]any{token.String()}, args...)
-	e := step.With(names, values...)
+	values, err := immutable(args)
+	if err != nil {
+		return nil, err
+	}
+	e := step.With(append([]string{mark}, keys...), append([]any{token.String()}, values...)...)
 	var reply any
 	if again {
 		reply, _, err = f.servers.run(ctx, e)
