@@ -136,6 +136,15 @@ func TestNothingStays(t *testing.T) {
 		undo(t, l, request(key))
 		ephemeral()
 	})
+	acquire(t, l, request("line"))
+	waits(t, l, shared(request("line")))
+	waits(t, other, request("line"))
+	ephemeral()
+	for _, part := range []string{"line", "waiters", "writers"} {
+		require.NoError(t, w.rdb.Del(ctx, keysOf(w.prefix, "line")[part]).Err())
+		waits(t, other, request("line"))
+		ephemeral()
+	}
 	require.NotEmpty(t, names(t, w.rdb, w.prefix))
 	require.NotZero(t, steps)
 }

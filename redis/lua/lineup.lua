@@ -43,9 +43,13 @@ local function lineup(owner, mode, heartbeat, life, tail, record)
   end
   local score = HEADSTART > 0 and string.format('%.0f', arrived - HEADSTART) or arrived
   redis.call('ZADD', LINE, score, owner)
-  if mode == 'x' then redis.call('ZADD', WRITERS, score, owner) end
-  redis.call('HSET', WAITERS, owner,
-    string.format('%013.0f', now + heartbeat) .. mode .. arrived .. tail)
+  if mode == 'x' and redis.call('ZADD', WRITERS, score, owner) == 1 then
+    redis.call('PEXPIRE', WRITERS, 15000, 'NX') -- it may begin later than the line
+  end
+  if redis.call('HSET', WAITERS, owner,
+    string.format('%013.0f', now + heartbeat) .. mode .. arrived .. tail) == 1 then
+    redis.call('PEXPIRE', WAITERS, 15000, 'NX') -- or be made anew, after a deletion
+  end
   if redis.call('PTTL', LINE) < 10000 then
     redis.call('PEXPIRE', LINE, 15000)
     redis.call('PEXPIRE', WAITERS, 15000)
