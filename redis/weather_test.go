@@ -15,6 +15,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/redis"
 )
 
@@ -234,6 +235,38 @@ func TestPlaceIsMadeAnew(t *testing.T) {
 			require.Equal(t, []string{first.req.Owner, second.req.Owner}, owners(inOrderOfGrant(t, []*waiter{first, second})))
 		})
 	}
+}
+
+// TestLineIsMadeAnew: somebody deletes the line, and the lock changes hands before those who stood in it
+// look. Once one has looked, nobody overtakes it, and a release wakes it.
+func TestLineIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	a := w.open(t)
+	b, proxy := w.far(t)
+	g := acquire(t, a, request("k"))
+	waiting := waits(t, b, request("k"))
+	held := proxy.Hold(faultproxy.Requests())
+	require.NoError(t, w.rdb.Del(bounded(t), keysOf(w.prefix, "k")["line"]).Err())
+	release(t, a, g)
+	next := acquire(t, w.open(t), request("k"))
+	held.Heal()
+	line := keysOf(w.prefix, "k")["line"]
+	eventually(t, "the line", func() bool { return w.rdb.Exists(bounded(t), line).Val() == 1 })
+	require.Regexp(t, `^\d+\*$`, w.rdb.Get(bounded(t), keysOf(w.prefix, "k")["counter"]).Val())
+
+	defer proxy.Hold(faultproxy.All()).Heal()
+	heard := w.spy(t)
+	deadline := reservedUntil(t, w, waiting)
+	release(t, w.open(t), next)
+	wakes := heard()
+	h, err := w.open(t).Acquire(bounded(t), request("k"))
+	if err == nil {
+		require.Greater(t, h.Token, deadline, "it was overtaken")
+		t.Skip("too slow a machine: the heartbeat had ended before the try")
+	}
+	require.ErrorIs(t, err, lock.ErrHeld)
+	require.Equal(t, []string{"wake " + waiting.req.Owner}, wakes)
 }
 
 func owners(grants []lock.Grant) (all []string) {

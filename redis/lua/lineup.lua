@@ -1,8 +1,7 @@
 local HEADSTART = tonumber(ARGV[8] or 0)
 
--- When a newcomer arrives, and the score of the last in line. It arrives after that one, should
--- the server's clock have been set back. No two have one score: of waiters with equal ones
--- who came first is first.
+-- When a newcomer arrives. It arrives after the last in line, should the server's clock have been set
+-- back. No two have one score: of waiters with equal ones who came first is first.
 local function arrival()
   local last = redis.call('ZRANGE', LINE, -1, -1, 'WITHSCORES')[2]
   local at = time[1] * 1000000 + time[2]
@@ -12,7 +11,7 @@ local function arrival()
     if redis.call('ZCOUNT', LINE, score, score) == 0 then break end
     at = at + 1
   end
-  return at, last
+  return at
 end
 
 -- Owner's score in the line, that which its head start would give it, or nil for a newcomer
@@ -28,19 +27,13 @@ end
 -- writer who holds the lock, nil if it is free or readers have it. tail is what an entry
 -- has after the arrival. Returns whether owner is the first.
 --
--- A place that somebody deleted is made anew where it was, by the arrival in the entry.
+-- A place that somebody deleted is made anew where it was, by the arrival in the entry. So is a line,
+-- with its marks: a line that is not there has a PTTL of -2.
 local function lineup(owner, mode, heartbeat, life, tail, record)
+  local due = redis.call('PTTL', LINE) < 10000
+  local digits = due and counted()
   local mine = redis.call('HGET', WAITERS, owner)
-  local arrived = mine and string.sub(mine, 15, 30)
-  if not arrived then
-    local at, last = arrival()
-    arrived = string.format('%016.0f', at)
-    if not last then
-      local digits = counted()
-      mark(digits, life)
-      if record and string.sub(record, -1) ~= '*' then redis.call('APPEND', RECORD, '*') end
-    end
-  end
+  local arrived = mine and string.sub(mine, 15, 30) or string.format('%016.0f', arrival())
   local score = HEADSTART > 0 and string.format('%.0f', arrived - HEADSTART) or arrived
   redis.call('ZADD', LINE, score, owner)
   if mode == 'x' and redis.call('ZADD', WRITERS, score, owner) == 1 then
@@ -50,11 +43,12 @@ local function lineup(owner, mode, heartbeat, life, tail, record)
     string.format('%013.0f', now + heartbeat) .. mode .. arrived .. tail) == 1 then
     redis.call('PEXPIRE', WAITERS, 15000, 'NX') -- or be made anew, after a deletion
   end
-  if redis.call('PTTL', LINE) < 10000 then
+  if due then
     redis.call('PEXPIRE', LINE, 15000)
     redis.call('PEXPIRE', WAITERS, 15000)
     redis.call('PEXPIRE', WRITERS, 15000)
-    if redis.call('PEXPIRE', COUNTER, math.max(life, MARKED)) == 0 then mark(nil, life) end
+    mark(digits, life)
+    if record and string.sub(record, -1) ~= '*' then redis.call('APPEND', RECORD, '*') end
   end
   return redis.call('ZRANGE', LINE, 0, 0)[1] == owner
 end
