@@ -30,6 +30,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 }
 
 func (l *Locker) acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	begun := time.Now()
 	if req.Wait || req.Lost != nil {
 		if err := l.listener.Await(ctx); err != nil {
 			return lock.Grant{}, err
@@ -42,7 +43,7 @@ func (l *Locker) acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	slow := new(acquisition) // it leaves the stack only here
 	*slow = a
 	if req.Wait {
-		return slow.wait(ctx)
+		return slow.wait(ctx, begun)
 	}
 	g, no, err := slow.send(ctx)
 	if no != nil {

@@ -1,16 +1,19 @@
 package redis_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/redis"
 )
 
@@ -131,6 +134,40 @@ func TestFrozenServerClose(t *testing.T) {
 			waiting.end()
 		})
 	}
+}
+
+// TestFrozenServerSubscriber: the client never gives up by itself, and nobody answers while the subscriber
+// connects, first or again. It gives that up, says why it hears nothing, and finds its way back.
+func TestFrozenServerSubscriber(t *testing.T) {
+	t.Parallel()
+	endless := func(t *testing.T, w world) (*redis.Locker, *faultproxy.Proxy, <-chan error) {
+		proxy, told := faultproxy.New(t, w.server.Addr()), make(chan error, 16)
+		l := dial(t, &goredis.Options{Addr: proxy.Addr(), ReadTimeout: -1, WriteTimeout: -1},
+			redis.WithPrefix(w.prefix), redis.WithPushObserver(func(err error) { told <- err }))
+		return l, proxy, told
+	}
+	t.Run("first", func(t *testing.T) {
+		t.Parallel()
+		w := ownWorld(t)
+		l, _, told := endless(t, w)
+		w.server.Pause()
+		waiting := asks(t, l, request("k"))
+		require.Error(t, storetest.Receive(t, told))
+		w.server.Resume()
+		require.NoError(t, storetest.Receive(t, told))
+		waiting.granted()
+	})
+	t.Run("again", func(t *testing.T) {
+		t.Parallel()
+		w := ownWorld(t)
+		l, proxy, _ := endless(t, w)
+		acquire(t, l, request("k"))
+		waits(t, l, request("k"))
+		dropped := proxy.Drop(faultproxy.Requests().Matching(func(m []byte) bool { return bytes.Contains(m, []byte("hello")) }).Nth(1))
+		require.NoError(t, w.rdb.Do(bounded(t), "CLIENT", "KILL", "TYPE", "pubsub").Err())
+		storetest.Receive(t, dropped.Hit())
+		eventually(t, "the subscriber", func() bool { return subscribers(t, w) == 1 })
+	})
 }
 
 // subscribers counts the subscriber connections of a world's processes.

@@ -15,7 +15,10 @@ const quiet = 3 * time.Second
 // subscribe is one life of the connection on which this Locker hears of releases and forced
 // losses.
 func (l *Locker) subscribe(ctx context.Context, subscribed func(), heard func(string)) error {
-	ps := l.servers.rdb.Subscribe(ctx, l.channels()+l.process)
+	ps, err := l.servers.subscribe(ctx, l.channels()+l.process)
+	if err != nil {
+		return wrap(err)
+	}
 	defer func() { _ = ps.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = ps.Close() }) // interrupts a blocked read
 	defer stop()
@@ -39,6 +42,27 @@ func (l *Locker) subscribe(ctx context.Context, subscribed func(), heard func(st
 			pinged = true
 		}
 	}
+}
+
+// subscribe makes a connection, and asks for a channel on it. Connecting takes no longer than quiet, nor
+// does what the client does on a new connection, whatever its own timeouts: it may have none. The
+// Cluster's map is loaded by those.
+func (s *servers) subscribe(ctx context.Context, channel string) (*goredis.PubSub, error) {
+	node, _ := s.rdb.(*goredis.Client)
+	if s.cluster != nil {
+		var err error
+		if node, err = s.cluster.MasterForKey(ctx, channel); err != nil {
+			return nil, err
+		}
+	}
+	ps := node.WithTimeout(quiet).Subscribe(ctx)
+	ctx, cancel := context.WithTimeout(ctx, quiet)
+	defer cancel()
+	if err := ps.Subscribe(ctx, channel); err != nil {
+		_ = ps.Close()
+		return nil, err
+	}
+	return ps, nil
 }
 
 // probe sends this Locker a message the way that scripts wake its waiters: by way of the

@@ -38,9 +38,11 @@ func (l *Locker) Preflight(ctx context.Context) error {
 // push tells why messages do not arrive.
 func (l *Locker) push(ctx context.Context) error {
 	channel := l.channels() + l.process + "-preflight"
-	ps := l.servers.rdb.Subscribe(ctx, channel)
-	defer func() { _ = ps.Close() }()
-	_, err := ps.ReceiveTimeout(ctx, quiet) // the subscription
+	ps, err := l.servers.subscribe(ctx, channel)
+	if err == nil {
+		defer func() { _ = ps.Close() }()
+		_, err = ps.ReceiveTimeout(ctx, quiet) // the subscription
+	}
 	if err == nil {
 		_, _, err = l.servers.run(ctx, publishScript.With(l.keys("probe").all()[:1], channel, "preflight"))
 	}

@@ -51,7 +51,7 @@ type Listener struct {
 
 // Await has the first connection made, and waits until it has subscribed, so that what is sent
 // to this Locker from then on is heard, or could not: then it is not, and nobody waits again.
-// It returns the error of ctx, or lock.ErrClosed.
+// It returns the error of ctx, lock.ErrClosed, or lock.ErrUnavailable after [lock.Patience].
 func (l *Listener) Await(ctx context.Context) error {
 	l.mu.Lock()
 	if l.tried == nil && l.Closed.Err() == nil {
@@ -65,14 +65,16 @@ func (l *Listener) Await(ctx context.Context) error {
 		return nil
 	default: // ctx.Done costs an allocation
 	}
-	select {
-	case <-tried:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-l.Closed.Done():
-		return lock.ErrClosed
-	}
+	return WithinPatience(ctx, func(ctx context.Context) error {
+		select {
+		case <-tried:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.Closed.Done():
+			return lock.ErrClosed
+		}
+	})
 }
 
 // Wait waits, after the end of Closed, until the connection is closed, but no longer than

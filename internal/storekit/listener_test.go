@@ -207,3 +207,22 @@ func rest(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
+
+// TestListenerPatience: a connection that neither subscribes nor fails holds up nobody for ever.
+func TestListenerPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closed, cancel := context.WithCancel(t.Context())
+		l := &Listener{Registry: NewRegistry(), Closed: closed, Session: func(ctx context.Context, _ func(), _ func(string)) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		begun := time.Now()
+		err := l.Await(t.Context())
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		require.NotErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, lock.Patience, time.Since(begun))
+		cancel()
+		l.Wait()
+		require.ErrorIs(t, l.Await(t.Context()), lock.ErrClosed)
+	})
+}

@@ -19,12 +19,16 @@ type Refusal struct {
 // that of ctx.
 var ErrQueued = errors.New("not sent yet: it waits behind other requests of this process")
 
-// Wait is one acquisition that stands in line. All but Mailbox must be set.
+// Wait is one acquisition that stands in line. All but Mailbox and Begun must be set.
 type Wait struct {
 	Request  lock.Request
 	Mailbox  *Mailbox        // nil: nobody wakes it
 	Closed   context.Context // ends with the Locker
 	Classify func(error) Class
+
+	// Begun is when the call began to ask the store: the first claim has what is left of its
+	// [lock.Patience]. Zero: with Run.
+	Begun time.Time
 
 	// Claim asks for the lock: the first time it lines up, later it looks, which also is the
 	// sign of life that keeps the place. woken says that a wake-up has come. Exactly one of its
@@ -56,7 +60,7 @@ func (w *Wait) Run(ctx context.Context) (lock.Grant, error) {
 	alive, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(w.Closed, cancel)()
-	r := waiting{Wait: w, caller: ctx, alive: alive, box: w.Mailbox, timer: time.NewTimer(time.Hour)}
+	r := waiting{Wait: w, caller: ctx, alive: alive, box: w.Mailbox, asked: w.Begun, timer: time.NewTimer(time.Hour)}
 	defer r.timer.Stop()
 	if r.box == nil {
 		r.box = NewMailbox()

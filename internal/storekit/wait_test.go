@@ -151,6 +151,13 @@ func TestWaitGivesUpAStoreThatNeverAnswers(t *testing.T) {
 		require.NotErrorIs(t, err, context.DeadlineExceeded, "the caller's has not ended")
 		require.NotErrorIs(t, err, lock.ErrHeld)
 		require.Equal(t, lock.Patience, time.Since(c.began))
+
+		c = answers(hangs)
+		w := newWait(c, NewRegistry())
+		w.Begun = time.Now().Add(-lock.Patience / 3)
+		_, err = w.Run(t.Context())
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		require.Equal(t, lock.Patience-lock.Patience/3, time.Since(c.began), "some of it had passed before")
 	})
 }
 
