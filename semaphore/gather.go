@@ -74,6 +74,11 @@ func (g *gathering) answer(h *holding) error {
 		g.have = append(g.have, h)
 		delete(g.refused, h.slot)
 		g.s.answered()
+		if !h.waits { // there was a free one
+			g.s.mu.Lock()
+			g.s.held = false
+			g.s.mu.Unlock()
+		}
 		return nil
 	}
 	g.s.forget(h)

@@ -3,6 +3,7 @@ package semaphore_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +26,41 @@ func outage(t *testing.T, f func(t *testing.T, w *world, store *memory.Faulty)) 
 
 func semaphoreOn(store lock.Locker, n int, opts ...lock.Option) *semaphore.Semaphore {
 	return semaphore.New(lock.New(store, lock.WithTTL(ttl)), key, n, opts...)
+}
+
+// slow is a store a second away.
+type slow struct{ *memory.Faulty }
+
+func (s slow) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	time.Sleep(time.Second)
+	return s.Faulty.Acquire(ctx, req)
+}
+
+// TestOutageAfterABusyTime: that permits were taken once says nothing of an outage, also if there
+// has been no moment since in which nobody waited.
+func TestOutageAfterABusyTime(t *testing.T) {
+	outage(t, func(t *testing.T, w *world, store *memory.Faulty) {
+		const n = 8
+		s, other := semaphoreOn(slow{store}, n, lock.WithWait(5*time.Second)), semaphoreOn(store, n)
+		all := w.holds(other, n)
+		var callers sync.WaitGroup
+		for i := range 300 {
+			callers.Go(func() {
+				time.Sleep(time.Duration(i) * time.Second / 10)
+				_ = s.Do(t.Context(), 1, nothing)
+			})
+		}
+		time.Sleep(2 * time.Second)
+		all.leave()
+		time.Sleep(20*time.Second + time.Second/4)
+		store.Freeze()
+		err := s.Do(t.Context(), 1, nothing)
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		require.NotErrorIs(t, err, lock.ErrHeld)
+		store.Heal()
+		callers.Wait()
+		time.Sleep(time.Minute) // the undos
+	})
 }
 
 // TestWaitOutlivesOutage: the store fails when the taker asks for what was given back. Who has
