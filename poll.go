@@ -37,7 +37,7 @@ func Poll(ctx context.Context, req Request, shortest, longest time.Duration,
 			req.Waiting(last)
 		}
 		pause := shortest + backoff(n, shortest, longest-shortest)
-		if end, ok := firstExpiry(last); ok && end < pause {
+		if end, ok := firstExpiry(last); ok && 0 < end && end < pause {
 			pause = end + backoff(0, shortest, shortest)
 		}
 		t := time.NewTimer(pause)

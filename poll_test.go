@@ -127,6 +127,25 @@ func TestPollDoesNotOversleepAKnownEnd(t *testing.T) {
 	})
 }
 
+// A holder whose end is past is no reason to ask all the time.
+func TestPollBesideAHolderPastItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var last time.Time
+		n := 0
+		_, err := Poll(t.Context(), Request{Wait: true}, pollShortest, pollLongest, func(context.Context) (Grant, error) {
+			if now := time.Now(); !last.IsZero() {
+				require.Greater(t, now.Sub(last), pollShortest)
+			}
+			if last = time.Now(); n == 100 {
+				return Grant{}, nil
+			}
+			n++
+			return Grant{}, &HeldError{Record: Record{Holders: []Holder{{ExpiresIn: 0}}}}
+		})
+		require.NoError(t, err)
+	})
+}
+
 func TestPollBounds(t *testing.T) {
 	for _, c := range [][2]time.Duration{{0, 1}, {-1, 1}, {2, 1}} {
 		_, err := Poll(t.Context(), Request{}, c[0], c[1], nil)
