@@ -94,6 +94,7 @@ func (w *watch) look() (Record, error) {
 	begun := time.Now()
 	ctx, cancel := context.WithDeadline(w.ctx, begun.Add(Patience))
 	defer cancel()
+	var trouble error // before err, which may say only that ctx has ended
 	for n := 0; ; n++ {
 		select {
 		case <-w.hint: // this look is from after it
@@ -108,10 +109,14 @@ func (w *watch) look() (Record, error) {
 		case w.ctx.Err() != nil:
 			return Record{}, ErrClosed
 		case ctx.Err() != nil && !errors.Is(err, ErrUnavailable):
+			if trouble != nil && errors.Is(err, ctx.Err()) {
+				err = trouble
+			}
 			return Record{}, fmt.Errorf("%w: no answer for %v: %w", ErrUnavailable, Patience, err)
 		case w.last == nil || ctx.Err() != nil || final(err):
 			return Record{}, storeError(w.caller, err)
 		}
+		trouble = err
 		w.c.engine.sleep(ctx, w.c.cfg.pause(n, w.c.cfg.ttl))
 	}
 }
@@ -137,11 +142,12 @@ func (w *watch) rest(rec Record) {
 // listen has the store tell of changes until the watch ends.
 func (w *watch) listen(s Watcher) {
 	for n := 0; ; n++ {
+		begun := time.Now()
 		err := s.Watch(w.ctx, w.key, func() {
 			w.pushed.Store(true)
 			w.wake()
 		})
-		if w.pushed.Swap(false) {
+		if w.pushed.Swap(false) && time.Since(begun) > watchEvery {
 			n = 0
 		}
 		w.wake() // it may have missed something

@@ -32,6 +32,9 @@ func newCounted() *counted {
 
 func (s *counted) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	s.looks.Add(1)
+	if err := ctx.Err(); err != nil {
+		return lock.Record{}, err
+	}
 	return s.Faulty.Inspect(ctx, key)
 }
 
@@ -176,6 +179,21 @@ func TestWatchFindsItsWayBack(t *testing.T) {
 	})
 }
 
+// A store that cuts each Watch as soon as that has begun is not asked more often than one that
+// does not push.
+func TestWatchOfAStoreThatHangsUp(t *testing.T) {
+	hangsUp := func(s *counted) {
+		s.watch = func(_ context.Context, _ string, changed func()) error {
+			changed()
+			return errDown
+		}
+	}
+	watching(t, hangsUp, func(t *testing.T, s *counted, _ *lock.Client, _ *sight) {
+		time.Sleep(time.Hour)
+		require.Less(t, s.looks.Load(), int64(3600*6))
+	})
+}
+
 // An outage is yielded when it has lasted for Patience, and not before.
 func TestWatchInAnOutage(t *testing.T) {
 	for name, trouble := range map[string]func(*counted){
@@ -211,6 +229,9 @@ func TestWatchInAnOutage(t *testing.T) {
 				require.Equal(t, "watch", e.Op)
 				require.ErrorIs(t, err, lock.ErrUnavailable)
 				require.NotErrorIs(t, err, context.Canceled)
+				if name == "refused" {
+					require.ErrorIs(t, err, errDown)
+				}
 				require.GreaterOrEqual(t, time.Since(begun), 40*time.Second+lock.Patience)
 				require.Less(t, time.Since(begun), 40*time.Second+lock.DefaultTTL+lock.Patience+2*time.Second)
 				s.Heal()
