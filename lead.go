@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -40,13 +41,13 @@ func (c *Client) Lead(ctx context.Context, key string, fn func(context.Context, 
 		d := new(doCall)
 		d.init(ctx, c, opLead, key, cfg)
 		led, lost, err := d.serve(fn)
-		answered = answered || led || d.seen.Load() != nil
+		answered = answered || led || d.lease.Token() != 0 || d.seen.Load() != nil
 		switch {
 		case led && lost == nil:
 			return err
 		case led:
 			failures = 0
-		case !answered || ctx.Err() != nil || final(err):
+		case errors.Is(err, ctx.Err()) || final(err) || !answered && ctx.Err() == nil:
 			return err
 		}
 		c.engine.sleep(ctx, cfg.pause(failures, cfg.ttl)) // if that ends it, the next try says why

@@ -70,6 +70,44 @@ func TestLeadOutlivesAnOutage(t *testing.T) {
 	}
 }
 
+// A grant that comes too late is an answer.
+func TestLeadWhoseFirstGrantIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, asked := newFake(), 0
+		first := late(1)
+		f.onAcquire(func(ctx context.Context, r Request, acquire acquireFunc) (Grant, error) {
+			switch asked++; asked {
+			case 1:
+				return first(ctx, r, acquire)
+			case 2, 3, 4:
+				return Grant{}, errIO
+			}
+			return acquire(ctx, r)
+		})
+		require.NoError(t, client(t, f).Lead(t.Context(), "k", resign))
+		require.Equal(t, 5, asked)
+	})
+}
+
+// The end of ctx is told, even if it comes while an Observer hears of an outage.
+func TestLeadEndsWithContextInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.onAcquire(func(_ context.Context, r Request, _ acquireFunc) (Grant, error) {
+			r.Waiting(Record{Key: r.Key})
+			return Grant{}, errIO
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		err := client(t, f).Lead(ctx, "k", never2, WithObserver(observerFunc(func(_ context.Context, e Event) {
+			if e.Kind == EventFailed {
+				cancel()
+			}
+		})))
+		failedAs(t, "lead", "k", err)
+		require.ErrorIs(t, err, context.Canceled)
+	})
+}
+
 // A grant that is lost as soon as it is there must not make the candidate spin.
 func TestLeadPausesAfterALoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
