@@ -33,9 +33,9 @@ type engine struct {
 	calls   map[*call]struct{}
 	waits   map[string]*call // those that wait under leases, by key: see waitUnder.also
 
-	looking   bool // for deadlocks
-	lookAfter time.Duration
-	closing   closing
+	looking  bool // for deadlocks
+	lookedAt time.Duration
+	closing  closing
 }
 
 // init makes e ready. There is no timer before the first call.

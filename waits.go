@@ -202,7 +202,7 @@ func (e *engine) beginLook(every time.Duration) (mine []DeadlockWait) {
 	var s section
 	s.enter(e)
 	defer s.leave()
-	if e.looking || s.now < e.lookAfter {
+	if e.looking || s.now < e.lookedAt+every/2 {
 		return nil
 	}
 	for _, k := range e.waits {
@@ -213,7 +213,7 @@ func (e *engine) beginLook(every time.Duration) (mine []DeadlockWait) {
 		}
 	}
 	if len(mine) > 0 {
-		e.looking, e.lookAfter = true, s.now+every/2
+		e.looking, e.lookedAt = true, s.now
 	}
 	return mine
 }

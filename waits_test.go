@@ -301,6 +301,30 @@ func TestVictimGivesALateGrantBack(t *testing.T) {
 	})
 }
 
+// A call that looks seldom does not put off one that looks often.
+func TestLooksOfDifferentCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newAdminFake(func(int) ([]Record, error) { return nil, nil })
+		c := client(t, f.fake)
+		mustLock(t, c, "held")
+		other := New(f, WithDeadlockDetection(10*time.Second), WithTTL(time.Hour))
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for _, opts := range [][]Option{nil, {WithDeadlockDetection(time.Second)}} {
+			all.Go(func() {
+				assertIs(t, other.Do(t.Context(), []string{"a", "b"}[len(opts)], func(inner context.Context, _ *Lease) error {
+					return other.Do(&fnContext{ctx, fnContextOf(inner).lease, nil}, "held", never2, opts...)
+				}), context.Canceled)
+			})
+		}
+		time.Sleep(100*time.Second + time.Second/2)
+		require.GreaterOrEqual(t, f.n, 90)
+		cancel()
+		all.Wait()
+		require.NoError(t, other.Close(context.Background()))
+	})
+}
+
 func TestDetectionNeedsALineToLookAt(t *testing.T) {
 	withoutFIFO := newAdminFake(nil)
 	withoutFIFO.caps.FIFO = false
