@@ -147,9 +147,12 @@ func (s *section) halt(why error) {
 		if l.state == held {
 			s.release(l)
 		}
+		if l.state == gone {
+			continue // its minimum hold is not over
+		}
 		if l.untold() {
 			l.failure = why
-			s.tellEnd(caller{ctx: context.Background()}, l, why)
+			s.tellEnd(caller{context.Background(), why}, l, why)
 		}
 		s.to(l, ending, never)
 	}
@@ -166,7 +169,7 @@ func (c *closing) report(why, cause error) error {
 	if len(c.left) == 0 && why == nil {
 		return nil
 	}
-	if cause == nil && len(c.left) > 0 {
+	if cause == nil && len(c.left) > 0 && c.left[0].failure != why { //nolint:errorlint // this very one
 		cause = c.left[0].failure
 	}
 	err := &closeError{why: why, cause: storeError(context.Background(), cause)}
@@ -199,7 +202,7 @@ func (e *closeError) Error() string {
 	if e.why != nil {
 		what = e.why.Error() + ": " + what
 	}
-	if e.cause != nil && e.cause != e.why { //nolint:errorlint // the same is not told twice
+	if e.cause != nil {
 		what += ": " + bare(e.cause)
 	}
 	return "lock: close: " + what

@@ -145,7 +145,7 @@ func TestCloseGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		c := New(f, WithTTL(ttlTen))
-		l := mustLock(t, c, "l")
+		l := mustLock(t, c, "l", WithTTL(3*time.Second))
 		end := make(chan struct{})
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -158,7 +158,9 @@ func TestCloseGivesUp(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		start := time.Now()
-		require.ErrorIs(t, c.Close(ctx), context.DeadlineExceeded)
+		err := c.Close(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NotErrorIs(t, err, ErrUnavailable, "the store is well")
 		require.Equal(t, 2*time.Second, time.Since(start))
 		require.ErrorIs(t, c.Close(t.Context()), context.DeadlineExceeded, "for good")
 		require.ErrorIs(t, l.Err(), ErrClosed)

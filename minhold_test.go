@@ -244,6 +244,27 @@ func TestCloseThatGivesUpLeavesWhatIsKept(t *testing.T) {
 	})
 }
 
+// What is kept of a Lock ends once, also if a Do keeps Close from coming to an end.
+func TestCloseThatGivesUpTellsOnceOfWhatIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, seen := newFake(), new(recorder)
+		c := New(f, WithTTL(ttlTen), WithMinHold(hold), WithObserver(seen))
+		l := mustLock(t, c, "l")
+		end := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			assertNoError(t, c.Do(t.Context(), "k", func(context.Context, *Lease) error { <-end; return nil }, WithMinHold(0)))
+		})
+		time.Sleep(time.Second)
+		require.ErrorIs(t, c.Close(canceled()), context.Canceled)
+		close(end)
+		wg.Wait()
+		require.NoError(t, l.Release(t.Context()))
+		require.True(t, f.held("l"))
+		require.Equal(t, []string{"granted", "granted", "released", "released"}, seen.kinds())
+	})
+}
+
 // Who gets no lease keeps nothing.
 func TestNothingIsKeptOfACallThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
