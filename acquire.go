@@ -112,7 +112,6 @@ func (k *call) leave() {
 	s.enter(&k.c.engine)
 	delete(s.e.calls, k)
 	s.leave()
-	k.cancel(nil)
 }
 
 // giveUp ends what k has, since nobody gets it. The engine releases it in the background, or
@@ -132,20 +131,22 @@ func (k *call) giveUp(leases ...*Lease) {
 	delete(s.e.calls, k)
 	s.leave()
 	k.cancel(nil)
+	if !alone {
+		return
+	}
+	ctx, cancel := context.WithCancel(&detached{k.ctx})
+	defer cancel()
 	for _, l := range leases {
-		if alone && l.Token() != 0 {
-			_ = k.release(l, new(detached))
+		if l.Token() != 0 {
+			_ = l.finish(k.parting(ctx, cancel))
 		}
 	}
 }
 
-// release releases l with the caller's values but not its end: a lock must be released all
-// the more when the work was canceled. after is where that ctx goes.
-func (k *call) release(l *Lease, after *detached) error {
-	after.Context = k.ctx
-	ctx, cancel := context.WithCancel(after)
-	defer cancel()
-	return l.finish(parting{ctx, cancel, min(doBound, k.cfg.ttl), k.ctx})
+// parting is how k releases its leases, with a ctx that does not end with the caller's: a lock
+// must be released all the more when the work was canceled.
+func (k *call) parting(ctx context.Context, cancel context.CancelFunc) parting {
+	return parting{ctx, cancel, min(doBound, k.cfg.ttl), k.ctx}
 }
 
 // try asks the store once, with an owner of its own. It reports whether the error is that
@@ -206,7 +207,12 @@ func (k *call) granted(l *Lease, g Grant) (again bool, err error) {
 			s.e.calls[k] = struct{}{}
 		}
 	}
-	defer s.leave()
+	defer func() {
+		s.unlock()
+		if s.n > 0 { // k counts again, and an Observer may call Close
+			go s.observe()
+		}
+	}()
 	s.timeUp(l)
 	switch {
 	case s.e.closing.phase != open:

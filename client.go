@@ -124,6 +124,7 @@ func (c *Client) lock(ctx context.Context, op operation, key string, opts []Opti
 		return nil, err
 	}
 	k.leave()
+	k.cancel(nil)
 	return l, nil
 }
 

@@ -85,9 +85,11 @@ func (o operation) join(key string, err, lost error) error {
 // has not confirmed is no error: the lock was held to the end, and the caller would
 // repeat finished work.
 func (d *doCall) end() error {
-	err := d.release(d.fn.lease, &d.after)
-	d.leave()
-	if errors.Is(err, ErrLost) {
+	d.leave() // before an Observer hears of the release, who may call Close
+	d.after.Context = d.ctx
+	ctx, cancel := context.WithCancel(&d.after)
+	defer cancel()
+	if err := d.fn.lease.finish(d.parting(ctx, cancel)); errors.Is(err, ErrLost) {
 		return err
 	}
 	return nil

@@ -20,7 +20,7 @@ import (
 // are renewed while it waits for others. If one of them is lost, fn has not run yet, so DoAll
 // gives all back and begins again, within the same wait; without a wait it returns ErrLost.
 //
-// fn's ctx ends with ctx and with the lease that is lost first. DoAll returns what Do does:
+// fn's ctx ends with ctx and with the lease that is lost, or released by fn, first. DoAll returns what Do does:
 // fn's error as it is, joined once with a loss, however many were lost.
 //
 // A key that ctx holds already, or one that sorts before a key that ctx holds, is ErrDeadlock
@@ -227,11 +227,13 @@ func (d *allCall) run(ctx *fnContext, fn func(context.Context, []*Lease) error) 
 // left to the engine.
 func (d *allCall) end(err error) error {
 	ended := context.Cause(d.cctx)
+	d.leave()       // before an Observer hears of a release, who may call Close
+	defer d.letGo() // an Observer may panic
 	ctx, cancel := context.WithCancel(&detached{d.ctx})
 	defer cancel()
 	key, lost, told := "", error(nil), false
 	for _, l := range slices.Backward(d.leases) {
-		loss := l.finish(parting{ctx, cancel, min(doBound, d.cfg.ttl), d.ctx})
+		loss := l.finish(d.parting(ctx, cancel))
 		if !errors.Is(loss, ErrLost) {
 			continue
 		}
@@ -240,9 +242,18 @@ func (d *allCall) end(err error) error {
 			key, lost = l.Key(), loss
 		}
 	}
-	d.leave()
 	if told {
 		return err
 	}
 	return d.op.join(key, err, lost)
+}
+
+// letGo has the engine release the leases that are held still.
+func (d *allCall) letGo() {
+	var s section
+	s.enter(&d.c.engine)
+	for _, l := range d.leases {
+		s.letGo(l)
+	}
+	s.leave()
 }

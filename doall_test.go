@@ -379,6 +379,42 @@ func TestCloseGivesUpBesideADoAll(t *testing.T) {
 	})
 }
 
+// Without an engine a DoAll does not wait for each of its keys on a store that is frozen.
+func TestDoAllAfterACloseThatGaveUp(t *testing.T) {
+	for name, waits := range map[string]bool{"in line": true, "in fn": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake()
+				c, other := New(f), client(t, f)
+				if waits {
+					mustLock(t, other, "e")
+				}
+				closed := make(chan struct{})
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					err := c.DoAll(t.Context(), []string{"a", "b", "c", "d", "e"}, func(context.Context, []*Lease) error {
+						<-closed
+						return nil
+					})
+					if waits {
+						assertIs(t, err, ErrClosed)
+					} else {
+						assertNoError(t, err)
+					}
+				})
+				time.Sleep(time.Second)
+				f.onRelease(freezeRelease)
+				begun := time.Now()
+				require.ErrorIs(t, c.Close(canceled()), context.Canceled)
+				close(closed)
+				wg.Wait()
+				require.LessOrEqual(t, time.Since(begun), doBound)
+				f.onRelease(plainRelease)
+			})
+		})
+	}
+}
+
 func TestCloseWaitsForDoAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()

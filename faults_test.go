@@ -394,6 +394,98 @@ func TestObserverThatPanics(t *testing.T) {
 	})
 }
 
+// A panic while one key of a DoAll is given back leaves none of the others.
+func TestObserverThatPanicsAtARelease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f, WithObserver(observerFunc(func(_ context.Context, e Event) {
+			if e.Kind == EventReleased && e.Key == "b" {
+				panic("released")
+			}
+		})))
+		require.PanicsWithValue(t, "released", func() { _ = c.Do(t.Context(), "b", nop) })
+		require.PanicsWithValue(t, "released", func() {
+			_ = c.DoAll(t.Context(), []string{"a", "b"}, func(context.Context, []*Lease) error { return nil })
+		})
+		synctest.Wait()
+		require.False(t, f.held("a"))
+		require.False(t, f.held("b"))
+		require.Empty(t, c.engine.calls)
+	})
+}
+
+// An Observer may call Close when it hears how the lease of a call has ended.
+func TestObserverMayCloseAtTheEnd(t *testing.T) {
+	ctx := context.Background()
+	for name, run := range map[string]func(c *Client, work func()) error{
+		"do": func(c *Client, work func()) error {
+			return c.Do(ctx, "k", func(context.Context, *Lease) error { work(); return nil })
+		},
+		"doall": func(c *Client, work func()) error {
+			return c.DoAll(ctx, []string{"k", "l"}, func(context.Context, []*Lease) error { work(); return nil })
+		},
+		"lead": func(c *Client, work func()) error {
+			return c.Lead(ctx, "k", func(context.Context, *Lease) error { work(); return nil })
+		},
+	} {
+		for kind, lost := range map[EventKind]bool{EventReleased: false, EventReleasedLost: true} {
+			t.Run(name+" "+kind.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newFake()
+					var c *Client
+					closed := false
+					c = New(f, WithObserver(observerFunc(func(_ context.Context, e Event) {
+						if e.Kind == kind && !closed {
+							closed = true
+							assertNoError(t, c.Close(ctx))
+						}
+					})))
+					err := run(c, func() {
+						if lost {
+							f.force("k", false)
+						}
+					})
+					switch {
+					case !lost:
+						require.NoError(t, err)
+					case name == "lead":
+						require.ErrorIs(t, err, ErrClosed)
+					default:
+						lostAs(t, ReasonTaken, err)
+					}
+					require.True(t, closed)
+					require.Empty(t, leftovers(c))
+					require.False(t, f.held("k"))
+				})
+			})
+		}
+	}
+}
+
+// An Observer may call Close when it hears of a loss that only the call itself has noticed.
+func TestObserverMayCloseOnALateLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var c *Client
+		closed := make(chan error, 1)
+		c = New(f, WithTTL(ttlTen), WithObserver(observerFunc(func(_ context.Context, e Event) {
+			switch e.Kind {
+			case EventGranted:
+				c.engine.mu.Lock()
+				c.engine.timer.Stop()
+				c.engine.timerAt = never
+				c.engine.mu.Unlock()
+				time.Sleep(deadline)
+			case EventLost:
+				closed <- c.Close(context.Background())
+			}
+		})))
+		err := c.Do(t.Context(), "k", never2)
+		require.True(t, errors.Is(err, ErrClosed) || errors.Is(err, ErrLost), err)
+		require.NoError(t, <-closed)
+	})
+}
+
 // An answer that comes after the deadline revives nothing, also when the timer has had no
 // chance to end the lease before.
 func TestOverdueRenewalRevivesNothing(t *testing.T) {

@@ -252,13 +252,11 @@ func (l *Lease) finish(p parting) error {
 		}
 	}
 	o, g := s.begin(l, s.now+min(p.within, l.until-s.now), p.cancel), l.grant
-	alone := s.e.closing.phase == stopped
-	s.leave()
-	if alone { // there is no engine any more that would cancel it
-		ctx, cancel := context.WithTimeout(p.ctx, min(p.within, l.cfg.ttl))
-		defer cancel()
-		p.ctx = ctx
+	if s.e.closing.phase == stopped { // there is no engine any more that would cancel it
+		o.late = true
+		defer time.AfterFunc(min(p.within, l.cfg.ttl), p.cancel).Stop()
 	}
+	s.leave()
 	g, err := l.e.send(p.ctx, o, g)
 	c := callerOf(p.caller)
 	s.enter(l.e)
@@ -280,6 +278,6 @@ func await(ctx context.Context, within time.Duration, free <-chan struct{}) erro
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-t.C:
-		return context.DeadlineExceeded
+		return fmt.Errorf("%w: %w", ErrUnavailable, errUnanswered)
 	}
 }
