@@ -21,7 +21,7 @@ done
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" # start nothing in here
 chmod +x "$root/usr/sbin/policy-rc.d"
 chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends \
-	redis-server postgresql pgbouncer zookeeper libslf4j-java default-jre-headless >/dev/null
+	redis-server postgresql pgbouncer nginx-light zookeeper libslf4j-java default-jre-headless >/dev/null
 umount "$root/proc"
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/lib/postgresql/*/main
 
