@@ -64,7 +64,7 @@ mutants: servers ## break the code on purpose, PKG=redis alone, and see the test
 chaos: servers ## break STORE (redis) and its callers for FOR (3m), by the schedule of SEED (1)
 	$(GO) test -count=1 -timeout 24h -v -run '^TestChaos$$' ./internal/chaos -args -store='$(STORE)' -seed='$(SEED)' -for='$(FOR)'
 
-herd: servers ## 80 callers contend for a key of each store, for FOR (3m) each
+herd: servers ## 64 callers contend for a key of each store, for FOR (3m) each
 	$(GO) test -count=1 -p 1 -timeout 24h -v -run '^TestHerd$$' ./memory $(STORES) -args -herd.for='$(FOR)'
 
 lint: lint-modules lint-imports lint-code ## linters, tidy modules, and what may be imported where
