@@ -77,9 +77,12 @@
 // # What it needs
 //
 // A Locker needs the rights dynamodb:PutItem, UpdateItem and GetItem; DescribeTable and
-// DescribeTimeToLive to check the table; Scan for List; Scan and DeleteItem for Prune. What is on
-// the way must pass on the headers Date and x-amzn-RequestId: a reply without them is not taken for
-// DynamoDB's.
+// DescribeTimeToLive to check the table; Scan for List; Scan and DeleteItem for Prune.
+// [CreateTable] needs CreateTable and both Describe rights. A [Fence] needs UpdateItem and PutItem on
+// the tables that it guards, and for [Fence.Transact] the rights of each item's step.
+//
+// What is on the way must pass on the headers Date and x-amzn-RequestId: a reply without them is not
+// taken for DynamoDB's.
 //
 // # What an operator may delete
 //

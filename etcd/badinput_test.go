@@ -162,6 +162,11 @@ func TestAuth(t *testing.T) {
 	_, err := other.Renew(ctx, g)
 	storetest.Lost(t, err)
 
+	fence := etcd.NewFence(login(t, server, "alice", "a"))
+	require.ErrorContains(t, fence.Put(ctx, prefix+"stock", 1, "9"), "permission denied")
+	require.NoError(t, permit(ctx, login(t, server, "root", "r"), "fence/"))
+	require.NoError(t, fence.Put(ctx, prefix+"stock", 1, "9"))
+
 	before := authentications(t, server.Addr())
 	c := lock.New(l, lock.WithTTL(3*time.Second))
 	_, err = c.Lock(ctx, "idle")

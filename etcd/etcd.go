@@ -58,7 +58,8 @@
 // # What it needs
 //
 // With authentication, the etcd role needs read and write permission for all keys that begin
-// with the prefix.
+// with the prefix. A [Fence] needs it for those that begin with "fence/", and for the keys that
+// it guards.
 //
 // # What an operator may delete
 //

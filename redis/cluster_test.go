@@ -73,6 +73,7 @@ func TestCluster(t *testing.T) {
 	t.Run("Slots", func(t *testing.T) { clusterSlots(t, cluster) })
 	t.Run("List", func(t *testing.T) { clusterList(t, cluster) })
 	t.Run("Fence", func(t *testing.T) { fenceOnCluster(t, cluster) })
+	t.Run("Rights", func(t *testing.T) { rightsOnCluster(t, cluster) })
 	t.Run("Resharding", func(t *testing.T) {
 		for _, stage := range []string{"begun", "half moved", "moved", "finished"} {
 			t.Run(stage, func(t *testing.T) { resharding(t, cluster, stage) })

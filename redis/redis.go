@@ -44,7 +44,12 @@
 // The Locker needs rights to the keys and channels of its prefix, and to the commands that its
 // scripts use. With the default prefix, in the syntax of Redis 7:
 //
-//	ACL SETUSER app ~lock:* &lock:wake:* +@read +@write +@scripting +@pubsub +@connection +info +time
+//	ACL SETUSER app ~lock:* &lock:wake:* +@read +@write +@scripting +@pubsub +@connection +info +time +cluster|slots
+//
+// Only the client of a Cluster needs the last. A [Fence] also needs rights to its marks and to the
+// keys that it guards, such as those that begin with "stock:":
+//
+//	ACL SETUSER app ~fence:* ~stock:*
 //
 // # What an operator may delete
 //

@@ -78,6 +78,8 @@
 //
 //	ACL SETUSER app ~redlock:* +@read +@write +@scripting +@connection +info +time
 //
+// A [Fence] needs the rights that package redis lists, on its own server.
+//
 // # What an operator may delete
 //
 // The keys of a lock, on all nodes. Their names are the prefix, one of

@@ -53,16 +53,15 @@ func TestRights(t *testing.T) {
 	t.Parallel()
 	w := ownWorld(t)
 	w.prefix = "redlock:"
-	acl := func(rules string) {
-		args := []any{"ACL", "SETUSER", "app"}
-		for _, rule := range strings.Fields(rules) {
-			args = append(args, rule)
-		}
+	acl := func(rules ...any) {
 		for i := range w.servers {
-			require.NoError(t, w.plain[i].Do(storetest.Bounded(t), args...).Err())
+			require.NoError(t, w.plain[i].Do(storetest.Bounded(t), append([]any{"ACL", "SETUSER", "app"}, rules...)...).Err())
 		}
 	}
-	acl("on >p ~redlock:* +@read +@write +@scripting +@connection +info +time")
+	acl("on", ">p")
+	for _, rules := range storetest.ACL(t, "redlock.go") {
+		acl(rules...)
+	}
 	var nodes []goredis.UniversalClient
 	for _, s := range w.servers {
 		rdb := goredis.NewClient(&goredis.Options{Addr: s.Addr(), Username: "app", Password: "p"})

@@ -94,7 +94,8 @@
 // # What it needs
 //
 // The connection needs the rights to create, read, write and delete on the root and everything
-// below. If the root does not exist, it also needs the right to create it.
+// below. If the root does not exist, it also needs the right to create it. A [Fence] needs the
+// rights to create, read and write below "/fence", and those for the nodes that it guards.
 //
 // # What an operator may delete
 //

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,4 +24,25 @@ func RedisInfo(tb testing.TB, info, field string) int {
 		return n
 	}
 	return 0
+}
+
+// ACL returns the rules of each command ACL SETUSER app that a Go file's comments have, as
+// arguments.
+func ACL(tb testing.TB, file string) [][]any {
+	tb.Helper()
+	source, err := os.ReadFile(file)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var all [][]any
+	for line := range strings.Lines(string(source)) {
+		if rules, ok := strings.CutPrefix(line, "//\tACL SETUSER app "); ok {
+			var args []any
+			for rule := range strings.FieldsSeq(rules) {
+				args = append(args, rule)
+			}
+			all = append(all, args)
+		}
+	}
+	return all
 }
