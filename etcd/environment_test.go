@@ -78,9 +78,13 @@ func TestTokenBase(t *testing.T) {
 	storetest.Holds(t, other, g)
 	g = storetest.Renew(t, other, storetest.Renew(t, l, g))
 	storetest.Release(t, l, g)
-	require.Greater(t, storetest.Acquire(t, other, storetest.Request("k")).Token, g.Token)
+	next := storetest.Acquire(t, other, storetest.Request("k"))
+	require.Greater(t, next.Token, g.Token)
+	status, err := cli.Status(storetest.Bounded(t), cli.Endpoints()[0])
+	require.NoError(t, err)
+	require.LessOrEqual(t, next.Token, newest+lock.Token(status.Header.Revision), "the base for a move to another cluster")
 	bad := etcd.New(cli, etcd.WithTokenBase(lock.MaxToken))
-	_, err := bad.Acquire(storetest.Bounded(t), storetest.Request("k"))
+	_, err = bad.Acquire(storetest.Bounded(t), storetest.Request("k"))
 	require.ErrorIs(t, err, lock.ErrInvalid)
 }
 

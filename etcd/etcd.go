@@ -94,8 +94,8 @@
 //
 // etcd's tokens are revisions, far below the tokens of other stores. A fence that has seen a
 // token of another store refuses all of etcd's. So stop all holders, and give every Locker
-// [WithTokenBase] with the newest token that the old store has granted or that the fences' marks
-// show. To move a mark into a Fence, call [Fence.Do] with that token and no operations.
+// [WithTokenBase] with a number that no token of the old store exceeds: see docs/fencing.md. To move
+// a mark into a Fence, call [Fence.Do] with the mark's token and no operations.
 package etcd
 
 import (

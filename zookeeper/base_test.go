@@ -1,7 +1,11 @@
 package zookeeper_test
 
 import (
+	"io"
 	"math"
+	"net"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -33,12 +37,30 @@ func TestTokenBase(t *testing.T) {
 	next := waiting.Granted(t)
 	require.Greater(t, next.Token, g.Token)
 	storetest.Release(t, b, next)
+	require.LessOrEqual(t, next.Token, old+zxid(t, w.server.Addr()), "the base for a move to another cluster")
 
 	// A token that the base lifts above the largest is none.
 	_, err = w.open(t, zookeeper.WithTokenBase(lock.MaxToken/2+1)).Acquire(storetest.Bounded(t), storetest.Request("k"))
 	require.ErrorIs(t, err, lock.ErrInvalid)
 	_, err = w.open(t, zookeeper.WithTokenBase(math.MaxUint64)).Acquire(storetest.Bounded(t), storetest.Request("k"))
 	require.ErrorIs(t, err, lock.ErrInvalid)
+}
+
+// zxid is the newest transaction that a server has seen.
+func zxid(t *testing.T, addr string) lock.Token {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	_, err = io.WriteString(conn, "srvr")
+	require.NoError(t, err)
+	reply, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	_, rest, _ := strings.Cut(string(reply), "Zxid: 0x")
+	digits, _, _ := strings.Cut(rest, "\n")
+	n, err := strconv.ParseUint(digits, 16, 64)
+	require.NoError(t, err)
+	return lock.Token(n)
 }
 
 // TestNotNew: what New has not made gives an error from every call, and no panic.

@@ -61,8 +61,9 @@ func WithACL(acl ...zk.ACL) Option {
 }
 
 // WithTokenBase adds base, at most half of lock.MaxToken, to all tokens. Set it when you move
-// from another store: to the newest token that store has granted, or more. Otherwise ZooKeeper's
-// tokens, which are transaction ids, are far below the other store's, and fences refuse them.
+// from another store, to a number that no token of that store exceeds: see docs/fencing.md.
+// Otherwise ZooKeeper's tokens, which are transaction ids, are far below the other store's, and
+// fences refuse them.
 // All Lockers with the same root must have the same base. Default 0.
 func WithTokenBase(base lock.Token) Option {
 	return func(l *Locker) error {

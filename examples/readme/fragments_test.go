@@ -261,7 +261,7 @@ func oldAndNew() error {
 	return client.Do(ctx, "report", work)
 }
 
-func lifted(cli *clientv3.Client, newest lock.Token) lock.Locker {
-	store := etcd.New(cli, etcd.WithTokenBase(newest)) // zookeeper.WithTokenBase does the same
+func lifted(cli *clientv3.Client, base lock.Token) lock.Locker {
+	store := etcd.New(cli, etcd.WithTokenBase(base)) // zookeeper.WithTokenBase does the same
 	return store
 }
