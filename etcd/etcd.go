@@ -40,9 +40,9 @@
 // key and grants it. Once in line, a wait goes on through errors of the cluster for
 // lock.Patience.
 //
-// The Locker prunes what a failed acquisition or release left behind, at most once a second. If
-// a late request may still create its key, a tombstone refuses that request for two minutes or longer.
-// Pruning needs only deletions, which a server accepts even when it has run out of space.
+// The Locker prunes what a failed acquisition or release left behind. If a late request may still
+// create its key, a tombstone refuses that request for two minutes or longer. Pruning needs only
+// deletions, which a server accepts even when it has run out of space.
 //
 // # Cost
 //
@@ -75,12 +75,12 @@
 //
 // A member that is frozen or silently cut off keeps its connections open and answers nothing. So
 // the Locker repeats a request that goes unanswered. The client asks its members in turn, so
-// another member gets the copy; the first answer counts. For an acquire, a wait or a release, a
-// copy follows after each quarter of the TTL, at most 1.25 s. A renewal must not be late, so its
-// copies follow after each sixteenth of the TTL, at most 0.3 s. The Locker repeats while ctx
-// lives, for at most 30 s. If one of three members is frozen, one request in three is that much
-// slower until the client gives the connection up. The client does so only if its Config says
-// so:
+// another member gets the copy; the first answer counts. Copies of a release follow after 1.25 s,
+// those of an acquire or a wait after a quarter of the TTL if that is less. A renewal must not be
+// late, so its copies follow after each sixteenth of the TTL, at most 0.3 s. After three, copies
+// become rarer. The Locker repeats while ctx lives, for at most 30 s. If one of three members is
+// frozen, one request in three is that much slower until the client gives the connection up. The
+// client does so only if its Config says so:
 //
 //	DialKeepAliveTime:    10 * time.Second, // after which a silent connection is tried
 //	DialKeepAliveTimeout: 3 * time.Second,  // after which it is given up
@@ -257,7 +257,7 @@ func (l *Locker) Capabilities() lock.Capabilities {
 
 // Acquire implements [lock.Locker]. TTLs round up to seconds, and to the shortest that the
 // server grants; a TTL above that of [WithMaxTTL] is cut to it. A grant may be up to a quarter
-// of its TTL shorter, since the etcd lease is shared.
+// of its TTL shorter, since the etcd lease is shared, and up to half while keepalives fail.
 func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
 	if err := l.ready(ctx, lock.CheckRequest(req, l.Capabilities())); err != nil {
 		return lock.Grant{}, err

@@ -37,7 +37,8 @@
 // # Cost
 //
 // An acquire, a renewal and a release are one round trip each, which concurrent calls share. A
-// waiter takes one round trip to line up, and one for each heartbeat.
+// waiter takes one round trip to line up, or two if its Locker has not met contention for the key
+// within a second. Then it takes three for each heartbeat, or ten while wake-ups do not arrive.
 //
 // # What it needs
 //

@@ -87,7 +87,7 @@
 //
 // All holders and waiters of a Locker are nodes of one session, and the end of that is one
 // transaction with their paths. A server could not read one of 2 MiB again, and would not start any
-// more. So a Locker takes no more than 768 KiB, 12,000 holders and waiters with keys of
+// more. So a Locker takes no more than 768 KiB, a Client's 11,000 holders and waiters with keys of
 // 16 bytes, and then refuses with [ErrFull]. A byte other than A-Z, a-z, 0-9, "-", "_" and ":" counts
 // three times. Lockers that share a connection, and other ephemeral nodes of it, add up.
 //
