@@ -14,7 +14,8 @@ import (
 var ErrUnfit = errors.New("lock: redis: unfit server")
 
 // Preflight checks the settings of every master and whether wake-ups arrive. Call it when a
-// program starts. It returns every fault it finds, as one error that is ErrUnfit:
+// program starts. It returns every fault it finds, in a Cluster the settings of one unfit master
+// only, as one error that is ErrUnfit:
 //
 //   - a version before 7
 //   - an eviction policy that may drop locks or their counters once memory is short

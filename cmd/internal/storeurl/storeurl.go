@@ -12,7 +12,7 @@
 //	https://:token@host/path                       a lockd; the bearer token and the path may be missing
 //	grpcs://:token@host:8081                       a lockd over gRPC; grpc:// without TLS
 //
-// Parameters, each behind "?" or "&", are those of the store: prefix for all but postgres,
+// Parameters, each behind "?" or "&", are those of the store: prefix for all but memory, postgres,
 // zookeeper and lockd; db and tls=true for the Redis kinds; schema and table for postgres; session for
 // zookeeper, such as 10s; region and endpoint for dynamodb. An unknown one is an error, and so
 // is a name that appears twice.
@@ -45,7 +45,7 @@ const Help = `Store URLs:
   https://:token@host/path                       a lockd; http:// without TLS
   grpcs://:token@host:8081                       a lockd over gRPC; grpc:// without TLS
 
-prefix= sets what keys begin with in the store, for all but postgres, zookeeper and lockd.
+prefix= sets what keys begin with in the store, for all but memory, postgres, zookeeper and lockd.
 `
 
 // Store is an open store.
