@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -164,22 +165,57 @@ func TestFrozenStore(t *testing.T) {
 	assert.Equal(t, exitLost, r.ended(t))
 }
 
-// TestChildrenOfCommand loses the lock while a child of CMD goes on in the background.
+// TestChildrenOfCommand loses the lock while a child of CMD goes on in the background, and heeds no signal.
 func TestChildrenOfCommand(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		lose   func(t *testing.T, admin *lock.Client, lockctl *os.Process)
+		status int
+	}{
+		{"force", func(t *testing.T, admin *lock.Client, _ *os.Process) { force(t, admin) }, exitLost},
+		{"kill lockctl", func(t *testing.T, _ *lock.Client, lockctl *os.Process) { require.NoError(t, lockctl.Kill()) }, -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			admin, url, _ := client(t)
+			cmd, out := inBackground(t, url, `trap "" TERM; sleep 1000 & echo $!; trap "exit 0" TERM; wait`, "--grace", "500ms")
+			line, err := out.ReadString('\n')
+			require.NoError(t, err)
+			child, err := strconv.Atoi(strings.TrimSpace(line))
+			require.NoError(t, err)
+			c.lose(t, admin, cmd.Process)
+			_ = cmd.Wait()
+			assert.Equal(t, c.status, cmd.ProcessState.ExitCode())
+			gone(t, child)
+		})
+	}
+}
+
+// TestGraceOfChildren loses the lock while a child of CMD goes on: CMD dies by SIGTERM, but its child
+// has something to do.
+func TestGraceOfChildren(t *testing.T) {
 	admin, url, _ := client(t)
-	cmd := lockctl(t, url, "run", "--grace", "500ms", "job", "--",
-		"sh", "-c", `trap "" TERM; sleep 1000 & echo $!; trap "exit 0" TERM; wait`)
+	cmd, out := inBackground(t, url,
+		`(trap "sleep 0.5; echo cleaned up; exit" TERM; echo in; while :; do sleep 1000; done) & wait`, "--ttl", "10m", "--grace", "5m")
+	_, err := out.ReadString('\n')
+	require.NoError(t, err)
+	force(t, admin)
+	rest, err := io.ReadAll(out)
+	require.NoError(t, err)
+	assert.Equal(t, "cleaned up\n", string(rest))
+	_ = cmd.Wait()
+	assert.Equal(t, exitLost, cmd.ProcessState.ExitCode())
+}
+
+// inBackground starts a script under "job".
+func inBackground(t *testing.T, url, script string, flags ...string) (*exec.Cmd, *bufio.Reader) {
+	t.Helper()
+	cmd := lockctl(t, url, append(append([]string{"run"}, flags...), "job", "--", "sh", "-c", script)...)
+	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	line, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(t, err)
-	child, err := strconv.Atoi(strings.TrimSpace(line))
-	require.NoError(t, err)
-	force(t, admin)
-	_ = cmd.Wait()
-	assert.Equal(t, exitLost, cmd.ProcessState.ExitCode())
-	gone(t, child)
+	return cmd, bufio.NewReader(out)
 }
 
 // TestMinHold runs a command that is over at once, and finds the key taken.

@@ -86,37 +86,30 @@ func received(r io.Reader) <-chan int64 {
 // enforce ends the group when the last deadline is over, or lockctl is gone. It returns how CMD has
 // ended.
 func enforce(group int, deadline int64, grace time.Duration, deadlines <-chan int64, over <-chan syscall.WaitStatus) syscall.WaitStatus {
-	terminated := false
-	for {
+	for SinceBoot() < deadline {
 		// In steps, since timers stand still while the machine sleeps.
 		timer := time.After(min(time.Duration(deadline-SinceBoot()), time.Second))
 		select {
 		case status := <-over:
 			return status
 		case d, ok := <-deadlines:
-			switch {
-			case terminated:
-			case ok:
-				deadline = d
-			default:
-				deadline = min(deadline, SinceBoot())
-			}
 			if !ok {
-				deadlines = nil
+				d, deadlines = min(deadline, SinceBoot()), nil
 			}
+			deadline = d
 		case <-timer:
-			if SinceBoot() < deadline {
-				continue
-			}
-			if terminated {
-				_ = syscall.Kill(-group, syscall.SIGKILL)
-				return <-over
-			}
-			_ = syscall.Kill(-group, syscall.SIGTERM)
-			_ = syscall.Kill(-group, syscall.SIGCONT) // a stopped one would not hear it
-			terminated, deadline = true, deadline+int64(grace)
 		}
 	}
+	_ = syscall.Kill(-group, syscall.SIGTERM)
+	_ = syscall.Kill(-group, syscall.SIGCONT) // a stopped one would not hear it
+	// CMD may be gone before what it has started.
+	for deadline += int64(grace); !errors.Is(syscall.Kill(-group, 0), syscall.ESRCH); time.Sleep(10 * time.Millisecond) {
+		if SinceBoot() >= deadline {
+			_ = syscall.Kill(-group, syscall.SIGKILL)
+			break
+		}
+	}
+	return <-over
 }
 
 // start starts CMD from a thread of its own: on Linux the kernel kills CMD when the thread that
