@@ -83,8 +83,12 @@ func (q *acquisition) status(err error) int {
 	return status(err)
 }
 
+// errLeft is the end of a use of a Client that may leave somebody at work.
+var errLeft = errors.New("the lock ends by its TTL")
+
 // with opens the store, calls use with a Client of it, and closes both: a failure to close is
-// told, but does not change the status.
+// told, but does not change the status. After errLeft it closes nothing: a Client that is closed
+// releases its locks, and a session of ZooKeeper does.
 func (a *app) with(ctx context.Context, use func(*lock.Client) (int, error), opts ...lock.Option) (int, error) {
 	store, err := a.open(ctx)
 	if err != nil {
@@ -92,6 +96,9 @@ func (a *app) with(ctx context.Context, use func(*lock.Client) (int, error), opt
 	}
 	client := lock.New(store, opts...)
 	code, err := use(client)
+	if errors.Is(err, errLeft) {
+		return code, err
+	}
 	done, cancel := context.WithTimeout(context.Background(), closing)
 	defer cancel()
 	if e := errors.Join(client.Close(done), store.Close()); e != nil && err == nil {

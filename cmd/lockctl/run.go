@@ -79,9 +79,9 @@ func (a *app) run(args []string) (int, error) {
 		case err != nil:
 			return q.status(err), err
 		}
-		code, released, err := w.guarded(l, path, argv)
-		if !released {
-			return code, err // and the TTL ends the lock: who knows whether CMD still runs
+		code, err := w.guarded(l, path, argv)
+		if errors.Is(err, errLeft) {
+			return code, err
 		}
 		if relCode, relErr := a.release(l); relErr != nil {
 			return relCode, relErr
@@ -134,22 +134,22 @@ func endOf(l *lock.Lease) int64 { return guard.SinceBoot() + int64(time.Until(l.
 // tell says when the lease ends. A guard that is gone is found out by its Wait.
 func (w *ward) tell(end int64) { _ = binary.Write(w.told, binary.NativeEndian, end) }
 
-// guarded runs CMD under a guard, until CMD has ended. The lock may be released after that,
-// unless the guard was killed, and CMD perhaps not yet dead.
-func (w *ward) guarded(l *lock.Lease, path string, argv []string) (code int, release bool, err error) {
+// guarded runs CMD under a guard, until CMD has ended. Its error is errLeft if the guard was killed,
+// and CMD is perhaps not yet dead: else the lock may be released.
+func (w *ward) guarded(l *lock.Lease, path string, argv []string) (code int, err error) {
 	deadlines, told, err := os.Pipe()
 	if err != nil {
-		return exitUnavailable, true, err
+		return exitUnavailable, err
 	}
 	defer told.Close()
 	report, child, err := os.Pipe()
 	if err != nil {
-		return exitUnavailable, true, errors.Join(err, deadlines.Close())
+		return exitUnavailable, errors.Join(err, deadlines.Close())
 	}
 	defer report.Close()
 	self, err := os.Executable()
 	if err != nil {
-		return exitUnavailable, true, err
+		return exitUnavailable, err
 	}
 	cmd := exec.Command(self, append([]string{guard.Command, strconv.FormatInt(endOf(l), 10), w.grace.String(), path}, argv...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -160,11 +160,9 @@ func (w *ward) guarded(l *lock.Lease, path string, argv []string) (code int, rel
 	signal.Notify(passed)
 	defer signal.Stop(passed)
 	err = cmd.Start()
-	if e := errors.Join(deadlines.Close(), child.Close()); err == nil {
-		err = e
-	}
+	_ = errors.Join(deadlines.Close(), child.Close()) // the guard has its own
 	if err != nil {
-		return exitUnavailable, true, err
+		return exitUnavailable, err
 	}
 	w.told = told
 	lease := make(chan *lock.Lease, 1)
@@ -226,10 +224,17 @@ func passes(s syscall.Signal) bool {
 }
 
 // outcome reads how the guard has ended, which is how CMD has.
-func (w *ward) outcome(l *lock.Lease, state *os.ProcessState, group int) (code int, release bool, err error) {
-	lost := errors.Is(l.Err(), lock.ErrLost)
+func (w *ward) outcome(l *lock.Lease, state *os.ProcessState, group int) (code int, err error) {
 	status := state.Sys().(syscall.WaitStatus)
-	if lost || status.Signaled() {
+	code = status.ExitStatus()
+	if status.Signaled() {
+		code = 128 + int(status.Signal())
+		err = fmt.Errorf("the guard got signal %d (%v): CMD is killed, and %w", int(status.Signal()), status.Signal(), errLeft)
+	}
+	if lost := l.Err(); lost != nil {
+		code, err = exitLost, errors.Join(lost, err)
+	}
+	if err != nil {
 		// What CMD has left in its group must not go on without the lock, and nor must
 		// CMD without its guard.
 		if group != 0 {
@@ -237,12 +242,5 @@ func (w *ward) outcome(l *lock.Lease, state *os.ProcessState, group int) (code i
 		}
 		guard.Reclaim(group)
 	}
-	switch {
-	case lost:
-		return exitLost, true, l.Err()
-	case status.Signaled():
-		return 128 + int(status.Signal()), false, fmt.Errorf("the guard got signal %d (%v): CMD is killed, and the lock ends by its TTL",
-			int(status.Signal()), status.Signal())
-	}
-	return status.ExitStatus(), true, nil
+	return code, err
 }

@@ -218,6 +218,18 @@ func inBackground(t *testing.T, url, script string, flags ...string) (*exec.Cmd,
 	return cmd, bufio.NewReader(out)
 }
 
+// TestGuardKilled: the lock stays, since nobody knows whether CMD does.
+func TestGuardKilled(t *testing.T) {
+	admin, url, _ := client(t)
+	r := start(t, url, filepath.Join(t.TempDir(), "critical"), "", "--ttl", "5m")
+	require.NoError(t, syscall.Kill(r.guard, syscall.SIGKILL))
+	assert.Equal(t, 128+9, r.ended(t))
+	gone(t, r.child)
+	rec, err := admin.Inspect(t.Context(), "job")
+	require.NoError(t, err)
+	assert.Len(t, rec.Holders, 1)
+}
+
 // TestMinHold runs a command that is over at once, and finds the key taken.
 func TestMinHold(t *testing.T) {
 	_, url, _ := client(t)
