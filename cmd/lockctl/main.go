@@ -34,6 +34,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/seed-215fdefa/lock"
@@ -177,19 +178,23 @@ func status(err error) int {
 }
 
 // interrupted returns a context that ends with the first of the signals that end programs, and
-// a function that returns that signal, 0 as long as there was none.
+// a function that returns that signal, 0 as long as there was none. After stop none is missing.
 func interrupted() (ctx context.Context, stop func(), which func() syscall.Signal) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 1)
+	signals, taken := make(chan os.Signal, 1), make(chan struct{})
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
-		select {
-		case s := <-signals:
+		defer close(taken)
+		for s := range signals {
 			cancel(signaled{s.(syscall.Signal)})
-		case <-ctx.Done():
 		}
 	}()
-	stop = func() { signal.Stop(signals); cancel(nil) }
+	stop = sync.OnceFunc(func() {
+		signal.Stop(signals)
+		close(signals)
+		<-taken
+		cancel(nil)
+	})
 	which = func() syscall.Signal {
 		var s signaled
 		errors.As(context.Cause(ctx), &s)

@@ -67,19 +67,25 @@ func (a *app) run(args []string) (int, error) {
 		return code, err
 	}
 
-	ctx, stop, signal := interrupted()
+	ctx, stop, which := interrupted()
 	defer stop()
 	w := &ward{grace: *grace}
 	return a.with(ctx, func(c *lock.Client) (int, error) {
 		l, err := c.Lock(ctx, key, q.options()...)
-		stop() // from here on signals are for CMD
+		passed := make(chan os.Signal, 16)
+		signal.Notify(passed) // from here on signals are for CMD
+		defer signal.Stop(passed)
+		stop()
 		switch {
-		case err != nil && signal() != 0:
-			return 128 + int(signal()), nil
+		case which() != 0:
+			if err == nil {
+				_, _ = a.release(l)
+			}
+			return 128 + int(which()), nil
 		case err != nil:
 			return q.status(err), err
 		}
-		code, err := w.guarded(l, path, argv)
+		code, err := w.guarded(l, path, argv, passed)
 		if errors.Is(err, errLeft) {
 			return code, err
 		}
@@ -136,7 +142,7 @@ func (w *ward) tell(end int64) { _ = binary.Write(w.told, binary.NativeEndian, e
 
 // guarded runs CMD under a guard, until CMD has ended. Its error is errLeft if the guard was killed,
 // and CMD is perhaps not yet dead: else the lock may be released.
-func (w *ward) guarded(l *lock.Lease, path string, argv []string) (code int, err error) {
+func (w *ward) guarded(l *lock.Lease, path string, argv []string, signals <-chan os.Signal) (code int, err error) {
 	deadlines, told, err := os.Pipe()
 	if err != nil {
 		return exitUnavailable, err
@@ -156,9 +162,6 @@ func (w *ward) guarded(l *lock.Lease, path string, argv []string) (code int, err
 	cmd.ExtraFiles = []*os.File{deadlines, child}
 	cmd.Env = append(os.Environ(), "LOCK_KEY="+l.Key(), "LOCK_TOKEN="+l.Token().String(), "LOCK_OWNER="+l.Owner())
 
-	passed := make(chan os.Signal, 16)
-	signal.Notify(passed)
-	defer signal.Stop(passed)
 	err = cmd.Start()
 	_ = errors.Join(deadlines.Close(), child.Close()) // the guard has its own
 	if err != nil {
@@ -175,7 +178,7 @@ func (w *ward) guarded(l *lock.Lease, path string, argv []string) (code int, err
 		_ = cmd.Wait() // its ProcessState says it all
 		close(over)
 	}()
-	w.watch(l, cmd.Process.Pid, group, passed, over)
+	w.watch(l, cmd.Process.Pid, group, signals, over)
 	return w.outcome(l, cmd.ProcessState, group)
 }
 

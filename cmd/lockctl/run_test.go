@@ -280,6 +280,20 @@ func TestDeadlocks(t *testing.T) {
 	require.NoError(t, store.Close())
 }
 
+// TestSignalIsNotLost gets a signal just before it stops taking them.
+func TestSignalIsNotLost(t *testing.T) {
+	sent := make(chan os.Signal, 1)
+	signal.Notify(sent, syscall.SIGHUP)
+	defer signal.Stop(sent)
+	for range 100 {
+		_, stop, which := interrupted()
+		require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
+		<-sent
+		stop()
+		require.Equal(t, syscall.SIGHUP, which())
+	}
+}
+
 // TestInterruptedWait ends lockctl while it waits: nothing of it stays in line.
 func TestInterruptedWait(t *testing.T) {
 	c, url, _ := client(t)
