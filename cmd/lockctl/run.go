@@ -59,8 +59,11 @@ func (a *app) run(args []string) (int, error) {
 	if *grace < 0 {
 		*grace = min(defaultGrace, q.ttl/3)
 	}
-	if least := *minHold + *grace + drift(*minHold+*grace); !given(f, "ttl") {
-		q.ttl = max(q.ttl, least+drift(least))
+	if *minHold < 0 {
+		return exitUsage, misuse("--min-hold %v: must not be negative", *minHold)
+	}
+	if least := *grace + drift(*grace); !given(f, "ttl") {
+		q.ttl = max(q.ttl, least+drift(least), *minHold) // which then holds even if lockctl is killed
 	}
 	path, code, err := lookUp(argv[0])
 	if err != nil {
@@ -72,6 +75,7 @@ func (a *app) run(args []string) (int, error) {
 	w := &ward{grace: *grace}
 	return a.with(ctx, func(c *lock.Client) (int, error) {
 		l, err := c.Lock(ctx, key, q.options()...)
+		since := time.Now()
 		passed := make(chan os.Signal, 16)
 		signal.Notify(passed) // from here on signals are for CMD
 		defer signal.Stop(passed)
@@ -86,14 +90,21 @@ func (a *app) run(args []string) (int, error) {
 			return q.status(err), err
 		}
 		code, err := w.guarded(l, path, argv, passed)
-		if errors.Is(err, errLeft) {
+		signal.Stop(passed)
+		switch {
+		case errors.Is(err, errLeft):
 			return code, err
+		case err == nil: // a signal ends lockctl meanwhile, and the TTL the lock
+			select {
+			case <-time.After(time.Until(since.Add(*minHold))):
+			case <-l.Context().Done():
+			}
 		}
 		if relCode, relErr := a.release(l); relErr != nil {
 			return relCode, relErr
 		}
 		return code, err
-	}, lock.WithDrift(drift(q.ttl)+*grace), lock.WithTTL(q.ttl), lock.WithObserver(w), lock.WithMinHold(*minHold))
+	}, lock.WithDrift(drift(q.ttl)+*grace), lock.WithTTL(q.ttl), lock.WithObserver(w))
 }
 
 // drift is the Client's default one for a TTL.

@@ -230,16 +230,20 @@ func TestGuardKilled(t *testing.T) {
 	assert.Len(t, rec.Holders, 1)
 }
 
-// TestMinHold runs a command that is over at once, and finds the key taken.
+// TestMinHold runs a command that is over at once. The key is taken until the minimum hold is over, and no
+// longer.
 func TestMinHold(t *testing.T) {
-	_, url, _ := client(t)
-	status, _, errOut := outcome(t, url, "run", "--min-hold", "20s", "job", "--", "true")
-	require.Zero(t, status, errOut)
-	status, _, _ = outcome(t, url, "run", "-n", "job", "--", "true")
-	assert.Equal(t, exitHeld, status)
-	status, _, errOut = outcome(t, url, "run", "--min-hold", "20s", "--ttl", "20s", "other", "--", "true")
-	assert.Equal(t, exitUsage, status)
-	assert.Contains(t, errOut, "minimum hold 20s")
+	admin, url, _ := client(t)
+	began := time.Now()
+	cmd, out := inBackground(t, url, "exit 3", "--ttl", "10m", "--min-hold", "2s")
+	_, err := io.ReadAll(out) // until all are over, CMD and guard and lockctl
+	require.NoError(t, err)
+	_ = cmd.Wait()
+	assert.Equal(t, 3, cmd.ProcessState.ExitCode())
+	assert.Greater(t, time.Since(began), 2*time.Second)
+	l, err := admin.TryLock(t.Context(), "job")
+	require.NoError(t, err)
+	require.NoError(t, l.Release(t.Context()))
 }
 
 // TestDeadlocks finds two that wait for each other.

@@ -19,8 +19,8 @@ Runs CMD while KEY is held, and exits with CMD's status. No shell interprets CMD
   --shared        share KEY with other shared holders
   --grace d       how long CMD has between SIGTERM and SIGKILL when the lock is lost
                   (5s, at most a third of the TTL)
-  --min-hold d    keep KEY for d after the grant, even if CMD ends sooner; without --ttl
-                  the TTL is made long enough
+  --min-hold d    keep KEY for d after the grant, even if CMD ends sooner: lockctl ends
+                  when d is over; without --ttl the TTL is at least d
   --metadata k=v  shown to others; may be given several times
   -E n            exit status when KEY was not acquired (75)
 
