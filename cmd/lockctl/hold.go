@@ -89,12 +89,12 @@ var errLeft = errors.New("the lock ends by its TTL")
 // with opens the store, calls use with a Client of it, and closes both: a failure to close is
 // told, but does not change the status. After errLeft it closes nothing: a Client that is closed
 // releases its locks, and a session of ZooKeeper does.
-func (a *app) with(ctx context.Context, use func(*lock.Client) (int, error), opts ...lock.Option) (int, error) {
+func (a *app) with(ctx context.Context, use func(*lock.Client) (int, error)) (int, error) {
 	store, err := a.open(ctx)
 	if err != nil {
 		return exitUsage, err
 	}
-	client := lock.New(store, opts...)
+	client := lock.New(store)
 	code, err := use(client)
 	if errors.Is(err, errLeft) {
 		return code, err

@@ -54,6 +54,7 @@ const (
 type app struct {
 	store       string
 	out, errOut io.Writer
+	wrap        func(lock.Locker) lock.Locker // put around the store; may be nil
 }
 
 // command is a subcommand. run gets its arguments and returns the exit status; a usageError is
@@ -159,7 +160,11 @@ func (a *app) open(ctx context.Context) (*storeurl.Store, error) {
 	if a.store == "" {
 		return nil, misuse("no store: give --store URL or set LOCKCTL_STORE")
 	}
-	return storeurl.Open(ctx, a.store)
+	s, err := storeurl.Open(ctx, a.store)
+	if err == nil && a.wrap != nil {
+		s.Locker = a.wrap(s.Locker)
+	}
+	return s, err
 }
 
 // status is the exit status that goes with the error of a Client's call.

@@ -93,7 +93,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"run", "--ttl", "soon", "key", "--", "true"}, exitUsage, `"soon"`},
 		{[]string{"run", "-n", "--wait", "1s", "key", "--", "true"}, exitUsage, "choose one"},
 		{[]string{"run", "-E", "256", "key", "--", "true"}, exitUsage, "0 to 255"},
-		{[]string{"run", "--ttl", "3s", "--grace", "3s", "key", "--", "true"}, exitUsage, "drift"},
+		{[]string{"run", "--ttl", "3s", "--grace", "3s", "key", "--", "true"}, exitUsage, "leaves nothing"},
 		{[]string{"run", "--min-hold", "-1s", "key", "--", "true"}, exitUsage, "must not be negative"},
 		{[]string{"run", "", "--", "true"}, exitUsage, "key"},
 		{[]string{"run", "key", "--", "no-such-command"}, 127, "command not found"},

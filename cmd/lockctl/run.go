@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,10 +25,12 @@ import (
 // lockctl, is CMD's parent, and knows until when the lock is held: it ends CMD when that is
 // over and it has not heard of a renewal, be it that lockctl lost the lock, was stopped, or is
 // gone. lockctl ends CMD if the guard does not. So CMD outlives the lock only if both are
-// stopped at once; then only a resource that checks the fencing token is safe.
+// stopped at once, and what it has started if both are killed; then only a resource that checks
+// the fencing token is safe.
 //
 // The lease ends, for lockctl, as much sooner than in the store as the grace is long. In
-// that time CMD may clean up after SIGTERM; at its end it gets SIGKILL.
+// that time CMD may clean up after SIGTERM; at its end it gets SIGKILL. Nothing releases the lock
+// in the store before CMD is dead.
 
 const defaultGrace = 5 * time.Second
 
@@ -56,14 +59,14 @@ func (a *app) run(args []string) (int, error) {
 	if len(argv) == 0 {
 		return exitUsage, misuse("want KEY -- CMD")
 	}
-	if *grace < 0 {
-		*grace = min(defaultGrace, q.ttl/3)
+	if !given(f, "ttl") {
+		q.ttl = max(q.ttl, 3*(*grace), *minHold) // which then holds even if lockctl is killed
 	}
-	if *minHold < 0 {
+	switch {
+	case usesUp(*grace, q.ttl):
+		return exitUsage, misuse("--grace %v leaves nothing of --ttl %v", *grace, q.ttl)
+	case *minHold < 0:
 		return exitUsage, misuse("--min-hold %v: must not be negative", *minHold)
-	}
-	if least := *grace + drift(*grace); !given(f, "ttl") {
-		q.ttl = max(q.ttl, least+drift(least), *minHold) // which then holds even if lockctl is killed
 	}
 	path, code, err := lookUp(argv[0])
 	if err != nil {
@@ -73,8 +76,9 @@ func (a *app) run(args []string) (int, error) {
 	ctx, stop, which := interrupted()
 	defer stop()
 	w := &ward{grace: *grace}
+	a.wrap = func(store lock.Locker) lock.Locker { w.Locker = store; return w }
 	return a.with(ctx, func(c *lock.Client) (int, error) {
-		l, err := c.Lock(ctx, key, q.options()...)
+		l, err := c.Lock(ctx, key, append(q.options(), lock.WithObserver(w))...)
 		since := time.Now()
 		passed := make(chan os.Signal, 16)
 		signal.Notify(passed) // from here on signals are for CMD
@@ -104,11 +108,8 @@ func (a *app) run(args []string) (int, error) {
 			return relCode, relErr
 		}
 		return code, err
-	}, lock.WithDrift(drift(q.ttl)+*grace), lock.WithTTL(q.ttl), lock.WithObserver(w))
+	})
 }
-
-// drift is the Client's default one for a TTL.
-func drift(ttl time.Duration) time.Duration { return ttl/100 + 2*time.Millisecond }
 
 // given reports whether the flag is on the command line.
 func given(f *flag.FlagSet, name string) (is bool) {
@@ -128,28 +129,84 @@ func lookUp(name string) (path string, code int, err error) {
 	return path, 0, nil
 }
 
-// ward is what lockctl knows of the guard and of CMD.
+// ward is the store as the Client sees it: the grace is taken off each TTL, and no release passes while
+// CMD runs.
 type ward struct {
-	grace time.Duration
-	lease chan *lock.Lease // the lease once it is guarded; filled before the first send
-	told  *os.File         // the deadlines go in here
+	lock.Locker
+	grace  time.Duration // negative: the default, until there is a grant
+	charge atomic.Pointer[charge]
+}
+
+// charge is what lockctl knows of the guard and of CMD.
+type charge struct {
+	lease *lock.Lease
+	told  *os.File      // the deadlines go in here
+	over  chan struct{} // closed when CMD does not run any more
+}
+
+// Unwrap returns the store itself, for [lock.As].
+func (w *ward) Unwrap() lock.Locker { return w.Locker }
+
+// cut is the grace, with its part of the drift, which a Client reckons from what is left of the TTL.
+func (w *ward) cut() time.Duration { return w.grace + w.grace/100 }
+
+// usesUp reports whether a grace leaves nothing of a TTL.
+func usesUp(grace, ttl time.Duration) bool { return grace >= ttl-ttl/100 }
+
+// Acquire refuses a TTL, as granted, of which the grace leaves nothing.
+func (w *ward) Acquire(ctx context.Context, r lock.Request) (lock.Grant, error) {
+	g, err := w.Locker.Acquire(ctx, r)
+	if err != nil {
+		return g, err
+	}
+	if w.grace < 0 {
+		w.grace = min(defaultGrace, g.TTL/3)
+	}
+	if usesUp(w.grace, g.TTL) {
+		err := fmt.Errorf("%w: grace %v leaves nothing of a TTL of %v, which is what the store grants", lock.ErrInvalid, w.grace, g.TTL)
+		return lock.Grant{}, errors.Join(err, w.Locker.Release(ctx, lock.Grant{Key: r.Key, Owner: r.Owner}))
+	}
+	g.TTL -= w.cut()
+	return g, nil
+}
+
+// Renew renews for the whole TTL.
+func (w *ward) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+	g.TTL += w.cut()
+	g, err := w.Locker.Renew(ctx, g)
+	g.TTL -= w.cut()
+	return g, err
+}
+
+// Release waits for the end of CMD: a Client also releases what it has lost, as far as it knows,
+// but CMD may still use its grace.
+func (w *ward) Release(ctx context.Context, g lock.Grant) error {
+	if c := w.charge.Load(); c != nil && c.lease.Owner() == g.Owner {
+		select {
+		case <-c.over:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return w.Locker.Release(ctx, g)
 }
 
 // Observe tells the guard of a renewal.
 func (w *ward) Observe(_ context.Context, e lock.Event) {
-	if e.Kind != lock.EventRenewed || w.lease == nil {
+	c := w.charge.Load()
+	if c == nil || e.Kind != lock.EventRenewed {
 		return
 	}
-	l := <-w.lease
-	w.lease <- l
-	w.tell(endOf(l))
+	if end := endOf(c.lease); c.lease.Err() == nil { // else end means nothing
+		c.tell(end)
+	}
 }
 
 // endOf is when l ends unless it is renewed, in nanoseconds since boot.
 func endOf(l *lock.Lease) int64 { return guard.SinceBoot() + int64(time.Until(l.Deadline())) }
 
 // tell says when the lease ends. A guard that is gone is found out by its Wait.
-func (w *ward) tell(end int64) { _ = binary.Write(w.told, binary.NativeEndian, end) }
+func (c *charge) tell(end int64) { _ = binary.Write(c.told, binary.NativeEndian, end) }
 
 // guarded runs CMD under a guard, until CMD has ended. Its error is errLeft if the guard was killed,
 // and CMD is perhaps not yet dead: else the lock may be released.
@@ -168,20 +225,26 @@ func (w *ward) guarded(l *lock.Lease, path string, argv []string, signals <-chan
 	if err != nil {
 		return exitUnavailable, err
 	}
+	c := &charge{l, told, make(chan struct{})}
+	defer func() {
+		if !errors.Is(err, errLeft) {
+			close(c.over)
+		}
+	}()
+	w.charge.Store(c)
 	cmd := exec.Command(self, append([]string{guard.Command, strconv.FormatInt(endOf(l), 10), w.grace.String(), path}, argv...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{deadlines, child}
 	cmd.Env = append(os.Environ(), "LOCK_KEY="+l.Key(), "LOCK_TOKEN="+l.Token().String(), "LOCK_OWNER="+l.Owner())
 
+	if err = l.Err(); err != nil {
+		return exitLost, errors.Join(err, deadlines.Close(), child.Close())
+	}
 	err = cmd.Start()
 	_ = errors.Join(deadlines.Close(), child.Close()) // the guard has its own
 	if err != nil {
 		return exitUnavailable, err
 	}
-	w.told = told
-	lease := make(chan *lock.Lease, 1)
-	lease <- l
-	w.lease = lease
 
 	group := childOf(report)
 	over := make(chan struct{})
@@ -189,8 +252,8 @@ func (w *ward) guarded(l *lock.Lease, path string, argv []string, signals <-chan
 		_ = cmd.Wait() // its ProcessState says it all
 		close(over)
 	}()
-	w.watch(l, cmd.Process.Pid, group, signals, over)
-	return w.outcome(l, cmd.ProcessState, group)
+	w.watch(c, cmd.Process.Pid, group, signals, over)
+	return c.outcome(cmd.ProcessState, group)
 }
 
 // childOf reads CMD's process ID, which is that of its group, 0 if there is no CMD.
@@ -203,8 +266,8 @@ func childOf(report io.Reader) int {
 }
 
 // watch passes signals on until over, and sees that CMD ends with the lease.
-func (w *ward) watch(l *lock.Lease, parent, group int, signals <-chan os.Signal, over <-chan struct{}) {
-	lost := l.Context().Done()
+func (w *ward) watch(c *charge, parent, group int, signals <-chan os.Signal, over <-chan struct{}) {
+	lost := c.lease.Context().Done()
 	var last <-chan time.Time
 	for {
 		select {
@@ -216,7 +279,7 @@ func (w *ward) watch(l *lock.Lease, parent, group int, signals <-chan os.Signal,
 			}
 		case <-lost:
 			lost = nil
-			w.tell(guard.SinceBoot())
+			c.tell(guard.SinceBoot())
 			last = time.After(w.grace)
 		case <-last:
 			if group != 0 {
@@ -238,14 +301,14 @@ func passes(s syscall.Signal) bool {
 }
 
 // outcome reads how the guard has ended, which is how CMD has.
-func (w *ward) outcome(l *lock.Lease, state *os.ProcessState, group int) (code int, err error) {
+func (c *charge) outcome(state *os.ProcessState, group int) (code int, err error) {
 	status := state.Sys().(syscall.WaitStatus)
 	code = status.ExitStatus()
 	if status.Signaled() {
 		code = 128 + int(status.Signal())
 		err = fmt.Errorf("the guard got signal %d (%v): CMD is killed, and %w", int(status.Signal()), status.Signal(), errLeft)
 	}
-	if lost := l.Err(); lost != nil {
+	if lost := c.lease.Err(); lost != nil {
 		code, err = exitLost, errors.Join(lost, err)
 	}
 	if err != nil {

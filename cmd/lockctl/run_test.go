@@ -22,6 +22,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
+	"github.com/seed-215fdefa/lock/internal/testserver"
 )
 
 const criticalCommand = "__critical"
@@ -230,6 +231,41 @@ func TestGuardKilled(t *testing.T) {
 	assert.Len(t, rec.Holders, 1)
 }
 
+// TestGraceIsHeld has the store answer again when the lock counts as lost, and CMD has its grace.
+func TestGraceIsHeld(t *testing.T) {
+	next, url, server := client(t)
+	end := filepath.Join(t.TempDir(), "end")
+	cmd, out := inBackground(t, url,
+		`trap "echo term" TERM; echo in; while [ ! -e `+end+` ]; do sleep 0.1; done`, "--ttl", "10m", "--grace", "590s")
+	_, err := out.ReadString('\n')
+	require.NoError(t, err)
+	server.Pause()
+	line, err := out.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "term\n", line)
+	server.Resume()
+	_, err = next.Lock(t.Context(), "job", lock.WithWait(3*time.Second))
+	assert.ErrorIs(t, err, lock.ErrHeld, "CMD still runs")
+	require.NoError(t, os.WriteFile(end, nil, 0o600))
+	_ = cmd.Wait()
+	assert.Equal(t, exitLost, cmd.ProcessState.ExitCode())
+	l, err := next.TryLock(t.Context(), "job")
+	require.NoError(t, err)
+	require.NoError(t, l.Release(t.Context()))
+}
+
+// TestShortSession has a store that grants less than the default TTL, and than the minimum hold.
+func TestShortSession(t *testing.T) {
+	url := "zookeeper://" + testserver.ZooKeeper(t).Addr()
+	status, _, errOut := outcome(t, url, "run", "--min-hold", "6s", "job", "--", "true")
+	assert.Zero(t, status, errOut)
+	status, _, errOut = outcome(t, url, "run", "-n", "--grace", "5s", "job", "--", "true")
+	assert.Equal(t, exitUsage, status)
+	assert.Contains(t, errOut, "grace 5s leaves nothing of a TTL of 4.6")
+	status, _, errOut = outcome(t, url, "run", "-n", "--grace", "1s", "job", "--", "true")
+	assert.Zero(t, status, errOut)
+}
+
 // TestMinHold runs a command that is over at once. The key is taken until the minimum hold is over, and no
 // longer.
 func TestMinHold(t *testing.T) {
@@ -329,12 +365,15 @@ func force(t *testing.T, admin *lock.Client) {
 // gone waits until a process does not run any more.
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	require.Eventually(t, func() bool {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return true
-		}
-		_, state, _ := strings.Cut(string(b), ") ")
-		return strings.HasPrefix(state, "Z")
-	}, time.Minute, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return !runs(pid) }, time.Minute, 10*time.Millisecond)
+}
+
+// runs reports whether a process runs. A zombie does not.
+func runs(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, state, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(state, "Z")
 }

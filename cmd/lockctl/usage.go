@@ -20,7 +20,7 @@ Runs CMD while KEY is held, and exits with CMD's status. No shell interprets CMD
   --grace d       how long CMD has between SIGTERM and SIGKILL when the lock is lost
                   (5s, at most a third of the TTL)
   --min-hold d    keep KEY for d after the grant, even if CMD ends sooner: lockctl ends
-                  when d is over; without --ttl the TTL is at least d
+                  when d is over
   --metadata k=v  shown to others; may be given several times
   -E n            exit status when KEY was not acquired (75)
 
@@ -28,6 +28,9 @@ If the lock is lost, CMD and its process group get SIGTERM, and SIGKILL at the e
 grace. CMD is dead before the store gives KEY to anybody else, even if lockctl itself was
 stopped or killed. lockctl passes signals on to CMD. CMD finds LOCK_KEY, LOCK_TOKEN (the
 fencing token) and LOCK_OWNER in its environment.
+
+A store may grant a shorter TTL than --ttl, and the default grace follows it. Without --ttl
+the TTL is also at least three times --grace, and at least --min-hold.
 `
 
 const holdUsage = `usage: lockctl [--store URL] hold [flags] KEY
