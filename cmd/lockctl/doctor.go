@@ -8,16 +8,23 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
 )
 
-// patient is how long the doctor waits for one answer.
-const patient = 10 * time.Second
+// patient is how long the doctor waits for one answer. A waiter may look twice until it has settled. If
+// nobody wakes it, it looks again after a third of its heartbeat, 5/3 s; if somebody does, that is prompt.
+const (
+	patient = 10 * time.Second
+	settled = 300 * time.Millisecond
+	prompt  = 800 * time.Millisecond
+)
 
 // doctor is one examination.
 type doctor struct {
 	app    *app
 	client *lock.Client
 	store  lock.Locker
+	prefix string
 	key    string
 	sick   bool
 }
@@ -37,7 +44,7 @@ func (a *app) doctor(args []string) (int, error) {
 	defer store.Close()
 	client := lock.New(store)
 	defer client.Close(context.Background())
-	d := &doctor{app: a, client: client, store: store, key: fmt.Sprintf("%s%d", *prefix, time.Now().UnixNano())}
+	d := &doctor{app: a, client: client, store: store, prefix: *prefix, key: fmt.Sprintf("%s%d", *prefix, time.Now().UnixNano())}
 	d.examine(ctx)
 	if d.sick {
 		return exitUnavailable, nil
@@ -106,18 +113,42 @@ func (d *doctor) cycle(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%v, token %v", round(time.Since(start)), l.Token()), nil
 }
 
-// handOver lets one call wait for another, through two Clients, as two processes would.
+// another opens the store once more, as another process would. What is in memory has one process.
+func (d *doctor) another(ctx context.Context) (*storeurl.Store, error) {
+	if d.client.Capabilities().Store == "memory" {
+		return &storeurl.Store{Locker: d.store}, nil
+	}
+	return d.app.open(ctx)
+}
+
+// handOver lets one process wait for another, and once more if that was slow: the machine may be.
 func (d *doctor) handOver(ctx context.Context) (string, error) {
+	took, err := d.waitFor(ctx)
+	if err == nil && took > prompt && d.client.Capabilities().Push {
+		if took, err = d.waitFor(ctx); took > prompt {
+			err = errors.Join(err, fmt.Errorf("wake-ups do not arrive: the waiter had the lock %v after the release", round(took)))
+		}
+	}
+	return fmt.Sprintf("%v after the release", round(took)), err
+}
+
+// waitFor returns how long after a release who waits for it has the lock.
+func (d *doctor) waitFor(ctx context.Context) (took time.Duration, err error) {
+	store, err := d.another(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer store.Close()
 	contended := make(chan struct{}, 1)
-	waiter := lock.New(d.store, lock.WithObserver(observer(func(e lock.Event) {
+	waiter := lock.New(store, lock.WithObserver(observer(func(e lock.Event) {
 		if e.Kind == lock.EventContended {
-			contended <- struct{}{}
+			time.AfterFunc(settled, func() { contended <- struct{}{} })
 		}
 	})))
 	defer waiter.Close(context.Background())
 	l, err := d.client.TryLock(ctx, d.key)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	granted := make(chan error, 1)
 	var second *lock.Lease
@@ -129,41 +160,61 @@ func (d *doctor) handOver(ctx context.Context) (string, error) {
 	select {
 	case <-contended:
 	case err := <-granted:
-		return "", errors.Join(err, errors.New("the lock was granted twice, or the wait failed"), l.Release(ctx))
+		return 0, errors.Join(err, errors.New("the lock was granted twice, or the wait failed"), l.Release(ctx))
 	}
 	start := time.Now()
 	err = l.Release(ctx)
 	if e := <-granted; e != nil {
-		return "", errors.Join(err, e)
+		return 0, errors.Join(err, e)
 	}
-	took := time.Since(start)
+	took = time.Since(start)
 	if second.Token() <= l.Token() {
 		err = errors.Join(err, fmt.Errorf("token %v came after %v", second.Token(), l.Token()))
 	}
-	return fmt.Sprintf("%v after the release", round(took)), errors.Join(err, second.Release(ctx))
+	return took, errors.Join(err, second.Release(ctx))
 }
 
+// list does not look beyond the prefix: the rights may end there.
 func (d *doctor) list(ctx context.Context) (string, error) {
-	n := 0
-	for _, err := range d.client.List(ctx, "") {
+	for _, err := range d.client.List(ctx, d.prefix) {
 		if err != nil {
 			return "", err
 		}
-		n++
 	}
-	return fmt.Sprintf("%d locks", n), nil
+	return "", nil
 }
 
+// force ends the grant of another process, which must hear of it if the store says so.
 func (d *doctor) force(ctx context.Context) (string, error) {
-	l, err := d.client.TryLock(ctx, d.key, lock.WithRenewal(false))
+	store, err := d.another(ctx)
 	if err != nil {
 		return "", err
 	}
-	err = d.client.ForceRelease(ctx, d.key, l.Owner())
-	if e := l.Release(ctx); err != nil || !errors.Is(e, lock.ErrLost) {
-		return "", errors.Join(err, e)
+	defer store.Close()
+	holder := lock.New(store)
+	defer holder.Close(context.Background())
+	l, err := holder.TryLock(ctx, d.key, lock.WithRenewal(false))
+	if err != nil {
+		return "", err
 	}
-	return "", nil
+	if err := d.client.ForceRelease(ctx, d.key, l.Owner()); err != nil {
+		return "", errors.Join(err, l.Release(ctx))
+	}
+	r, err := d.client.Inspect(ctx, d.key)
+	switch {
+	case err != nil:
+		return "", err
+	case len(r.Holders) > 0:
+		return "", errors.New("it was confirmed, but the grant is still there")
+	case !d.client.Capabilities().EarlyLoss:
+		return "", nil
+	}
+	select {
+	case <-l.Context().Done():
+		return "", nil
+	case <-ctx.Done():
+		return "", errors.New("the holder does not hear of it")
+	}
 }
 
 func round(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }

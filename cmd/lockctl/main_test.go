@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"regexp"
@@ -15,7 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/httplock"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/memory"
 	"github.com/seed-215fdefa/lock/redis"
 )
 
@@ -199,4 +204,51 @@ func TestDoctor(t *testing.T) {
 	status, out, _ = outcome(t, url, "doctor")
 	assert.Equal(t, exitUnavailable, status)
 	assert.Contains(t, out, "WRONG reach the store")
+}
+
+// TestDoctorIsContent has healthy stores.
+func TestDoctorIsContent(t *testing.T) {
+	for _, url := range []string{"memory:", "etcd://" + testserver.Etcd(t).Addr(), "zookeeper://" + testserver.ZooKeeper(t).Addr()} {
+		status, out, errOut := outcome(t, url, "doctor")
+		assert.Zero(t, status, out+errOut)
+	}
+}
+
+// TestDoctorFindsLostWakeups has a pooler in front of PostgreSQL, which passes no notifications on.
+func TestDoctorFindsLostWakeups(t *testing.T) {
+	server := testserver.Postgres(t)
+	url := testserver.PostgresURL(server.Addr())
+	status, out, errOut := outcome(t, url, "migrate")
+	require.Zero(t, status, errOut)
+	status, out, errOut = outcome(t, url, "doctor")
+	assert.Zero(t, status, out+errOut)
+	assert.Contains(t, out, "ok    hand over")
+	assert.Contains(t, out, "ok    force")
+	bouncer := testserver.PgBouncer(t, server)
+	status, out, _ = outcome(t, testserver.PostgresURL(bouncer.Addr())+"&default_query_exec_mode=exec", "doctor")
+	assert.Equal(t, exitUnavailable, status)
+	assert.Contains(t, out, "WRONG hand over to who waits: wake-ups do not arrive")
+	assert.Contains(t, out, "WRONG force: the holder does not hear of it")
+}
+
+// forceless is a store that confirms a force, and does nothing.
+type forceless struct{ *memory.Locker }
+
+func (forceless) ForceRelease(context.Context, string, string) error { return nil }
+
+// TestDoctorThroughService is allowed no other keys than those with its prefix, and no force has an effect.
+func TestDoctorThroughService(t *testing.T) {
+	store := memory.New()
+	h := httplock.NewHandler(forceless{store}, httplock.WithAuthorization(func(_ *http.Request, _ httplock.Action, key string) error {
+		if !strings.HasPrefix(key, "mine:") {
+			return errors.New("not yours")
+		}
+		return nil
+	}))
+	s := httptest.NewServer(h)
+	t.Cleanup(func() { s.Close(); h.Close(); assert.NoError(t, store.Close()) })
+	status, out, _ := outcome(t, s.URL, "doctor", "--prefix", "mine:")
+	assert.Equal(t, exitUnavailable, status)
+	assert.Contains(t, out, "ok    list")
+	assert.Contains(t, out, "WRONG force: it was confirmed, but the grant is still there")
 }

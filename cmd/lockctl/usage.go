@@ -72,9 +72,9 @@ working when the next one begins: only resources that check the fencing token ar
 
 const doctorUsage = `usage: lockctl [--store URL] doctor [--prefix P]
 
-Checks the store: its settings, the rights to lock, list and force, how long a request takes,
-and whether a release wakes waiters. It uses keys that begin with P (lockctl-doctor:), and says
-what to fix. Exits with 69 if anything is wrong.
+Checks the store: the settings of Redis, the rights to lock, list and force, how long a request
+takes, and whether a release wakes waiters of another process and a force reaches the holder. It
+uses keys that begin with P (lockctl-doctor:). Exits with 69 if anything is wrong.
 `
 
 const migrateUsage = `usage: lockctl [--store URL] migrate
