@@ -30,7 +30,7 @@ type doctor struct {
 }
 
 func (a *app) doctor(args []string) (int, error) {
-	f := a.flags("doctor", "")
+	f := a.flags("doctor")
 	prefix := f.String("prefix", "lockctl-doctor:", "")
 	if err := parse(f, args); err != nil {
 		return exitUsage, err

@@ -109,7 +109,7 @@ func (a *app) with(ctx context.Context, use func(*lock.Client) (int, error)) (in
 
 func (a *app) hold(args []string) (int, error) {
 	var q acquisition
-	f := a.flags("hold", "")
+	f := a.flags("hold")
 	q.define(f)
 	if err := parse(f, args, "KEY"); err != nil {
 		return exitUsage, err

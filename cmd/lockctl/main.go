@@ -87,7 +87,7 @@ func main() {
 }
 
 func (a *app) main(args []string) int {
-	flags := a.flags("lockctl", "")
+	flags := a.flags("lockctl")
 	flags.StringVar(&a.store, "store", a.store, "")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) || flags.NArg() == 0 && err == nil {
 		a.help(a.out)
@@ -129,7 +129,7 @@ func (a *app) misused(err error, usage func(io.Writer)) int {
 }
 
 // flags returns a FlagSet that prints nothing by itself.
-func (a *app) flags(name, _ string) *flag.FlagSet {
+func (a *app) flags(name string) *flag.FlagSet {
 	f := flag.NewFlagSet(name, flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	return f

@@ -36,7 +36,7 @@ const defaultGrace = 5 * time.Second
 
 func (a *app) run(args []string) (int, error) {
 	var q acquisition
-	f := a.flags("run", "")
+	f := a.flags("run")
 	q.define(f)
 	grace := f.Duration("grace", -1, "")
 	minHold := f.Duration("min-hold", 0, "")

@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) ls(args []string) (int, error) {
-	f := a.flags("ls", "")
+	f := a.flags("ls")
 	asJSON := f.Bool("json", false, "")
 	if err := parse(f, args, "[PREFIX]"); err != nil {
 		return exitUsage, err
@@ -59,7 +59,7 @@ func table(w io.Writer, records []lock.Record) error {
 }
 
 func (a *app) inspect(args []string) (int, error) {
-	f := a.flags("inspect", "")
+	f := a.flags("inspect")
 	asJSON := f.Bool("json", false, "")
 	if err := parse(f, args, "KEY"); err != nil {
 		return exitUsage, err
@@ -79,7 +79,7 @@ func (a *app) inspect(args []string) (int, error) {
 }
 
 func (a *app) watch(args []string) (int, error) {
-	f := a.flags("watch", "")
+	f := a.flags("watch")
 	asJSON := f.Bool("json", false, "")
 	if err := parse(f, args, "KEY"); err != nil {
 		return exitUsage, err
@@ -218,7 +218,7 @@ func printable(s string) string {
 }
 
 func (a *app) force(args []string) (int, error) {
-	f := a.flags("force", "")
+	f := a.flags("force")
 	if err := parse(f, args, "KEY", "OWNER"); err != nil {
 		return exitUsage, err
 	}
@@ -231,7 +231,7 @@ func (a *app) force(args []string) (int, error) {
 }
 
 func (a *app) deadlocks(args []string) (int, error) {
-	if err := parse(a.flags("deadlocks", ""), args); err != nil {
+	if err := parse(a.flags("deadlocks"), args); err != nil {
 		return exitUsage, err
 	}
 	ctx, stop, _ := interrupted()
@@ -259,7 +259,7 @@ func (a *app) deadlocks(args []string) (int, error) {
 }
 
 func (a *app) migrate(args []string) (int, error) {
-	if err := parse(a.flags("migrate", ""), args); err != nil {
+	if err := parse(a.flags("migrate"), args); err != nil {
 		return exitUsage, err
 	}
 	ctx, stop, _ := interrupted()
