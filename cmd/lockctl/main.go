@@ -16,13 +16,14 @@
 // The exit status is 0, or:
 //
 //	 1  deadlocks has found some
-//	64  the command line is wrong
+//	64  the command line is wrong, or the store cannot do what it asks for
 //	69  the store did not answer, or failed
 //	75  the lock was not acquired; run's and hold's -E gives another number
-//	76  the lock was lost while it was held, whatever CMD returned
+//	76  the lock was lost while it was held, whatever CMD returned; OWNER does not hold KEY
 //
 // and of run otherwise that of CMD: 126 if CMD cannot be executed, 127 if it is not found, and
-// 128+n after signal n.
+// 128+n after signal n. The last is also that of run and hold if a signal has ended the wait for
+// KEY, and of run if one has ended the guard.
 package main
 
 import (
