@@ -301,7 +301,7 @@ func (k *call) explain(err error) error {
 // over is the error of a call whose bound ended it.
 func (k *call) over(rec Record, seen bool, err error) error {
 	if !seen {
-		return fmt.Errorf("%w: no answer within %v: %w", ErrUnavailable, k.limit(), err)
+		return fmt.Errorf("%w: no answer within %v: %w", ErrUnavailable, k.limit(), ownError(err))
 	}
 	over := fmt.Errorf("the wait of %v is over", k.limit())
 	if err != nil && err != context.DeadlineExceeded { //nolint:errorlint // alone it says nothing more

@@ -26,7 +26,8 @@ var (
 	// ErrStale says that a resource has seen a newer token. The error is a *StaleError.
 	ErrStale = errors.New("lock: stale token")
 	// ErrUnavailable says that the store failed, or did not answer within the bound of the
-	// call. It wraps the store's last error. Whether the key is held is not known.
+	// call. It wraps the store's last error, but is no context's error even if that is. Whether
+	// the key is held is not known.
 	ErrUnavailable = errors.New("lock: store unavailable")
 	// ErrReleased is a lease's Err, and the cause of its context, after Release.
 	ErrReleased = errors.New("lock: released")
@@ -226,12 +227,31 @@ func (c caller) storeError(err error) error {
 	if err == nil || c.ended != nil && errors.Is(err, c.ended) {
 		return err
 	}
+	err = ownError(err)
 	for _, known := range []error{ErrHeld, ErrLost, ErrUnavailable, ErrClosed, ErrInvalid, ErrUnsupported} {
 		if errors.Is(err, known) {
 			return err
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// ownError is an error of the store that does not pass for the end of the caller's ctx, which
+// goes on: a timeout of the network, or a bound of the Client's.
+func ownError(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return &notOfCaller{err}
+	}
+	return err
+}
+
+// notOfCaller hides of err that it is a context's, and nothing else.
+type notOfCaller struct{ err error }
+
+func (e *notOfCaller) Error() string      { return e.err.Error() }
+func (e *notOfCaller) As(target any) bool { return errors.As(e.err, target) }
+func (e *notOfCaller) Is(target error) bool {
+	return target != context.Canceled && target != context.DeadlineExceeded && errors.Is(e.err, target)
 }
 
 // final reports whether no other try can help.

@@ -409,5 +409,5 @@ func (l *Lease) loss(reason LostReason, err error) *LostError {
 	case reason != ReasonUnreachable && errors.As(err, &lost):
 		err = lost.Err
 	}
-	return &LostError{Reason: reason, Token: l.grant.Token, Err: err}
+	return &LostError{Reason: reason, Token: l.grant.Token, Err: ownError(err)}
 }

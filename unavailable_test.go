@@ -11,7 +11,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An outage must never look as if somebody else held the key.
+var (
+	// errTimeout is context.DeadlineExceeded, as a dial's timeout is.
+	errTimeout  = fmt.Errorf("%w: %w", errIO, context.DeadlineExceeded)
+	unavailable = fmt.Errorf("%w: %w", ErrUnavailable, errTimeout)
+)
+
+// notOfContext fails the test if err passes for the end of the caller's ctx, which goes on.
+func notOfContext(t *testing.T, err error) {
+	t.Helper()
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, context.Canceled)
+}
+
+// An outage must never look as if somebody else held the key, or the caller had given up.
 func TestOutageIsNotHeld(t *testing.T) {
 	for name, c := range map[string]struct {
 		acquire func(context.Context, Request, acquireFunc) (Grant, error)
@@ -23,6 +36,8 @@ func TestOutageIsNotHeld(t *testing.T) {
 			<-ctx.Done()
 			return Grant{}, fmt.Errorf("%w: %w", ctx.Err(), errIO)
 		}, errIO},
+		"timed out":            {func(context.Context, Request, acquireFunc) (Grant, error) { return Grant{}, errTimeout }, errIO},
+		"unavailable, it says": {func(context.Context, Request, acquireFunc) (Grant, error) { return Grant{}, unavailable }, errIO},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -38,6 +53,7 @@ func TestOutageIsNotHeld(t *testing.T) {
 					failedAs(t, op, "k", err)
 					require.ErrorIs(t, err, ErrUnavailable)
 					require.NotErrorIs(t, err, ErrHeld)
+					notOfContext(t, err)
 					require.False(t, Refused(err, "k"))
 					require.ErrorContains(t, err, "store unavailable")
 					if c.wraps != nil {
@@ -62,6 +78,7 @@ func TestHeldAndThenAnOutage(t *testing.T) {
 		require.ErrorIs(t, err, ErrHeld)
 		require.ErrorIs(t, err, ErrUnavailable)
 		require.ErrorIs(t, err, errIO)
+		notOfContext(t, err)
 		require.ErrorContains(t, err, "held by somebody")
 	})
 }
@@ -103,7 +120,12 @@ func TestStoreErrors(t *testing.T) {
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.Equal(t, context.Canceled, storeError(ended, context.Canceled), "the caller's ctx is not the store")
+		for _, err := range []error{context.DeadlineExceeded, context.Canceled, unavailable, &LostError{Err: errTimeout}} {
+			notOfContext(t, storeError(t.Context(), err))
+		}
 		require.ErrorIs(t, storeError(t.Context(), context.DeadlineExceeded), ErrUnavailable)
+		var lost *LostError
+		require.ErrorAs(t, storeError(t.Context(), &LostError{Err: errTimeout}), &lost)
 		require.NoError(t, storeError(ended, nil))
 		for _, known := range []error{ErrHeld, ErrLost, ErrUnavailable, ErrClosed, ErrInvalid, ErrUnsupported} {
 			require.Equal(t, known, storeError(t.Context(), known))
@@ -116,7 +138,7 @@ func TestStoreErrors(t *testing.T) {
 func TestLossIsNotUnavailable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		f.onRenew(failRenew)
+		f.onRenew(func(context.Context, Grant, renewFunc) (Grant, error) { return Grant{}, errTimeout })
 		err := client(t, f).Do(t.Context(), "k", func(ctx context.Context, _ *Lease) error {
 			<-ctx.Done()
 			return nil
@@ -124,6 +146,7 @@ func TestLossIsNotUnavailable(t *testing.T) {
 		lostAs(t, ReasonUnreachable, err)
 		require.NotErrorIs(t, err, ErrUnavailable)
 		require.ErrorIs(t, err, errIO)
+		notOfContext(t, err)
 	})
 }
 

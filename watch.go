@@ -112,7 +112,7 @@ func (w *watch) look() (Record, error) {
 			if trouble != nil && errors.Is(err, ctx.Err()) {
 				err = trouble
 			}
-			return Record{}, fmt.Errorf("%w: no answer for %v: %w", ErrUnavailable, Patience, err)
+			return Record{}, fmt.Errorf("%w: no answer for %v: %w", ErrUnavailable, Patience, ownError(err))
 		case w.last == nil || ctx.Err() != nil || final(err):
 			return Record{}, storeError(w.caller, err)
 		}
