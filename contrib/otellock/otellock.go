@@ -306,10 +306,10 @@ func (o *Observer) set(l labels) *set {
 // outcome classifies the error of a call.
 func outcome(err error) string {
 	switch {
+	case errors.Is(err, lock.ErrUnavailable): // whatever else it is
+		return "unavailable"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return "canceled"
-	case errors.Is(err, lock.ErrUnavailable):
-		return "unavailable"
 	case errors.Is(err, lock.ErrHeld):
 		return "held"
 	}

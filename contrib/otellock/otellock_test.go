@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -144,10 +145,26 @@ func TestLoss(t *testing.T) {
 func TestOutcome(t *testing.T) {
 	for err, want := range map[error]string{
 		lock.ErrUnavailable: "unavailable", lock.ErrClosed: "failed",
-		errors.Join(lock.ErrHeld, context.Canceled): "canceled",
+		errors.Join(lock.ErrHeld, context.Canceled): "canceled", context.DeadlineExceeded: "canceled",
+		errors.Join(lock.ErrUnavailable, context.DeadlineExceeded): "unavailable",
+		errors.Join(lock.ErrHeld, lock.ErrUnavailable):             "unavailable",
 	} {
-		assert.Equal(t, want, outcome(err))
+		assert.Equal(t, want, outcome(err), err)
 	}
+}
+
+// TestHangingStore: that the store does not answer is not the caller's doing.
+func TestHangingStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.store.Freeze()
+		_, err := w.client.TryLock(t.Context(), "order:1")
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		_, err = w.client.Lock(t.Context(), "order:1", lock.WithWait(time.Second))
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		assert.Equal(t, 2, w.count("lock.acquire.duration", outcomeIs("unavailable")))
+		w.store.Heal()
+	})
 }
 
 // BenchmarkDo shows what the Observer costs, with the SDK's metrics and without spans.

@@ -29,6 +29,10 @@ func ExampleLevel() {
 	for _, e.Kind = range []lock.EventKind{lock.EventGranted, lock.EventRenewed} {
 		o.Observe(ctx, e)
 	}
+	e.Kind = lock.EventFailed
+	for _, e.Err = range []error{lock.ErrHeld, errors.Join(lock.ErrHeld, lock.ErrUnavailable)} {
+		o.Observe(ctx, e)
+	}
 	e.Kind, e.Err = lock.EventRenewFailed, away
 	o.Observe(ctx, e)
 	e.Kind, e.Err, e.Held = lock.EventLost, lost, 10*time.Second
@@ -42,6 +46,8 @@ func ExampleLevel() {
 	// Output:
 	// level=DEBUG msg="lock granted" store=redis key=report owner=A token=7 waited=3ms
 	// level=DEBUG msg="lock renewed" store=redis key=report owner=A token=7 slack=2s
+	// level=INFO msg="lock failed" store=redis key=report owner=A token=7 waited=3ms error="lock: held"
+	// level=WARN msg="lock failed" store=redis key=report owner=A token=7 waited=3ms error="lock: held\nlock: store unavailable"
 	// level=WARN msg="lock renew failed" store=redis key=report owner=A token=7 slack=2s error="server away"
 	// level=ERROR msg="lock lost" store=redis key=report owner=A token=7 held=10s error="lock: lost: unreachable (token 7)"
 	// level=ERROR msg="lock released lost" store=redis key=report owner=A token=7 held=10s error="lock: lost: unreachable (token 7)"

@@ -46,9 +46,11 @@ func Level(e lock.Event) slog.Level {
 	case lock.EventRenewFailed:
 		return slog.LevelWarn
 	case lock.EventFailed:
-		// That somebody else has the lock, or that the caller has given up, is an answer.
-		if errors.Is(e.Err, lock.ErrHeld) || errors.Is(e.Err, context.Canceled) {
-			return slog.LevelInfo
+		switch {
+		case errors.Is(e.Err, lock.ErrUnavailable): // ErrHeld or not: see WithWait
+			return slog.LevelWarn
+		case errors.Is(e.Err, lock.ErrHeld), errors.Is(e.Err, context.Canceled):
+			return slog.LevelInfo // that somebody else has the lock, or the caller has given up, is an answer
 		}
 		return slog.LevelWarn
 	case lock.EventReleased:
