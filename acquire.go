@@ -267,9 +267,11 @@ func (k *call) undo(l *Lease) {
 }
 
 // unknown reports whether a grant or a place in line may be left after err: not when the
-// request was never sent, or was answered by a plain refusal.
+// request was never sent, or was answered by a plain refusal. A Locker before the store, such as
+// contrib/breakerlock's, says by a method NotSent of its error that it has sent nothing.
 func (k *call) unknown(err error) bool {
-	if errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnsupported) {
+	var notSent interface{ NotSent() }
+	if errors.As(err, &notSent) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnsupported) {
 		return false
 	}
 	return k.waits() || !errors.Is(err, ErrHeld) ||

@@ -18,7 +18,7 @@ package breakerlock
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io"
 	"sync"
 
 	"github.com/sony/gobreaker/v2"
@@ -52,6 +52,14 @@ func (l *Locker) State() gobreaker.State { return l.breaker.State() }
 // Unwrap returns the store, in which [lock.As] finds its Admin and its Watcher.
 func (l *Locker) Unwrap() lock.Locker { return l.Locker }
 
+// Close closes the store, if that has a method Close() error.
+func (l *Locker) Close() error {
+	if c, ok := l.Locker.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
 // Acquire asks the store. While the breaker is open, it sends nothing and returns ErrUnavailable
 // around gobreaker's error.
 func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
@@ -63,7 +71,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	}
 	done, err := l.breaker.Allow()
 	if err != nil {
-		return lock.Grant{}, fmt.Errorf("%w: %w", lock.ErrUnavailable, err)
+		return lock.Grant{}, &refusal{err}
 	}
 	var once sync.Once
 	report := func(err error) { once.Do(func() { done(err) }) }
@@ -81,6 +89,15 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	report(outcome(err))
 	return g, err
 }
+
+// refusal is ErrUnavailable around gobreaker's error.
+type refusal struct{ err error }
+
+func (r *refusal) Error() string   { return lock.ErrUnavailable.Error() + ": " + r.err.Error() }
+func (r *refusal) Unwrap() []error { return []error{lock.ErrUnavailable, r.err} }
+
+// NotSent tells the Client that there is nothing to undo.
+func (r *refusal) NotSent() {}
 
 // outcome is err as the breaker is to count it: nil for an answer.
 func outcome(err error) error {

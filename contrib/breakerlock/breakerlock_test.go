@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,6 +97,64 @@ func TestFailsFast(t *testing.T) {
 		require.Equal(t, gobreaker.StateClosed, l.State())
 		require.NoError(t, lease.Release(t.Context()))
 	})
+}
+
+// counting counts the undos that come to the store, and closes of it.
+type counting struct {
+	*memory.Faulty
+	undos, closes atomic.Int64
+}
+
+func (c *counting) Release(ctx context.Context, g lock.Grant) error {
+	if g.Token == 0 {
+		c.undos.Add(1)
+	}
+	return c.Faulty.Release(ctx, g)
+}
+
+func (c *counting) Close() error {
+	c.closes.Add(1)
+	return errors.New("closed")
+}
+
+// TestNothingIsSent: a refused acquire leaves nothing to undo, neither for the store, which has
+// enough to do, nor for Close. One that was sent is undone, also while the breaker is open.
+func TestNothingIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &counting{Faulty: memory.NewFaulty()}
+		l := breakerlock.New(store, gobreaker.Settings{Timeout: time.Hour})
+		c := lock.New(l, lock.WithTTL(ttl))
+		trip(t, store.Faulty, l, c)
+		synctest.Wait()
+		require.Positive(t, store.undos.Load(), "of what was sent")
+		time.Sleep(2 * ttl)
+		sent := store.undos.Load()
+		store.Freeze()
+		for range 100 {
+			_, err := c.TryLock(t.Context(), "k")
+			require.ErrorIs(t, err, gobreaker.ErrOpenState)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := c.Lock(ctx, "k")
+		require.ErrorIs(t, err, gobreaker.ErrOpenState)
+		time.Sleep(2 * ttl)
+		require.Equal(t, sent, store.undos.Load())
+		_, err = c.TryLock(t.Context(), "k")
+		require.ErrorIs(t, err, gobreaker.ErrOpenState)
+		begin := time.Now()
+		require.NoError(t, c.Close(t.Context()))
+		require.Zero(t, time.Since(begin))
+	})
+}
+
+// TestClose closes the store, if it can be closed.
+func TestClose(t *testing.T) {
+	store := &counting{Faulty: memory.NewFaulty()}
+	l := breakerlock.New(store, gobreaker.Settings{})
+	require.EqualError(t, l.Close(), "closed")
+	require.EqualValues(t, 1, store.closes.Load())
+	require.NoError(t, breakerlock.New(struct{ lock.Locker }{store}, gobreaker.Settings{}).Close())
 }
 
 // TestHoldersPass: renewals and releases go to the store while the breaker is open.
