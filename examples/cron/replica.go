@@ -29,6 +29,10 @@ func (r *replica) run(ctx context.Context) {
 			return
 		}
 		name := tick.UTC().Format("15:04:05.000")
+		if r.late(due) { // if it took the key now, nobody could for the next tick
+			r.say("%s failed: %v", name, errLate)
+			continue
+		}
 		err := r.client.TryDo(ctx, "cron:"+r.job, func(ctx context.Context, _ *lock.Lease) error {
 			return r.once(ctx, due, name)
 		})
@@ -43,11 +47,15 @@ func (r *replica) run(ctx context.Context) {
 	}
 }
 
-// once runs the job, unless the replica was stopped on its way here until the tick may have
-// been taken and left again: whoever took it did so at -differ before due at the earliest, and
-// has kept it for -min-hold.
+// late reports whether the tick may have been taken and left again: whoever took it did so at
+// -differ before due at the earliest, and has kept it for -min-hold.
+func (r *replica) late(due time.Time) bool {
+	return r.minHold > 0 && time.Since(due) >= r.minHold-r.differ
+}
+
+// once runs the job, unless the replica was stopped on its way here.
 func (r *replica) once(ctx context.Context, due time.Time, name string) error {
-	if late := time.Since(due); r.minHold > 0 && late >= r.minHold-r.differ {
+	if r.late(due) {
 		return errLate
 	}
 	r.say("%s runs the %s", name, r.job)
