@@ -179,6 +179,9 @@ func brokenStores() []broken {
 		{what: "Lost called after the holder's own release", caught: in("Capabilities/NoLossAfterRelease/exclusive"), flaws: flaws{lostAfterRelease: true}},
 		{what: "refuses its own MinTTL", caught: in("Capabilities/MinTTL/exclusive"), wrap: declaring(func(c *lock.Capabilities) { c.MinTTL = time.Microsecond })},
 
+		{what: "Inspect counts no holder", caught: in("Inspect/CanBeBelieved/exclusive"), wrap: inspecting(func(_ *refClient, rec *lock.Record, _ *error) {
+			rec.HolderCount = 0
+		})},
 		{what: "a free key is an error", caught: in("Inspect/FreeKey"), wrap: inspecting(func(_ *refClient, rec *lock.Record, err *error) {
 			if len(rec.Holders) == 0 {
 				*err = errors.New("no such key")
@@ -220,6 +223,12 @@ func brokenStores() []broken {
 			var held *lock.HeldError
 			if errors.As(*err, &held) && len(held.Record.Holders) > 0 {
 				held.Record.Holders[0].Owner = req.Owner
+			}
+		})},
+		{what: "ErrHeld counts no holder", caught: in("Inspect/HeldError/exclusive"), wrap: acquiring(func(_ lock.Request, _ time.Time, _ *lock.Grant, err *error) {
+			var held *lock.HeldError
+			if errors.As(*err, &held) {
+				held.Record.HolderCount = 0
 			}
 		})},
 

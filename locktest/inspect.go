@@ -51,8 +51,8 @@ func inspectCanBeBelieved(e *env) {
 	e.believe(a, key, nil, nil)
 }
 
-// believe distrusts Inspect unless it shows h, if that is not nil, as the only holder, and
-// w as the only waiter. Only a store that declares FIFO has to know of those.
+// believe distrusts Inspect unless it shows and counts h, if that is not nil, as the only holder,
+// and w as the only waiter. Only a store that declares FIFO has to know of those.
 func (e *env) believe(l lock.Locker, key string, h *held, w *waiter) {
 	e.Helper()
 	var rec lock.Record
@@ -60,7 +60,7 @@ func (e *env) believe(l lock.Locker, key string, h *held, w *waiter) {
 		rec, err = l.Inspect(ctx, key)
 		return err
 	})
-	ok := err == nil && rec.Key == key
+	ok := err == nil && rec.Key == key && rec.HolderCount == len(rec.Holders)
 	if h == nil {
 		ok = ok && len(rec.Holders) == 0
 	} else {
@@ -80,7 +80,7 @@ func (e *env) believe(l lock.Locker, key string, h *held, w *waiter) {
 	if h != nil {
 		want = fmt.Sprintf("%s with token %d, shared %t, as the only holder", h.g.Owner, h.g.Token, h.g.Shared)
 	}
-	e.fail(fmt.Sprintf("the record of %q with %s", key, want), "%+v, error %v", rec, err)
+	e.fail(fmt.Sprintf("the record of %q with %s, and the HolderCount of that", key, want), "%+v, error %v", rec, err)
 }
 
 func inspectFreeKey(e *env) {
@@ -278,6 +278,9 @@ func (e *env) holderOf(err error, h held) {
 	got := held.Record.Holders[0]
 	if held.Record.Key != h.g.Key || got.Owner != h.g.Owner || got.Token != h.g.Token || got.Shared != h.g.Shared {
 		e.fail(fmt.Sprintf("a record of %s with token %d", h.g.Owner, h.g.Token), "%+v", held.Record)
+	}
+	if held.Record.HolderCount < len(held.Record.Holders) {
+		e.fail("HolderCount to count the holders that the record shows", "%+v", held.Record)
 	}
 	if len(got.Metadata) > 0 && !maps.Equal(got.Metadata, h.req.Metadata) {
 		e.fail(fmt.Sprintf("the metadata %q", h.req.Metadata), "%q", got.Metadata)

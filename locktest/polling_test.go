@@ -51,7 +51,7 @@ func (k *polled) record(key string, now time.Time) lock.Record {
 	if k.Owner != "" {
 		h := k.Holder
 		h.Held, h.ExpiresIn = now.Sub(k.since), k.expires.Sub(now)
-		rec.Holders = []lock.Holder{h}
+		rec.Holders, rec.HolderCount = []lock.Holder{h}, 1
 	}
 	return rec
 }

@@ -73,7 +73,7 @@ func (s *store) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	r := lock.Record{Key: key, Token: h.Token}
 	h.ExpiresIn, h.Metadata = time.Until(h.end), maps.Clone(h.Metadata)
 	if h.live() {
-		r.Holders = []lock.Holder{h.Holder}
+		r.Holders, r.HolderCount = []lock.Holder{h.Holder}, 1
 	}
 	return r, cmp.Or(lock.CheckKey(key), ctx.Err())
 }
