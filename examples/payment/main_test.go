@@ -3,9 +3,13 @@
 package main
 
 import (
+	"context"
 	"os/exec"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -41,6 +45,39 @@ func TestWithoutTheFence(t *testing.T) {
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit, "%s", out)
 	assert.Contains(t, out, "paid 2 times")
+}
+
+// TestCashierFails: an error of one cashier ends the office, whether the other is not there yet or
+// frozen, in which case it never ends by itself.
+func TestCashierFails(t *testing.T) {
+	t.Setenv("LOCK_EXAMPLE_AS_PROGRAM", "1") // as Main has it, for the cashiers
+	server := testserver.SharedPostgres(t)
+	good, bad := testserver.PostgresURL(server.Addr()), "no URL"
+	for name, url := range map[string]string{"cashier 1": bad, "cashier 2": good} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			pool, err := pgxpool.New(ctx, good)
+			require.NoError(t, err)
+			defer pool.Close()
+			c := config{postgres: url, invoice: testserver.Prefix(), ttl: 8 * time.Second, freeze: true}
+			o := &office{config: c, books: &books{pool: pool, invoice: c.invoice}}
+			o.out = writer(func(said string) {
+				if strings.Contains(said, "freezes") {
+					o.postgres = bad // for cashier 2, who is not there yet
+				}
+			})
+			require.ErrorContains(t, o.run(ctx), name+": exit status 1")
+			require.NoError(t, ctx.Err(), "it has waited for the other")
+		})
+	}
+}
+
+type writer func(string)
+
+func (w writer) Write(b []byte) (int, error) {
+	w(string(b))
+	return len(b), nil
 }
 
 func pay(t *testing.T, flags ...string) (string, error) {

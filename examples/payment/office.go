@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -30,10 +31,10 @@ func (o *office) run(ctx context.Context) error {
 	if err := o.books.open(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx) // and the cashiers are killed
-	defer cancel()
+	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer cancel() // first, and the cashiers are killed, frozen or not
 	failed := make(chan error, 3)
 	first, err := o.start(ctx, 1, o.freeze)
 	if err != nil {
@@ -100,6 +101,9 @@ type process struct {
 	name string
 	said chan string
 	out  io.Writer
+
+	ended chan struct{}
+	err   error // once ended is closed
 }
 
 // start runs this program again, as a cashier.
@@ -108,7 +112,7 @@ func (o *office) start(ctx context.Context, number int, freezes bool) (*process,
 	if err != nil {
 		return nil, err
 	}
-	p := &process{name: fmt.Sprintf("cashier %d", number), said: make(chan string, 100), out: o.out}
+	p := &process{name: fmt.Sprintf("cashier %d", number), said: make(chan string, 100), out: o.out, ended: make(chan struct{})}
 	p.cmd = exec.CommandContext(ctx, self,
 		"-postgres", o.postgres, "-invoice", o.invoice, "-ttl", o.ttl.String(),
 		"-unfenced="+strconv.FormatBool(o.unfenced),
@@ -120,11 +124,12 @@ func (o *office) start(ctx context.Context, number int, freezes bool) (*process,
 
 // Write gets what the cashier says.
 func (p *process) Write(b []byte) (int, error) {
+	n, err := p.out.Write(b)
 	p.said <- string(b)
-	return p.out.Write(b)
+	return n, err
 }
 
-// await returns when the cashier has said it.
+// await returns when the cashier has said it. That it has ended without is an error.
 func (p *process) await(ctx context.Context, what string) error {
 	for {
 		select {
@@ -132,6 +137,8 @@ func (p *process) await(ctx context.Context, what string) error {
 			if strings.Contains(line, what) {
 				return nil
 			}
+		case <-p.ended:
+			return cmp.Or(p.err, fmt.Errorf("%s has ended, and never %s", p.name, what))
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -139,8 +146,9 @@ func (p *process) await(ctx context.Context, what string) error {
 }
 
 func (p *process) wait() error {
+	defer close(p.ended)
 	if err := p.cmd.Wait(); err != nil {
-		return fmt.Errorf("%s: %w", p.name, err)
+		p.err = fmt.Errorf("%s: %w", p.name, err)
 	}
-	return nil
+	return p.err
 }
