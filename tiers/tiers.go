@@ -227,14 +227,15 @@ func (l *Locker) Close() error {
 	return errors.Join(errs...)
 }
 
-// Unwrap is for [lock.As]. It returns a [lock.Admin] over all stores, or nil if one of them has
-// none. It does not lead to the stores themselves.
+// Unwrap is for [lock.As]. It returns a [lock.Admin] over all stores, which reports what is wrong
+// with New's arguments, or nil if one of the stores has none. It does not lead to the stores
+// themselves.
 func (l *Locker) Unwrap() lock.Locker {
 	a := admin{Locker: l, l: l}
+	if l.err != nil {
+		return a
+	}
 	for _, t := range l.tiers {
-		if l.err != nil {
-			return nil
-		}
 		of, ok := lock.As[lock.Admin](t.store)
 		if !ok {
 			return nil
@@ -256,6 +257,10 @@ type admin struct {
 // longer prefix that is another tier's.
 func (a admin) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return func(yield func(lock.Record, error) bool) {
+		if a.l.err != nil {
+			yield(lock.Record{}, a.l.err)
+			return
+		}
 		for i, t := range a.l.tiers {
 			within := prefix
 			if strings.HasPrefix(t.prefix, prefix) {
