@@ -114,9 +114,9 @@ func lease() error {
 }
 
 func whoHoldsIt() (lock.Record, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	bounded, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	err := client.Do(ctx, "report", work, lock.WithMetadata(map[string]string{"host": host}))
+	err := client.Do(bounded, "report", work, lock.WithMetadata(map[string]string{"host": host}))
 	// lock: do "report": held by 4UZ… (token 1764…, for 3s, expires in 7s, host="web-1"): context deadline exceeded
 
 	record, inspectErr := client.Inspect(ctx, "report") // holders and line, for people

@@ -1,15 +1,20 @@
 package main
 
 import (
+	"context"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/memory"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -18,6 +23,22 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func Example() {
 	main()
 	// Output: shipping order:123
+}
+
+// TestWhoHoldsIt: the fragment shows the holder when its bound is over.
+func TestWhoHoldsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer func(was *lock.Client) { client = was }(client)
+		client = lock.New(memory.New())
+		holder, err := client.Lock(ctx, "report")
+		require.NoError(t, err)
+		record, err := whoHoldsIt()
+		require.ErrorIs(t, err, lock.ErrHeld)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Len(t, record.Holders, 1)
+		require.NoError(t, holder.Release(ctx))
+		require.NoError(t, client.Close(ctx))
+	})
 }
 
 // pages are the README and the guides.
