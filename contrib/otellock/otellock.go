@@ -10,7 +10,7 @@
 //	lock.renew.slack       histogram  what was left of the lease when it was renewed
 //	lock.held              gauge      leases that are held
 //	lock.waiting           gauge      calls that wait for a key that is held
-//	lock.lost              counter    leases that were lost {reason}
+//	lock.lost              counter    leases that were lost {reason}; 0 from the first grant on
 //	lock.renew.failures    counter    renewals that failed and will be tried again
 //
 // All have the attributes lock.store, such as "redis", and lock.shared. The outcome of an
@@ -69,6 +69,7 @@ type set struct {
 	add           []metric.AddOption
 	record        []metric.RecordOption
 	held, waiting atomic.Int64
+	granted       sync.Once // its first grant
 }
 
 // labels are the values of a measurement's attributes.
@@ -164,7 +165,10 @@ func (o *Observer) Observe(ctx context.Context, e lock.Event) {
 		o.set(o.labels(e)).waiting.Add(1)
 	case lock.EventGranted:
 		o.acquired(ctx, e, "granted")
-		o.set(o.labels(e)).held.Add(1)
+		l := o.labels(e)
+		s := o.set(l)
+		s.held.Add(1)
+		s.granted.Do(func() { o.noLoss(ctx, l) })
 		o.begin(ctx, e)
 	case lock.EventFailed:
 		o.acquired(ctx, e, outcome(e.Err))
@@ -183,6 +187,15 @@ func (o *Observer) Observe(ctx context.Context, e lock.Event) {
 		l := o.labels(e)
 		l.reason = reason(e.Err)
 		o.lost.Add(ctx, 1, o.set(l).add...)
+	}
+}
+
+// noLoss has the counters of losses begin with 0: of one that is not there until its first loss,
+// nobody can tell that it has risen.
+func (o *Observer) noLoss(ctx context.Context, l labels) {
+	for r := lock.LostReason(0); r <= lock.ReasonUnreachable; r++ {
+		l.reason = r.String()
+		o.lost.Add(ctx, 0, o.set(l).add...)
 	}
 }
 

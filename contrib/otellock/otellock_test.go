@@ -142,6 +142,26 @@ func TestLoss(t *testing.T) {
 	assert.Equal(t, codes.Error, spans[len(spans)-1].Status().Code)
 }
 
+// TestLossesBeginWithZero: the counter of each reason is there before its first loss.
+func TestLossesBeginWithZero(t *testing.T) {
+	w := newWorld(t)
+	for range 2 {
+		require.NoError(t, w.client.Do(t.Context(), "order:1", func(context.Context, *lock.Lease) error { return nil }))
+	}
+	var all metricdata.ResourceMetrics
+	require.NoError(t, w.reader.Collect(t.Context(), &all))
+	reasons := map[string]int64{}
+	for _, m := range all.ScopeMetrics[0].Metrics {
+		if m.Name == "lock.lost" {
+			for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
+				reason, _ := p.Attributes.Value("lock.reason")
+				reasons[reason.AsString()] = p.Value
+			}
+		}
+	}
+	assert.Equal(t, map[string]int64{"expired": 0, "taken": 0, "forced": 0, "unreachable": 0, "unknown": 0}, reasons)
+}
+
 func TestOutcome(t *testing.T) {
 	for err, want := range map[error]string{
 		lock.ErrUnavailable: "unavailable", lock.ErrClosed: "failed",
