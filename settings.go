@@ -12,6 +12,8 @@ type Settings struct {
 	Wait     time.Duration // of WithWait; negative: only ctx ends a wait
 	Metadata map[string]string
 	Shared   bool
+	MinHold  time.Duration
+	Drift    time.Duration // with that TTL; a grant of another may have another
 }
 
 // Settings returns what a call with opts would go by, or the error it would return for them.
@@ -24,5 +26,8 @@ func (c *Client) Settings(opts ...Option) (Settings, error) {
 	if err != nil {
 		return Settings{}, err
 	}
-	return Settings{TTL: cfg.ttl, Wait: cfg.wait, Metadata: maps.Clone(cfg.metadata), Shared: cfg.shared}, nil
+	return Settings{
+		TTL: cfg.ttl, Wait: cfg.wait, Metadata: maps.Clone(cfg.metadata), Shared: cfg.shared,
+		MinHold: cfg.minHold, Drift: cfg.driftOf(cfg.ttl),
+	}, nil
 }

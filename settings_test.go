@@ -14,12 +14,16 @@ func TestSettings(t *testing.T) {
 	c := New(f, WithTTL(time.Minute), WithMetadata(map[string]string{"host": "a"}))
 	s, err := c.Settings()
 	require.NoError(t, err)
-	require.Equal(t, Settings{TTL: time.Minute, Wait: -1, Metadata: map[string]string{"host": "a"}}, s)
+	drift := time.Minute/100 + 2*time.Millisecond
+	require.Equal(t, Settings{TTL: time.Minute, Wait: -1, Metadata: map[string]string{"host": "a"}, Drift: drift}, s)
 	s.Metadata["host"] = "b" // is a copy
 
-	s, err = c.Settings(WithTTL(time.Second), WithWait(0), WithShared())
+	s, err = c.Settings(WithTTL(time.Second), WithWait(0), WithShared(), WithMinHold(500*time.Millisecond), WithDrift(time.Millisecond))
 	require.NoError(t, err)
-	require.Equal(t, Settings{TTL: time.Second, Metadata: map[string]string{"host": "a"}, Shared: true}, s)
+	require.Equal(t, Settings{
+		TTL: time.Second, Metadata: map[string]string{"host": "a"}, Shared: true,
+		MinHold: 500 * time.Millisecond, Drift: time.Millisecond,
+	}, s)
 
 	for wait, want := range map[time.Duration]time.Duration{MaxTTL: MaxTTL, MaxTTL + 1: -1, math.MaxInt64: -1} {
 		s, err = c.Settings(WithWait(wait))

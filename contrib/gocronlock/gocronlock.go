@@ -20,7 +20,9 @@ package gocronlock
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-co-op/gocron/v2"
@@ -28,7 +30,9 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// DefaultMinHold is a Locker's minimum hold, or half of the TTL if that is less.
+// DefaultMinHold is a Locker's minimum hold, unless the Client has one ([lock.WithMinHold]). It is
+// half of the TTL if that is less, or the TTL less the drift. A store that grants less than the TTL
+// that is asked for, such as ZooKeeper, needs [lock.WithTTL] with what it grants.
 const DefaultMinHold = 5 * time.Second
 
 // Prefix is what the keys of jobs begin with. The job's name follows.
@@ -52,8 +56,11 @@ func NewLocker(c *lock.Client, opts ...lock.Option) *Locker {
 	l := &Locker{client: c}
 	set, err := c.Settings(opts...)
 	l.err = err
-	hold := lock.WithMinHold(min(DefaultMinHold, set.TTL/2))
-	l.opts = append([]lock.Option{hold}, opts...)
+	if set.MinHold == 0 {
+		hold := lock.WithMinHold(min(DefaultMinHold, set.TTL/2, set.TTL-set.Drift))
+		l.opts = append(l.opts, hold)
+	}
+	l.opts = append(l.opts, opts...)
 	return l
 }
 
@@ -84,8 +91,16 @@ type Elector struct {
 	key    string
 	opts   []lock.Option
 
-	mu    sync.Mutex  // guards the rest, and is held while the store is asked
-	lease *lock.Lease // of the last time that this replica led; may be nil
+	lease atomic.Pointer[lock.Lease] // of the last time that this replica led; nil if it never did
+
+	mu    sync.Mutex // guards asked
+	asked *inquiry   // in flight; nil if none is
+}
+
+// inquiry is one question to the store, for all who ask meanwhile.
+type inquiry struct {
+	done chan struct{} // closed when it is over
+	err  error         // why this replica does not lead; nil if it does, or if the asker has given up
 }
 
 var _ gocron.Elector = (*Elector)(nil)
@@ -95,34 +110,77 @@ func NewElector(c *lock.Client, key string, opts ...lock.Option) *Elector {
 	return &Elector{client: c, key: key, opts: opts}
 }
 
-// IsLeader returns nil if this replica leads, or becomes the leader by this call.
+// IsLeader returns nil if this replica leads, or becomes the leader by this call. Calls at the same
+// time ask the store once.
 func (e *Elector) IsLeader(ctx context.Context) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.lease != nil && e.lease.Err() == nil {
-		return nil
+	for {
+		last := e.lease.Load()
+		if last != nil && last.Err() == nil {
+			return nil
+		}
+		e.mu.Lock()
+		q, mine := e.asked, e.asked == nil && e.lease.Load() == last
+		if mine {
+			q = &inquiry{done: make(chan struct{})}
+			e.asked = q
+		}
+		e.mu.Unlock()
+		switch {
+		case mine:
+			return e.ask(ctx, q)
+		case q == nil: // it has just become the leader
+			continue
+		}
+		select {
+		case <-q.done:
+			if q.err != nil {
+				return q.err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+}
+
+// ask asks the store. If that has no answer because ctx has ended, others ask for themselves.
+func (e *Elector) ask(ctx context.Context, q *inquiry) error {
+	defer func() {
+		e.mu.Lock()
+		e.asked = nil
+		e.mu.Unlock()
+		close(q.done)
+	}()
 	lease, err := e.client.TryLock(ctx, e.key, e.opts...)
-	if err != nil {
-		return err
+	switch {
+	case err == nil:
+		e.lease.Store(lease)
+	case !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
+		q.err = err
 	}
-	e.lease = lease
-	return nil
+	return err
 }
 
 // Lease returns the leader's lease, or nil if this replica does not lead.
 func (e *Elector) Lease() *lock.Lease {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.lease == nil || e.lease.Err() != nil {
-		return nil
+	if l := e.lease.Load(); l != nil && l.Err() == nil {
+		return l
 	}
-	return e.lease
+	return nil
 }
 
-// Close gives up leadership. Shut the scheduler down first: running jobs go on, and a scheduler
+// Close gives up leadership, when a question to the store has come to its end. Shut the scheduler down first: running jobs go on, and a scheduler
 // that asks again may lead again.
 func (e *Elector) Close(ctx context.Context) error {
+	e.mu.Lock()
+	q := e.asked
+	e.mu.Unlock()
+	if q != nil {
+		select {
+		case <-q.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	if l := e.Lease(); l != nil {
 		return l.Release(ctx)
 	}

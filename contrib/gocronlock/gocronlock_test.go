@@ -103,15 +103,40 @@ func TestLocker(t *testing.T) {
 	})
 }
 
-// TestShortTTL: the default suits any TTL.
+// TestClientsMinHold: the Client's own minimum hold is not replaced by the default, but by that
+// of the Locker.
+func TestClientsMinHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := lock.New(memory.New(), lock.WithMinHold(8*time.Second))
+		for _, want := range []time.Duration{8 * time.Second, time.Second} {
+			var opts []lock.Option
+			if want < gocronlock.DefaultMinHold {
+				opts = append(opts, lock.WithMinHold(want))
+			}
+			here := gocronlock.NewLocker(c, opts...)
+			l, err := here.Lock(t.Context(), "report")
+			require.NoError(t, err)
+			require.NoError(t, l.Unlock(t.Context()))
+			time.Sleep(want - 1)
+			_, err = here.Lock(t.Context(), "report")
+			require.ErrorIs(t, err, lock.ErrHeld)
+			time.Sleep(time.Minute)
+		}
+		require.NoError(t, c.Close(t.Context()))
+	})
+}
+
+// TestShortTTL: the default suits any TTL, and any drift.
 func TestShortTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := lock.New(memory.New(), lock.WithTTL(time.Second))
-		l, err := gocronlock.NewLocker(c).Lock(t.Context(), "report")
-		require.NoError(t, err)
-		require.NoError(t, l.Unlock(t.Context()))
-		time.Sleep(time.Minute)
-		require.NoError(t, c.Close(t.Context()))
+		for _, opt := range []lock.Option{lock.WithTTL(time.Second), lock.WithDrift(12 * time.Second)} {
+			c := lock.New(memory.New(), opt)
+			l, err := gocronlock.NewLocker(c).Lock(t.Context(), "report")
+			require.NoError(t, err)
+			require.NoError(t, l.Unlock(t.Context()))
+			time.Sleep(time.Minute)
+			require.NoError(t, c.Close(t.Context()))
+		}
 	})
 }
 
@@ -151,6 +176,54 @@ func TestElector(t *testing.T) {
 		for _, c := range []*lock.Client{a, b} {
 			require.NoError(t, c.Close(t.Context()))
 		}
+	})
+}
+
+// TestAskedTogether: all who ask while the store does not answer have one answer, within one TTL,
+// and neither Lease nor a ctx that ends waits for it.
+func TestAskedTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.NewFaulty()
+		c := lock.New(store)
+		e := gocronlock.NewElector(c, "leader")
+		ask := func(ctx context.Context, errs chan<- error) { errs <- e.IsLeader(ctx) }
+
+		store.Freeze()
+		begin, errs := time.Now(), make(chan error, 3)
+		for range cap(errs) {
+			go ask(t.Context(), errs)
+		}
+		synctest.Wait()
+		require.Nil(t, e.Lease())
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, e.IsLeader(short), context.DeadlineExceeded)
+		require.ErrorIs(t, e.Close(short), context.DeadlineExceeded)
+		require.Equal(t, time.Second, time.Since(begin))
+		for range cap(errs) {
+			require.ErrorIs(t, <-errs, lock.ErrUnavailable)
+		}
+		require.Equal(t, lock.DefaultTTL, time.Since(begin))
+
+		// The one who asks gives up: that is no answer for the others.
+		ctx, giveUp := context.WithCancel(t.Context())
+		asker := make(chan error, 1)
+		go ask(ctx, asker)
+		synctest.Wait()
+		for range cap(errs) {
+			go ask(t.Context(), errs)
+		}
+		synctest.Wait()
+		giveUp()
+		require.ErrorIs(t, <-asker, context.Canceled)
+		synctest.Wait()
+		require.Empty(t, errs)
+		store.Heal()
+		for range cap(errs) {
+			require.NoError(t, <-errs)
+		}
+		require.NoError(t, e.Close(t.Context()))
+		require.NoError(t, c.Close(t.Context()))
 	})
 }
 
