@@ -66,6 +66,7 @@ func Start(t testing.TB, args ...string) *Program {
 	// A group of its own, so that a signal reaches what it starts, frozen or not.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.cmd.Cancel = func() error { return p.kill() }
+	p.cmd.WaitDelay = 10 * time.Second // for what it has left behind, which may write to the same pipe
 	r, w := io.Pipe()
 	p.cmd.Stdout, p.cmd.Stderr = w, w
 	if err := p.cmd.Start(); err != nil {
