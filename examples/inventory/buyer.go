@@ -26,6 +26,8 @@ func (b *buyer) run(ctx context.Context) error {
 		switch {
 		case errors.Is(err, errSoldOut):
 			return nil
+		case errors.Is(err, errHalfDone): // whatever became of the lock
+			return err
 		case errors.Is(err, lock.ErrStale), errors.Is(err, lock.ErrLost):
 			// Nothing was sold that has not been recorded: the next try reads anew.
 			b.say("tries again: %v", err)
@@ -60,11 +62,15 @@ func (b *buyer) buy(ctx context.Context, l *lock.Lease) error {
 		}
 		b.say("goes on, and writes %d", n-1)
 	}
-	if err := b.shelf.setStock(ctx, l.Token(), n-1); err != nil {
-		return err
+	err = b.shelf.setStock(ctx, l.Token(), n-1)
+	if err == nil {
+		b.say("has number %d", n)
+		err = b.shelf.recordSale(ctx, b.name, n)
 	}
-	b.say("has number %d", n)
-	return b.shelf.recordSale(ctx, b.name, n)
+	if err != nil && !errors.Is(err, lock.ErrStale) {
+		return fmt.Errorf("%w, number %d: %w", errHalfDone, n, err)
+	}
+	return err
 }
 
 func (b *buyer) say(format string, args ...any) {

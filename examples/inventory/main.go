@@ -126,4 +126,9 @@ func (s *shelf) sales(ctx context.Context) ([]string, error) {
 	return s.rdb.LRange(ctx, s.salesKey(), 0, -1).Result()
 }
 
-var errSoldOut = errors.New("sold out")
+var (
+	errSoldOut = errors.New("sold out")
+	// errHalfDone says that an item may have left the shelf without a record, which somebody has to
+	// look into.
+	errHalfDone = errors.New("sold, perhaps, and not recorded")
+)

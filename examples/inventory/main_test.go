@@ -3,16 +3,23 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"regexp"
 	"testing"
 
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/examples/internal/program"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/memory"
+	"github.com/seed-215fdefa/lock/redis"
 )
 
 func TestMain(m *testing.M) { program.Main(testserver.Main{M: m}, main) }
@@ -43,6 +50,48 @@ func TestWithoutTheFence(t *testing.T) {
 	require.ErrorAs(t, err, &exit, "%s", out)
 	require.Contains(t, out, "number 10 to buyer 1")
 	require.Greater(t, len(sold(out)), items)
+}
+
+// TestSoldAndNotRecorded: a sale that could not be recorded is an error, even if the lock was
+// lost, which by itself would be another try.
+func TestSoldAndNotRecorded(t *testing.T) {
+	t.Parallel()
+	store := memory.NewFaulty()
+	rdb := goredis.NewClient(&goredis.Options{Addr: testserver.SharedRedis(t).Addr()})
+	defer rdb.Close()
+	client := lock.New(store)
+	s := &shelf{item: testserver.Prefix(), rdb: rdb, fence: redis.NewFence(rdb)}
+	require.NoError(t, client.Do(t.Context(), s.item, (&shop{client: client, shelf: s}).fill))
+	rdb.AddHook(noRecord(func() { require.Equal(t, 1, store.Lose(s.item)) }))
+	err := (&buyer{name: "buyer 1", client: client, shelf: s, out: io.Discard}).run(t.Context())
+	require.ErrorIs(t, err, errHalfDone)
+	require.ErrorIs(t, err, lock.ErrLost)
+	require.NoError(t, client.Do(t.Context(), s.item, func(ctx context.Context, l *lock.Lease) error {
+		n, err := s.stock(ctx, l.Token())
+		require.Equal(t, items-1, n)
+		return err
+	}))
+	require.NoError(t, client.Close(t.Context()))
+}
+
+// noRecord has no sale recorded, and is called instead.
+type noRecord func()
+
+func (noRecord) DialHook(next goredis.DialHook) goredis.DialHook { return next }
+
+func (noRecord) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
+	return next
+}
+
+func (f noRecord) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
+	return func(ctx context.Context, cmd goredis.Cmder) error {
+		if cmd.Name() != "rpush" {
+			return next(ctx, cmd)
+		}
+		f()
+		cmd.SetErr(errors.New("away"))
+		return cmd.Err()
+	}
 }
 
 // sell runs the program: the shop, and the buyers that it starts.

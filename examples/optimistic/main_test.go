@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"testing"
@@ -10,8 +11,10 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/examples/internal/program"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/memory"
 )
 
 func TestMain(m *testing.M) { program.Main(testserver.Main{M: m}, main) }
@@ -31,6 +34,44 @@ func TestMany(t *testing.T) {
 	free, locked := add(t, 3, 10, 5)
 	require.Equal(t, 150, free+locked)
 	require.Positive(t, locked)
+}
+
+// TestLossAfterTheWrite: what was added counts, even if the lock was lost since.
+func TestLossAfterTheWrite(t *testing.T) {
+	t.Parallel()
+	store := memory.NewFaulty()
+	rdb := goredis.NewClient(&goredis.Options{Addr: testserver.SharedRedis(t).Addr()})
+	defer rdb.Close()
+	w := &writer{config: &config{number: testserver.Prefix()}, rdb: rdb, client: lock.New(store)}
+	rdb.AddHook(&loses{func() { require.Equal(t, 1, store.Lose(w.number)) }, tries})
+	require.NoError(t, w.add(t.Context()))
+	require.EqualValues(t, 1, w.locked.Load())
+	n, err := rdb.Get(t.Context(), w.number).Int()
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.NoError(t, w.client.Close(t.Context()))
+}
+
+// loses has some transactions fail, and loses the lock after the next.
+type loses struct {
+	lose func()
+	fail int
+}
+
+func (*loses) DialHook(next goredis.DialHook) goredis.DialHook          { return next }
+func (*loses) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook { return next }
+
+func (l *loses) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []goredis.Cmder) error {
+		if cmds[0].Name() != "multi" {
+			return next(ctx, cmds)
+		}
+		if l.fail--; l.fail >= 0 {
+			return goredis.TxFailedErr
+		}
+		defer l.lose()
+		return next(ctx, cmds)
+	}
 }
 
 // add runs the program, and returns what it says, once the number is right.

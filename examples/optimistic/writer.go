@@ -29,13 +29,18 @@ func (w *writer) add(ctx context.Context) error {
 			return counted(&w.free, err)
 		}
 	}
+	added := false
 	err := w.client.Do(ctx, w.number, func(ctx context.Context, _ *lock.Lease) error {
 		for { // against those only who are at one of their three tries
 			if err := w.try(ctx); !errors.Is(err, goredis.TxFailedErr) {
+				added = err == nil
 				return err
 			}
 		}
 	})
+	if added {
+		err = nil // if the lock was lost, others were in its way, and no more: the lock only brings order
+	}
 	return counted(&w.locked, err)
 }
 

@@ -64,11 +64,15 @@ type bank struct {
 	frozen  atomic.Bool // one till has frozen, and one is enough
 }
 
-// deposit books, and books again if the lock was lost on the way.
+// deposit books, and tries again if the lock was lost before it has booked. After that a loss
+// changes nothing: the balance has taken the booking, whose token was still the newest.
 func (b *bank) deposit(ctx context.Context, who string, amount int) error {
 	for {
+		booked := false
 		err := b.client.Do(ctx, account, func(ctx context.Context, l *lock.Lease) error {
-			return b.book(ctx, l, who, amount)
+			err := b.book(ctx, l, who, amount)
+			booked = err == nil
+			return err
 		},
 			lock.WithTTL(ttl),
 			lock.WithObserver(till{b.story, who}),
@@ -76,7 +80,10 @@ func (b *bank) deposit(ctx context.Context, who string, amount int) error {
 			// of one process, so they do without renewal altogether.
 			lock.WithRenewal(false),
 		)
-		if !errors.Is(err, lock.ErrStale) {
+		switch {
+		case booked:
+			return nil
+		case !errors.Is(err, lock.ErrStale) && !errors.Is(err, lock.ErrLost):
 			return err
 		}
 		b.say(who, "tries again")

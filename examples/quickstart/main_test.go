@@ -9,10 +9,13 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/examples/internal/program"
+	"github.com/seed-215fdefa/lock/memory"
 )
 
 func TestMain(m *testing.M) { program.Main(m, main) }
@@ -58,6 +61,40 @@ func TestProgram(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	got, want := compare(t, out)
 	require.ElementsMatch(t, untimed(want), untimed(got))
+}
+
+// TestLossIsNoError: a deposit whose lock is lost is booked once, be it lost before the booking or
+// after it.
+func TestLossIsNoError(t *testing.T) {
+	for _, at := range []string{"reads", "writes"} {
+		t.Run(at, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store, lost := memory.NewFaulty(), 0
+				b := &bank{
+					story: &story{begin: time.Now(), out: writer(func(line string) {
+						if strings.Contains(line, at) && lost == 0 {
+							lost = store.Lose(account)
+						}
+					})},
+					client: lock.New(store), balance: memory.NewValue(account, 100),
+				}
+				b.frozen.Store(true) // nobody freezes
+				require.NoError(t, b.deposit(t.Context(), "Ann", 50))
+				require.Equal(t, 1, lost)
+				n, err := b.balance.Load(lock.MaxToken)
+				require.NoError(t, err)
+				require.Equal(t, 150, n)
+				require.NoError(t, b.client.Close(t.Context()))
+			})
+		})
+	}
+}
+
+type writer func(string)
+
+func (w writer) Write(b []byte) (int, error) {
+	w(string(b))
+	return len(b), nil
 }
 
 // compare returns the lines of the output and those of the story, sorted.
