@@ -224,6 +224,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 			g, err = a.try(ctx, false)
 			return err
 		})
+		err = storekit.Tried(ctx, req, err, a.doubt, l.undo)
 	}
 	if err != nil && req.Wait && !a.doubt && len(a.sent) == 0 && !a.announced {
 		l.settled.Add(req.Owner)

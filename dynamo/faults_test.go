@@ -357,6 +357,16 @@ func TestLateRequest(t *testing.T) {
 			refusedLate(t, deliver())
 			require.Empty(t, storetest.Inspect(t, other, "released").Holders)
 		})
+		t.Run("after a refusal", func(t *testing.T) {
+			holder := w.start(t)
+			holder.http.shift(always(-2 * time.Second)) // so its token is below the late one
+			g := storetest.Acquire(t, holder, storetest.Request("refused"))
+			deliver := p.http.late(t)
+			storetest.Refused(t, p, mode(storetest.Request("refused")))
+			storetest.Release(t, holder, g)
+			refusedLate(t, deliver())
+			require.Empty(t, storetest.Inspect(t, other, "refused").Holders)
+		})
 		t.Run("renewal", func(t *testing.T) {
 			g := storetest.Acquire(t, p, mode(storetest.Request("renewed")))
 			deliver := p.http.late(t)

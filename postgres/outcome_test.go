@@ -13,6 +13,7 @@ import (
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/postgres"
 )
 
@@ -283,6 +284,35 @@ func TestLateRequestShortensNothing(t *testing.T) {
 		storetest.Renew(t, l, g)
 		require.Equal(t, g.Token, storetest.Acquire(t, l, req).Token)
 		require.Greater(t, storetest.Inspect(t, l, req.Key).Holders[0].ExpiresIn, 30*time.Minute)
+	}
+}
+
+// TestLateTryOfHeldKey: a try is sent twice, and its second copy is refused. The first comes when the
+// key is free, and has no effect: nobody would give back what it got.
+func TestLateTryOfHeldKey(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		for _, known := range []bool{false, true} {
+			t.Run(fmt.Sprint("shared ", shared, " known ", known), func(t *testing.T) {
+				t.Parallel()
+				w := sharedWorld(t)
+				l, other := w.open(t), w.open(t)
+				l.warm(t)
+				if known {
+					storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("k")))
+				}
+				holder := storetest.Acquire(t, other, storetest.Request("k"))
+				late := storetest.Request("k")
+				late.Shared = shared
+				first := l.proxy().Lose(faultproxy.Requests().Matching(func(m []byte) bool { return m[0] == 'P' }).Nth(1)) // no ping
+				storetest.Refused(t, l, late)
+				storetest.Receive(t, first.Hit())
+				storetest.Release(t, other, holder)
+				_, err := other.Acquire(storetest.Bounded(t), late) // the first copy
+				require.ErrorContains(t, err, "has been undone")
+				require.Empty(t, storetest.Inspect(t, other, "k").Holders)
+			})
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package storekit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,26 @@ func (d *Doubts) Release(ctx context.Context, g lock.Grant, end, undo func(conte
 			d.Add(g.Owner) // for the next try
 			return undone
 		}
+	}
+	return err
+}
+
+// Tried is the error of a try of req that ended with err. Nobody undoes a try after ErrHeld, so if it is
+// unsure whether a copy comes late, when the key is free, undo leaves a tombstone first. An error that
+// says that this failed is one after which the caller undoes.
+func Tried(ctx context.Context, req lock.Request, err error, unsure bool, undo func(context.Context, lock.Grant) error) error {
+	var held *lock.HeldError
+	if !unsure || !errors.As(err, &held) {
+		return err
+	}
+	undone := WithinPatience(ctx, func(ctx context.Context) error {
+		return undo(ctx, lock.Grant{Key: req.Key, Owner: req.Owner})
+	})
+	switch {
+	case ctx.Err() != nil:
+		return &lock.HeldError{Record: held.Record, Err: Ended(ctx, undone, held.Err)}
+	case undone != nil:
+		return fmt.Errorf("lock: the key is held, but an earlier copy of this try may still be executed: %w", undone)
 	}
 	return err
 }

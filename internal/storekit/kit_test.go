@@ -1,6 +1,8 @@
 package storekit
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"strings"
@@ -59,6 +61,38 @@ func TestManyDoubts(t *testing.T) {
 	require.Less(t, time.Since(begun), 10*time.Second)
 	for i := range owners {
 		require.True(t, d.Take(strconv.Itoa(i)))
+	}
+}
+
+// TestTried: after ErrHeld without ctx's error nothing is left to undo.
+func TestTried(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	req := lock.Request{Key: "k", Owner: "o", TTL: time.Second}
+	broken, full := errors.New("broken"), errors.New("full")
+	held := &lock.HeldError{Record: lock.Record{Key: "k"}, Err: full}
+	undone := 0
+	undo := func(result error) func(context.Context, lock.Grant) error {
+		return func(_ context.Context, g lock.Grant) error {
+			require.Equal(t, lock.Grant{Key: "k", Owner: "o"}, g)
+			undone++
+			return result
+		}
+	}
+	require.NoError(t, Tried(ctx, req, nil, true, undo(nil)))
+	require.Equal(t, broken, Tried(ctx, req, broken, true, undo(nil)))
+	require.Equal(t, held, Tried(ctx, req, held, false, undo(nil)))
+	require.Zero(t, undone)
+
+	require.Equal(t, held, Tried(ctx, req, held, true, undo(nil)))
+	require.Equal(t, 1, undone)
+	err := Tried(ctx, req, held, true, undo(broken))
+	require.ErrorIs(t, err, broken)
+	require.NotErrorIs(t, err, lock.ErrHeld)
+
+	cancel()
+	err = Tried(ctx, req, held, true, undo(ctx.Err()))
+	for _, target := range []error{lock.ErrHeld, full, context.Canceled} {
+		require.ErrorIs(t, err, target)
 	}
 }
 

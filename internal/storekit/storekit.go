@@ -21,7 +21,7 @@
 //	func (a *acquisition) claim(ctx context.Context, woken bool) (lock.Grant, *storekit.Refusal, error)
 //
 // Calls that do not stand in line are bounded by [WithinPatience], and sent again by [Repeat]
-// as far as their errors allow.
+// as far as their errors allow. The error of a try that was sent again goes through [Tried].
 //
 // # Being told
 //
