@@ -47,27 +47,9 @@ func (l *Locker) acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	}
 	g, no, err := slow.send(ctx)
 	if no != nil {
-		err = slow.refuse(ctx, no)
+		err = storekit.Tried(ctx, req, &lock.HeldError{Record: no.Record}, slow.unsure, l.undo)
 	}
 	return g, err
-}
-
-// refuse returns the error of a try that was refused. Nobody undoes a try after ErrHeld, so if a copy
-// of it may come late, when the key is free, it leaves a tombstone first. An error that says that this
-// failed is one after which the caller undoes.
-func (a *acquisition) refuse(ctx context.Context, no *storekit.Refusal) error {
-	held := &lock.HeldError{Record: no.Record}
-	if !a.unsure {
-		return held
-	}
-	err := storekit.WithinPatience(ctx, func(ctx context.Context) error {
-		return a.l.undo(ctx, lock.Grant{Key: a.req.Key, Owner: a.req.Owner})
-	})
-	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("lock: redis: the key is held, but an earlier copy of this try may still be executed: %w", err)
-	}
-	held.Err = ctx.Err()
-	return held
 }
 
 // acquisition is one Acquire: the same request, sent as often as it takes.
