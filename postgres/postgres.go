@@ -82,6 +82,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -110,7 +111,8 @@ type Locker struct {
 	listener *storekit.Listener
 	doubts   storekit.Doubts
 	free     *freeKeys
-	liningUp chan struct{} // has room for as many as may line up at once: half of the pool
+	liningUp chan struct{}             // has room for as many as may line up at once: half of the pool
+	linedUp  atomic.Pointer[time.Time] // when the last of them was answered
 }
 
 // New returns a Locker on pool. It does no I/O. Every call returns an error if pool is nil or an

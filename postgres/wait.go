@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"runtime"
 	"strconv"
 	"time"
@@ -26,16 +27,8 @@ func (a *acquisition) wait(ctx context.Context) (lock.Grant, error) {
 // only keeps its place, which is cheap: no row is locked that others want, and a long line costs
 // no more than a short one.
 func (a *acquisition) look(ctx context.Context, woken bool) (lock.Grant, *storekit.Refusal, error) {
-	if a.last.Key == "" { // who lines up may wait for the row, and leaves connections to others
-		if err := a.listen(ctx); err != nil {
-			return lock.Grant{}, nil, err
-		}
-		select {
-		case a.l.liningUp <- struct{}{}:
-			defer func() { <-a.l.liningUp }()
-		case <-ctx.Done():
-			return lock.Grant{}, nil, ctx.Err()
-		}
+	if a.last.Key == "" {
+		return a.lineUp(ctx)
 	}
 	if woken || a.ahead == 0 {
 		return a.claim(ctx)
@@ -48,6 +41,36 @@ func (a *acquisition) look(ctx context.Context, woken bool) (lock.Grant, *storek
 		return a.claim(ctx)
 	}
 	return lock.Grant{}, &storekit.Refusal{Record: a.last, Recheck: a.l.pollAfter(time.Hour, a.ahead)}, nil
+}
+
+// lineUp is claim for a newcomer, who may wait for the row, and leaves connections to others. As long as
+// newcomers are answered, time among them is no sign of trouble, nor is a claim that was cut off soon.
+func (a *acquisition) lineUp(ctx context.Context) (lock.Grant, *storekit.Refusal, error) {
+	if err := a.listen(ctx); err != nil {
+		return lock.Grant{}, nil, err
+	}
+	moves := func() bool {
+		last := a.l.linedUp.Load()
+		return last != nil && storekit.Elapsed(*last) < lock.Patience
+	}
+	select {
+	case a.l.liningUp <- struct{}{}:
+		defer func() { <-a.l.liningUp }()
+	case <-ctx.Done():
+		if moves() {
+			return lock.Grant{}, nil, fmt.Errorf("%w: %w", storekit.ErrQueued, ctx.Err())
+		}
+		return lock.Grant{}, nil, ctx.Err()
+	}
+	begun := time.Now()
+	g, no, err := a.claim(ctx)
+	if err == nil {
+		now := time.Now()
+		a.l.linedUp.Store(&now)
+	} else if ctx.Err() != nil && storekit.Elapsed(begun) < lock.Patience/2 && moves() {
+		err = storekit.Queued(err)
+	}
+	return g, no, err
 }
 
 // pollAfter is when to look again who was refused: when nothing known is in the way any more, or,

@@ -19,6 +19,17 @@ type Refusal struct {
 // that of ctx.
 var ErrQueued = errors.New("not sent yet: it waits behind other requests of this process")
 
+// Queued is err, of a request that was sent, but not long before its ctx ended, as an [ErrQueued] that
+// says nothing of it.
+func Queued(err error) error { return queued{err} }
+
+type queued struct{ error }
+
+func (q queued) Unwrap() error { return q.error }
+
+// Is implements errors.Is.
+func (queued) Is(target error) bool { return target == ErrQueued }
+
 // Wait is one acquisition that stands in line. All but Mailbox and Begun must be set.
 type Wait struct {
 	Request  lock.Request
