@@ -131,18 +131,10 @@ func (n *lane) leave(p *part, err error) (outcome, error) {
 // in line, and each time others come first. n.mu is held.
 func (n *lane) young(err error, sent time.Time) error {
 	if storekit.Elapsed(sent) < lock.Patience/2 && storekit.Elapsed(n.heard) < lock.Patience {
-		return queued{err}
+		return storekit.Queued(err)
 	}
 	return err
 }
-
-// queued is an ErrQueued that says nothing of it.
-type queued struct{ error }
-
-func (q queued) Unwrap() error { return q.error }
-
-// Is implements errors.Is.
-func (queued) Is(target error) bool { return target == storekit.ErrQueued }
 
 // pump sends what has gathered if nothing is under way, and more than one batch if one cannot
 // carry all: what it leaves would only be later in the next.

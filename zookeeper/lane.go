@@ -117,20 +117,12 @@ func (l *lane) givenUp(err error, sent bool) error {
 	silent := storekit.Elapsed(l.answered)
 	switch {
 	case sent && silent < lock.Patience/2:
-		return queued{err}
+		return storekit.Queued(err)
 	case !sent && silent < lock.Patience:
 		return fmt.Errorf("%w: %w", storekit.ErrQueued, err)
 	}
 	return err
 }
-
-// queued is an ErrQueued that says nothing of it.
-type queued struct{ error }
-
-func (q queued) Unwrap() error { return q.error }
-
-// Is implements errors.Is.
-func (queued) Is(target error) bool { return target == storekit.ErrQueued }
 
 // run sends what has gathered until nothing has. A unit that the server refuses makes the whole
 // transaction fail: it is taken out, and the others are sent again.
