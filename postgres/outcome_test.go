@@ -505,6 +505,21 @@ func TestClockSetBackToALostPlace(t *testing.T) {
 	}
 }
 
+// TestLineUpAgain: a place was lost, and its waiter lines up again before it is swept away. It counts
+// once.
+func TestLineUpAgain(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l := w.open(t)
+	req := storetest.Request("k")
+	storetest.Acquire(t, l, storetest.Request("k"))
+	lineUp(t, w, req)
+	w.exec(t, "UPDATE "+w.table("")+" SET swept = now() + interval '1 h'")
+	w.exec(t, "UPDATE "+w.table("_waiters")+" SET deadline = now() - interval '1 s'")
+	lineUp(t, w, req)
+	require.Equal(t, 1, storetest.Refused(t, l, storetest.Request("k")).WaiterCount)
+}
+
 // lineUp has req stand in line, and nobody keep its place.
 func lineUp(tb testing.TB, w world, req lock.Request) {
 	tb.Helper()

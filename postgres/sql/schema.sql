@@ -354,6 +354,7 @@ BEGIN
 	ELSIF beat_ IS NOT NULL THEN
 		IF l.crowd THEN
 			DELETE FROM {waiters} WHERE key = key_ AND owner = owner_; -- a dead place is lost
+			l.line := l.line - FOUND::int;
 		END IF;
 		LOOP
 			INSERT INTO {waiters} (key, owner, ticket, shared, ttl, arrived, deadline, process, listens, metadata)
@@ -362,7 +363,7 @@ BEGIN
 			EXIT WHEN FOUND;
 			arrival := arrival + 1;
 		END LOOP;
-		UPDATE {locks} SET crowd = true, line = line + 1 WHERE key = key_;
+		UPDATE {locks} SET crowd = true, line = l.line + 1 WHERE key = key_;
 	END IF;
 	-- Nothing that a crash may not take: the waiter lines up again at its next heartbeat.
 	PERFORM set_config('synchronous_commit', 'off', true);
