@@ -71,8 +71,8 @@ func CheckKey(key string) error {
 }
 
 // CheckGrant returns an error that is ErrInvalid unless g's key and owner are valid. Stores
-// call it in Renew, Release and ForceRelease. Token may be 0, as in an undo. TTL may be 0,
-// since Release does not use it.
+// call it in Renew, Release and ForceRelease. Token may be 0, as in an undo. Start and TTL may be 0:
+// a Release needs them only to know whether a grant that has gone may have expired.
 func CheckGrant(g Grant) error {
 	if err := CheckKey(g.Key); err != nil {
 		return err

@@ -3,7 +3,6 @@ package dynamo
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
@@ -186,7 +185,7 @@ func (r *release) done(it *item) bool {
 	if !r.doubt || it.of(r.g.Owner) != nil || slices.Contains(it.forced, r.g.Owner) {
 		return false
 	}
-	return time.Since(r.g.Start) < r.g.TTL
+	return storekit.Vanished(r.g) == 0
 }
 
 // holder returns the way to an attribute of a grant: they are the item's own, or in the

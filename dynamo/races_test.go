@@ -121,6 +121,22 @@ func TestReleaseOfWhatIsLost(t *testing.T) {
 	})
 }
 
+// TestReleaseOfABareGrant, of which its Locker knows neither Start nor TTL: if its first request has
+// ended it, it is no loss, and else nobody knows why it is gone.
+func TestReleaseOfABareGrant(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, other := w.open(t), w.open(t)
+		g := storetest.Acquire(t, other, mode(storetest.Request("k")))
+		bare := lock.Grant{Key: g.Key, Owner: g.Owner, Token: g.Token, Shared: g.Shared}
+		left := p.http.loseReplies(1)
+		storetest.Release(t, p, bare)
+		require.Negative(t, left.Load())
+		require.Zero(t, storetest.Lost(t, p.Release(storetest.Bounded(t), bare)))
+	})
+}
+
 // TestPruneRace: an item is used between the scan that finds it idle and the delete.
 func TestPruneRace(t *testing.T) {
 	t.Parallel()

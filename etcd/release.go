@@ -279,12 +279,9 @@ func (l *Locker) drop(ctx context.Context, h *hold) error {
 
 // lostTo says why g is not live: rest is the first entry of the line.
 func lostTo(g lock.Grant, rest *pb.RangeResponse) error {
-	err := &lock.LostError{Token: g.Token}
-	switch {
-	case len(rest.Kvs) > 0:
+	err := &lock.LostError{Reason: storekit.Vanished(g), Token: g.Token}
+	if len(rest.Kvs) > 0 {
 		err.Reason = lock.ReasonTaken
-	case !g.Start.IsZero():
-		err.Reason = storekit.Vanished(g)
 	}
 	return err
 }

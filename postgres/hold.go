@@ -61,7 +61,7 @@ func (l *Locker) end(ctx context.Context, g lock.Grant) error {
 	switch {
 	case err != nil:
 		return err
-	case (doubt || unsure) && storekit.Elapsed(g.Start) < g.TTL:
+	case (doubt || unsure) && storekit.Vanished(g) == 0:
 		return nil
 	}
 	return lost(reply, g)

@@ -90,7 +90,7 @@ func TestUndoWhileHeld(t *testing.T) {
 		_, err := other.Acquire(storetest.Bounded(t), late)
 		require.ErrorContains(t, err, "has been undone")
 		_, err = l.Renew(storetest.Bounded(t), lock.Grant{Key: late.Key, Owner: late.Owner, Token: g.Token, TTL: time.Minute})
-		require.Equal(t, lock.ReasonExpired, storetest.Lost(t, err), "nobody has forced it")
+		require.Zero(t, storetest.Lost(t, err), "nobody has forced it")
 	}
 }
 
@@ -396,6 +396,25 @@ func TestCommitFails(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestReleaseOfABareGrant, of which its Locker knows neither Start nor TTL: if its first request has
+// ended it, it is no loss, and else nobody knows why it is gone.
+func TestReleaseOfABareGrant(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t, "default_query_exec_mode=exec"), w.open(t)
+	l.warm(t)
+	for _, shared := range []bool{false, true} {
+		req := storetest.Request("k")
+		req.Shared = shared
+		g := storetest.Acquire(t, other, req)
+		bare := lock.Grant{Key: g.Key, Owner: g.Owner, Token: g.Token, Shared: shared}
+		lost := l.proxy().Lose(faultproxy.Replies().Matching(func(m []byte) bool { return m[0] == '1' }).Nth(1)) // no ping's
+		storetest.Release(t, l, bare)
+		storetest.Receive(t, lost.Hit())
+		require.Zero(t, storetest.Lost(t, l.Release(storetest.Bounded(t), bare)))
 	}
 }
 

@@ -149,12 +149,9 @@ func (l *Locker) locate(ctx context.Context, g lock.Grant) (found node, err erro
 				return err
 			}
 		}
-		lost := &lock.LostError{Token: g.Token}
-		switch {
-		case len(line) > 0:
+		lost := &lock.LostError{Reason: storekit.Vanished(g), Token: g.Token}
+		if len(line) > 0 {
 			lost.Reason = lock.ReasonTaken
-		case !g.Start.IsZero():
-			lost.Reason = storekit.Vanished(g)
 		}
 		return lost
 	})

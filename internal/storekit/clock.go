@@ -16,9 +16,10 @@ func Elapsed(t time.Time) time.Duration {
 }
 
 // Vanished is the reason why g is not there any more, as far as this machine can tell: it has
-// expired if its TTL can be over, and else nobody knows.
+// expired if its TTL can be over, and else nobody knows. Nor if g says nothing of its Start or its
+// TTL, as in a Release by another Locker.
 func Vanished(g lock.Grant) lock.LostReason {
-	if Elapsed(g.Start) < g.TTL {
+	if g.Start.IsZero() || g.TTL <= 0 || Elapsed(g.Start) < g.TTL {
 		return 0
 	}
 	return lock.ReasonExpired

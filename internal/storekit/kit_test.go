@@ -134,6 +134,8 @@ func TestElapsedKnowsOfSleep(t *testing.T) {
 	require.Equal(t, lock.ReasonExpired, Vanished(g))
 	g.TTL = time.Hour
 	require.Zero(t, Vanished(g), "it cannot have expired")
+	require.Zero(t, Vanished(lock.Grant{TTL: time.Hour}), "nobody knows when it began")
+	require.Zero(t, Vanished(lock.Grant{Start: time.Now()}), "nobody knows how long it was to last")
 }
 
 func TestMetadata(t *testing.T) {
