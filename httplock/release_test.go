@@ -40,6 +40,8 @@ func TestReleaseSaysWhatIsLeft(t *testing.T) {
 	g.Start = g.Start.Add(-2 * time.Hour)
 	storetest.Lost(t, l.Release(t.Context(), g))
 	require.Equal(t, time.Duration(1), <-store.ttl)
+	require.Zero(t, storetest.Lost(t, l.Release(t.Context(), lock.Grant{Key: "k", Owner: "o", Token: g.Token})))
+	require.Equal(t, lock.MaxTTL, <-store.ttl, "it is not known")
 
 	require.Equal(t, 410, ask(t, s, "POST", "/v1/locks/k:release", "application/json", `{"owner":"o","token":1}`).Status)
 	require.Equal(t, lock.MaxTTL, <-store.ttl, "it is not known")

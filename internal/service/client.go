@@ -170,7 +170,9 @@ func (c *Client) Release(ctx context.Context, g lock.Grant) error {
 func (c *Client) end(ctx context.Context, g lock.Grant) error {
 	unsure, err := c.send(ctx, func(ctx context.Context) error {
 		left := g
-		left.TTL = max(g.TTL-storekit.Elapsed(g.Start), 1)
+		if !g.Start.IsZero() && g.TTL > 0 { // else nobody knows
+			left.TTL = max(g.TTL-storekit.Elapsed(g.Start), 1)
+		}
 		return c.remote.Release(ctx, left)
 	})
 	lost := (*lock.LostError)(nil)
