@@ -178,6 +178,12 @@ func TestTryIsBoundedByTTL(t *testing.T) {
 	})
 }
 
+// notSent is the error of a Locker that did not ask its store.
+type notSent struct{ error }
+
+func (notSent) NotSent()        {}
+func (e notSent) Unwrap() error { return e.error }
+
 func TestUnknownOutcomeIsUndone(t *testing.T) {
 	for name, c := range map[string]struct {
 		err  error
@@ -193,6 +199,7 @@ func TestUnknownOutcomeIsUndone(t *testing.T) {
 		"invalid":                 {fmt.Errorf("%w: no", ErrInvalid), true, false},
 		"unsupported":             {ErrUnsupported, false, false},
 		"the store is closed":     {ErrClosed, true, true},
+		"never sent":              {notSent{errIO}, true, false},
 		"neither grant nor error": {nil, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
