@@ -250,9 +250,9 @@ func (k *call) hold(s *section, l *Lease) {
 	s.tell(k.ctx, l, Event{Kind: EventGranted, Waited: s.now - k.mark.at})
 	switch {
 	case early != nil: // this may be a second grant, by a request sent again
-		s.lose(l, early.Reason, nil, true)
+		s.lose(l, early.Reason, nil, 0)
 	case l.until <= s.now:
-		s.lose(l, ReasonExpired, nil, true)
+		s.lose(l, ReasonExpired, nil, 0)
 	case jumped && k.cfg.renewal:
 		s.verify(l)
 	}

@@ -208,7 +208,7 @@ func (s *section) dispatch() {
 func (s *section) attempt(l *Lease) time.Duration {
 	left, ttl := l.until-s.now, l.ttl()
 	switch {
-	case l.op != nil, s.keeps(l):
+	case l.op != nil, l.state == ending && s.now < l.keepUntil:
 		return 0
 	case l.state == held:
 		return min(left, ttl/6, max(left/3, ttl/30))

@@ -79,3 +79,24 @@ func TestRenewedAfterTheLoss(t *testing.T) {
 		require.False(t, f.held("k"))
 	})
 }
+
+// The store keeps the grant from others for the drift, in which its holder may still be stopping.
+func TestLostLeaseIsGivenBackAfterItsDrift(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f, WithDrift(3*time.Second))
+		f.onRenew(func(context.Context, Grant, renewFunc) (Grant, error) { return Grant{}, errIO })
+		begun := time.Now()
+		err := c.Do(t.Context(), "k", func(ctx context.Context, _ *Lease) error {
+			<-ctx.Done()
+			require.Equal(t, ttlTen-3*time.Second, time.Since(begun))
+			time.Sleep(2 * time.Second)
+			require.Empty(t, f.sent("release"))
+			return nil
+		})
+		lostAs(t, ReasonUnreachable, err)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Len(t, f.sent("release"), 1)
+	})
+}

@@ -48,7 +48,7 @@ type Lease struct {
 	index int           // in the heap; -1 outside
 	op    *op           // the call in flight
 
-	keepUntil time.Duration // it is not released before: the minimum hold
+	keepUntil time.Duration // it is not released before: the minimum hold, or the drift after a loss
 
 	retries int   // calls that failed since the last success
 	failure error // of the last of them

@@ -265,6 +265,19 @@ func TestCloseThatGivesUpTellsOnceOfWhatIsKept(t *testing.T) {
 	})
 }
 
+// That a renewal has failed keeps no end from being told.
+func TestCloseTellsOfWhatIsKeptAfterAFailedRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, seen := newFake(), new(recorder)
+		c := New(f, WithTTL(ttlTen), WithMinHold(hold), WithObserver(seen))
+		f.onRenew(failRenew)
+		mustLock(t, c, "l")
+		time.Sleep(ttlTen / 2)
+		require.NoError(t, c.Close(t.Context()))
+		require.Equal(t, "released", seen.last().Kind.String())
+	})
+}
+
 // Who gets no lease keeps nothing.
 func TestNothingIsKeptOfACallThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

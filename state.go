@@ -28,8 +28,9 @@ import (
 //	ending  its TTL is over, or retrying is no use gone
 //	ending  …but nothing was sent, after a sleep   ending
 //
-// Within its minimum hold nothing is sent for a lease that is ending. Close does not wait for
-// that to be over: the lease is gone, and the store has it until its TTL is over.
+// Within its minimum hold, or a drift after its loss, nothing is sent for a lease that is ending.
+// Close does not wait for a minimum hold to be over: the lease is gone, and the store has it until
+// its TTL is over.
 //
 // If a release fails and the next finds nothing to release, the lock counts as released: the
 // first may have been applied, and its reply lost.
@@ -132,16 +133,18 @@ func (s *section) release(l *Lease) {
 		s.cancel(l)
 	}
 	at := max(s.now, l.keepUntil)
-	if at > s.now && s.e.closing.phase != open {
-		s.leaveToTTL(l)
-		return
-	}
 	l.until, l.retries, l.failure = at+l.ttl(), 0, nil
 	s.to(l, ending, at)
+	if s.e.closing.phase != open && s.keeps(l) {
+		s.leaveToTTL(l)
+	}
 }
 
 // keeps reports whether l, which its holder has let go, is within its minimum hold.
-func (s *section) keeps(l *Lease) bool { return l.state == ending && s.now < l.keepUntil }
+func (s *section) keeps(l *Lease) bool {
+	left := l.keepUntil - s.now
+	return l.state == ending && left > 0 && (l.lost == nil || left > l.drift())
+}
 
 // leaveToTTL is what Close makes of a lease within its minimum hold.
 func (s *section) leaveToTTL(l *Lease) {
@@ -152,13 +155,15 @@ func (s *section) leaveToTTL(l *Lease) {
 	s.to(l, gone, never)
 }
 
-// lose ends l as lost. If the store may still have the grant, it is released.
-func (s *section) lose(l *Lease, reason LostReason, err error, mayLive bool) {
+// lose ends l as lost. If the store may still have the grant, it is released after giveBack, by
+// which its holder has had the time to stop that it is promised; else giveBack is never.
+func (s *section) lose(l *Lease, reason LostReason, err error, giveBack time.Duration) {
 	l.lost = l.loss(reason, err)
 	s.end(l, l.lost)
 	s.tell(context.Background(), l, Event{Kind: EventLost, Held: s.now - l.since, Err: l.lost})
 	s.cancel(l)
-	if mayLive {
+	if giveBack != never {
+		l.keepUntil = max(l.keepUntil, s.now+giveBack)
 		s.release(l)
 	} else {
 		s.to(l, gone, never)
@@ -171,13 +176,14 @@ func (s *section) timeUp(l *Lease) bool {
 	case l.until > s.now:
 		return false
 	case l.state == held:
-		reason, err := ReasonExpired, error(nil)
-		if l.failure != nil {
-			reason, err = ReasonUnreachable, l.failure
-		} else if l.op != nil {
-			reason, err = ReasonUnreachable, errUnanswered
+		switch {
+		case l.failure != nil:
+			s.lose(l, ReasonUnreachable, l.failure, l.drift())
+		case l.op != nil:
+			s.lose(l, ReasonUnreachable, errUnanswered, l.drift())
+		default:
+			s.lose(l, ReasonExpired, nil, never)
 		}
-		s.lose(l, reason, err, reason == ReasonUnreachable)
 		return true
 	case l.state == ending && l.op == nil && l.untold():
 		s.release(l) // the machine has slept, and nothing was sent in time
@@ -235,13 +241,13 @@ func (s *section) renewed(ctx context.Context, l *Lease, o *op, g Grant) {
 	l.until = l.deadline(start)
 	s.to(l, held, l.firstRenewal(start))
 	if l.until <= s.now { // a TTL as short as the drift, or an ancient Start
-		s.lose(l, ReasonExpired, nil, true)
+		s.lose(l, ReasonExpired, nil, l.drift())
 	}
 }
 
 func (s *section) renewFailed(c caller, l *Lease, o *op, err error) {
 	if errors.Is(err, ErrLost) {
-		s.lose(l, lostReason(err), err, false)
+		s.lose(l, lostReason(err), err, never)
 		return
 	}
 	if !o.byHand && s.e.clock.jumpedSince(o.mark) {
@@ -328,7 +334,11 @@ func (s *section) jump() {
 		switch {
 		case l.state != held:
 		case l.until <= s.now:
-			s.lose(l, ReasonExpired, nil, l.op != nil || l.failure != nil)
+			giveBack := never
+			if l.op != nil || l.failure != nil {
+				giveBack = l.drift()
+			}
+			s.lose(l, ReasonExpired, nil, giveBack)
 		case l.cfg.renewal:
 			if l.op != nil && !l.op.byHand {
 				s.cancel(l) // its connection may have died meanwhile
@@ -353,7 +363,7 @@ func (l *Lease) notice(r LostReason) {
 	case asked:
 		l.lost = &LostError{Reason: r} // it is lost as soon as it is held
 	case held:
-		s.lose(l, r, nil, false)
+		s.lose(l, r, nil, never)
 	}
 	s.unlock()
 	go s.observe()
@@ -361,8 +371,11 @@ func (l *Lease) notice(r LostReason) {
 
 // deadline is when a grant ends locally that has begun at start.
 func (l *Lease) deadline(start time.Duration) time.Duration {
-	return start + l.grant.TTL - l.cfg.driftOf(l.grant.TTL)
+	return start + l.grant.TTL - l.drift()
 }
+
+// drift is that for l's TTL as granted.
+func (l *Lease) drift() time.Duration { return l.cfg.driftOf(l.grant.TTL) }
 
 // firstRenewal is a jittered TTL/4 to TTL/3 after start, so that leases taken together are
 // not renewed together for ever; less if a large drift leaves little of the TTL. It is
@@ -372,7 +385,7 @@ func (l *Lease) firstRenewal(start time.Duration) time.Duration {
 		return never
 	}
 	ttl := l.grant.TTL
-	ttl = min(ttl, 2*(ttl-l.cfg.driftOf(ttl)))
+	ttl = min(ttl, 2*(ttl-l.drift()))
 	if ttl <= 0 {
 		return start
 	}
