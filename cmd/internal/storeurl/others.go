@@ -122,7 +122,9 @@ func openZooKeeper(_ context.Context, at *location) (*Store, error) {
 	}
 	l := zookeeper.New(conn, opts...)
 	s := &Store{Locker: l}
-	s.closes(func() error { conn.Close(); return nil })
+	// The connection stays: Close of zk.Conn ends the session, and the server then deletes at once what
+	// holders count on, such as those of a lockd that stops. When the process has ended, the session
+	// expires, which is later than any TTL.
 	s.closes(l.Close)
 	return s, nil
 }

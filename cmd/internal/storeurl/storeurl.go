@@ -62,7 +62,8 @@ type Store struct {
 // Unwrap returns the store itself, for [lock.As].
 func (s *Store) Unwrap() lock.Locker { return s.Locker }
 
-// Close closes the store and its connections. It returns the first error.
+// Close closes the store and its connections, except that to ZooKeeper, which lasts as long as the
+// process: grants remain until their TTL expires. It returns the first error.
 func (s *Store) Close() error {
 	var first error
 	for _, f := range slices.Backward(s.closers) {

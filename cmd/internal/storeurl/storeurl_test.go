@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -56,6 +57,26 @@ func TestStores(t *testing.T) {
 			require.NoError(t, s.Close())
 		})
 	}
+}
+
+// TestCloseKeepsGrants: what is held over ZooKeeper, where a session keeps it, is held after Close.
+func TestCloseKeepsGrants(t *testing.T) {
+	url := "zookeeper://" + testserver.SharedZooKeeper(t).Addr() + "/kept?session=40s"
+	closed, other := open(t, url), open(t, url)
+	request := func(owner string) lock.Request { return lock.Request{Key: "key", Owner: owner, TTL: 20 * time.Second} }
+	_, err := closed.Acquire(t.Context(), request("holder"))
+	require.NoError(t, err)
+	require.NoError(t, closed.Close())
+	_, err = other.Acquire(t.Context(), request("other"))
+	require.ErrorIs(t, err, lock.ErrHeld)
+	require.NoError(t, other.Close())
+}
+
+func open(t *testing.T, url string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), url)
+	require.NoError(t, err)
+	return s
 }
 
 // service starts a lock service that wants a token, below a path.
