@@ -100,6 +100,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -132,7 +133,7 @@ type Locker struct {
 
 	mu       sync.Mutex // guards the rest, and what it points to
 	names    names
-	byOwner  map[string]*hold
+	byOwner  map[id]*hold // the last of each
 	byName   map[string]*hold
 	behind   map[string][]*acquisition // who waits for an entry
 	lines    map[string]*line          // by base
@@ -208,7 +209,7 @@ func New(cli *clientv3.Client, opts ...Option) *Locker {
 	l.names.process = storekit.ProcessName()
 	l.writes.l, l.reads.l, l.beats.l = l, l, l
 	l.leaser = func() pb.LeaseClient { return pb.NewLeaseClient(cli.ActiveConnection()) }
-	l.byOwner, l.byName = make(map[string]*hold), make(map[string]*hold)
+	l.byOwner, l.byName = make(map[id]*hold), make(map[string]*hold)
 	l.behind, l.lines = make(map[string][]*acquisition), make(map[string]*line)
 	l.leases, l.granting = make(map[int64]*lease), make(map[int64]*call)
 	return l
@@ -263,6 +264,11 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 		return lock.Grant{}, err
 	}
 	req.TTL = min(req.TTL, l.maxTTL)
+	if g := l.already(req); g.Token != 0 {
+		if g, err := l.Renew(ctx, g); !errors.Is(err, lock.ErrLost) {
+			return g, err
+		}
+	}
 	a := l.acquisition(req)
 	g, err := lock.Grant{}, error(nil)
 	if req.Wait {

@@ -81,7 +81,7 @@ func (c cutOff) LeaseKeepAlive(context.Context, ...grpc.CallOption) (pb.Lease_Le
 // and is not undone, and reports whether it has taken the lock.
 func (l *Locker) Late(tb testing.TB, req lock.Request) func() bool {
 	tb.Helper()
-	h := l.of(req.Key, req.Owner)
+	h := l.of(lock.Grant{Key: req.Key, Owner: req.Owner})
 	if h == nil {
 		tb.Fatal("nothing is known of ", req.Owner)
 	}
@@ -116,7 +116,7 @@ func (l *Locker) Suspend(d time.Duration) {
 	for _, le := range l.leases {
 		before(&le.confirmed)
 	}
-	for _, h := range l.byOwner {
+	for _, h := range l.byName {
 		if h.g.Token != 0 {
 			before(&h.g.Start)
 		}
@@ -163,7 +163,7 @@ func (l *Locker) Gathered() int {
 func (l *Locker) Unpruned() (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, h := range l.byOwner {
+	for _, h := range l.byName {
 		if h.over {
 			n++
 		}

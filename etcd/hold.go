@@ -54,21 +54,39 @@ func (l *Locker) enroll(h *hold) {
 	base := l.baseOf(h.g.Key)
 	h.name, h.number = l.names.take(base, h.g.Shared)
 	h.base = h.name[:len(base)]
-	l.byOwner[h.g.Owner], l.byName[h.name] = h, h
+	l.byOwner[idOf(h.g)], l.byName[h.name] = h, h
 	l.arm()
 }
 
-// of returns what owner may have of key, or nil.
-func (l *Locker) of(key, owner string) *hold {
+// id is whose a hold is, and of what.
+type id struct{ key, owner string }
+
+func idOf(g lock.Grant) id { return id{g.Key, g.Owner} }
+
+// of returns what g's owner may have of its key, or nil.
+func (l *Locker) of(g lock.Grant) *hold {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if h := l.byOwner[owner]; h != nil && h.g.Key == key {
-		return h
-	}
-	return nil
+	return l.byOwner[idOf(g)]
 }
 
-// granted notes a grant, unless its owner has given up.
+// already returns the grant that req asks for if its owner has it: whoever asks again has not heard of
+// it, such as the client of a service whose reply was lost. Without a Token there is none.
+func (l *Locker) already(req lock.Request) lock.Grant {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.byOwner[id{req.Key, req.Owner}]
+	if h == nil || h.over || h.g.Token == 0 || h.g.Shared != req.Shared {
+		return lock.Grant{}
+	}
+	h.lost = req.Lost
+	g := h.g
+	g.TTL = req.TTL
+	return g
+}
+
+// granted notes a grant, unless its owner has given up. It is what its owner has, also if that has
+// another try under way.
 func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease, doubt bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -76,6 +94,7 @@ func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease, doubt bool
 		return
 	}
 	h.g, h.rev, h.mod, h.lease = g, l.revisionOf(g.Token), mod, le
+	l.byOwner[idOf(g)] = h
 	h.pending, h.waiter, h.lined, h.doubt = false, nil, false, h.doubt || doubt
 }
 
@@ -86,9 +105,7 @@ func (l *Locker) anew(a *acquisition) {
 	defer l.mu.Unlock()
 	a.unplace()
 	if old := a.h; old.over || old.number < 0 {
-		if !old.over {
-			delete(l.byName, old.name)
-		}
+		delete(l.byName, old.name)
 		a.h = &hold{g: old.g, pending: true, lost: old.lost, doubt: old.doubt}
 		l.enroll(a.h)
 	}
@@ -113,8 +130,8 @@ func (l *Locker) failed(h *hold, doubt bool) {
 func (l *Locker) forget(h *hold, rev int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.byOwner[h.g.Owner] == h {
-		delete(l.byOwner, h.g.Owner)
+	if l.byOwner[idOf(h.g)] == h {
+		delete(l.byOwner, idOf(h.g))
 	}
 	if l.byName[h.name] == h {
 		if delete(l.byName, h.name); h.number >= 0 && !h.doubt {
@@ -153,7 +170,7 @@ func (h *hold) reason() lock.LostReason {
 func (l *Locker) leaseGone(le *lease) {
 	var calls []func()
 	l.mu.Lock()
-	for _, h := range l.byOwner {
+	for _, h := range l.byName {
 		if h.lease == le && h.g.Token != 0 && !h.over {
 			calls = append(calls, h.lose(h.reason()))
 		}
@@ -166,7 +183,7 @@ func (l *Locker) leaseGone(le *lease) {
 
 // arm has the next tick come, if there is anything to look after.
 func (l *Locker) arm() {
-	if l.ticking || len(l.byOwner) == 0 && l.watch.stop == nil {
+	if l.ticking || len(l.byName) == 0 && l.watch.stop == nil {
 		return
 	}
 	l.ticking = true
@@ -190,7 +207,7 @@ func (l *Locker) tick() {
 			most = 0
 		}
 	}
-	for _, h := range l.byOwner {
+	for _, h := range l.byName {
 		switch {
 		case h.over:
 			if !h.pruning && !h.due.After(now) && len(prune) < most {
@@ -275,8 +292,8 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 func (l *Locker) endOf(g lock.Grant) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h := l.byOwner[g.Owner]
-	if h == nil || h.ended == nil || h.g.Key != g.Key || h.ended.Token != g.Token {
+	h := l.byOwner[idOf(g)]
+	if h == nil || h.ended == nil || h.ended.Token != g.Token {
 		return nil
 	}
 	return h.ended
@@ -286,8 +303,8 @@ func (l *Locker) endOf(g lock.Grant) error {
 func (l *Locker) renewing(g lock.Grant) *hold {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h := l.byOwner[g.Owner]
-	if h == nil || h.over || h.g.Key != g.Key || h.g.Token != g.Token {
+	h := l.byOwner[idOf(g)]
+	if h == nil || h.over || h.g.Token != g.Token {
 		return nil
 	}
 	h.renewals++
@@ -363,7 +380,7 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 			g.TTL, g.Start = le.ttl, start
 			l.mu.Lock()
 			h.g, h.mod, h.lease = g, out.rev, le
-			l.byOwner[g.Owner], l.byName[h.name] = h, h
+			l.byOwner[idOf(g)], l.byName[h.name] = h, h
 			l.arm()
 			l.mu.Unlock()
 			return g, beat.wait(ctx, l)

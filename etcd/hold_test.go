@@ -89,27 +89,69 @@ func TestFrozenServer(t *testing.T) {
 }
 
 // TestUnrenewedEnds: a grant ends at its TTL though another under the same etcd lease is
-// renewed all the time.
+// renewed all the time, also if that is the same owner's.
 func TestUnrenewedEnds(t *testing.T) {
 	t.Parallel()
-	l, other, cli := pair(t)
-	const ttl = 8 * time.Second // it must not be over before the first look
-	lost := make(chan lock.LostReason, 1)
-	req := storetest.Lasting(storetest.Request("unrenewed"), ttl)
-	req.Lost = func(r lock.LostReason) { lost <- r }
-	asked := time.Now()
-	g := storetest.Acquire(t, l, req)
-	renewed := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("renewed"), ttl))
-	require.Equal(t, leaseOf(t, cli, l.prefix, g.Owner), leaseOf(t, cli, l.prefix, renewed.Owner))
-	storetest.Eventually(t, "the grant to end", func() bool {
-		renewed = storetest.Renew(t, l, renewed)
-		return len(storetest.Inspect(t, other, "unrenewed").Holders) == 0
-	})
-	require.GreaterOrEqual(t, time.Since(asked), g.TTL)
-	require.Equal(t, lock.ReasonExpired, told(t, lost))
-	storetest.Holds(t, other, renewed)
-	_, err := l.Renew(storetest.Bounded(t), g)
-	storetest.Lost(t, err)
+	for name, same := range map[string]bool{"another owner's is renewed": false, "the same owner's is renewed": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, other, cli := pair(t)
+			const ttl = 8 * time.Second // it must not be over before the first look
+			lost := make(chan lock.LostReason, 1)
+			req := storetest.Lasting(storetest.Request("unrenewed"), ttl)
+			req.Lost = func(r lock.LostReason) { lost <- r }
+			asked := time.Now()
+			g := storetest.Acquire(t, l, req)
+			beside := storetest.Lasting(storetest.Request("renewed"), ttl)
+			if same {
+				beside.Owner = req.Owner
+			}
+			renewed := storetest.Acquire(t, l, beside)
+			require.Equal(t, leaseUnder(t, cli, l.prefix+"unrenewed/"), leaseUnder(t, cli, l.prefix+"renewed/"))
+			storetest.Eventually(t, "the grant to end", func() bool {
+				renewed = storetest.Renew(t, l, renewed)
+				return len(storetest.Inspect(t, other, "unrenewed").Holders) == 0
+			})
+			require.GreaterOrEqual(t, time.Since(asked), g.TTL)
+			require.Equal(t, lock.ReasonExpired, told(t, lost))
+			storetest.Holds(t, other, renewed)
+			_, err := l.Renew(storetest.Bounded(t), g)
+			storetest.Lost(t, err)
+		})
+	}
+}
+
+// leaseUnder is the etcd lease of the one key whose name begins with prefix.
+func leaseUnder(t *testing.T, cli *clientv3.Client, prefix string) clientv3.LeaseID {
+	t.Helper()
+	return leaseOf(t, cli, prefix, "")
+}
+
+// TestAcquireAgain: who has a grant and asks for it again gets that, and one release ends it.
+func TestAcquireAgain(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		l, other, cli := pair(t)
+		lost := make(chan lock.LostReason, 1)
+		req := storetest.Request("k")
+		req.Shared = shared
+		g := storetest.Acquire(t, l, req)
+		entry := keyOf(t, cli, l.prefix, g.Owner)
+		req.Lost = func(r lock.LostReason) { lost <- r }
+		for _, req.Wait = range []bool{false, true} {
+			again := storetest.Acquire(t, l, req)
+			require.Equal(t, g.Token, again.Token)
+			require.True(t, again.Start.After(g.Start))
+			require.Equal(t, entry, keyOf(t, cli, l.prefix, g.Owner))
+		}
+		require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+		require.Equal(t, lock.ReasonForced, told(t, lost))
+
+		g = storetest.Acquire(t, l, storetest.Request("k"))
+		require.Equal(t, g.Token, storetest.Acquire(t, l, lock.Request{Key: "k", Owner: g.Owner, TTL: time.Minute}).Token)
+		storetest.Release(t, l, g)
+		storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+	}
 }
 
 // TestLossIsToldAtOnce: a key that is deleted by hand, a forced release, a lease that ends.

@@ -165,7 +165,7 @@ func (l *Locker) catchUp(ctx context.Context) bool {
 	}
 	l.watch.next = resp.Header.Revision + 1
 	l.watch.since = l.watch.next
-	for _, h := range l.byOwner {
+	for _, h := range l.byName {
 		h.watched = false // the next tick looks
 		if h.waiter != nil {
 			h.waiter.box.Wake()

@@ -37,7 +37,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 		return lost
 	}
 	return l.fail(ctx, l.within(ctx, func(ctx context.Context) error {
-		h := l.of(g.Key, g.Owner)
+		h := l.of(g)
 		switch {
 		case g.Token == 0 && h != nil:
 			return l.undo(ctx, h)
