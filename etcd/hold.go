@@ -257,8 +257,8 @@ func (l *Locker) verify(h *hold) {
 	}
 }
 
-// Renew implements [lock.Locker]. If another Locker acquired the grant, Renew moves it to an
-// etcd lease of this one.
+// Renew implements [lock.Locker]. If another Locker acquired the grant, or for a shorter TTL, Renew
+// moves it to another etcd lease, of this one.
 func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if err := l.ready(ctx, storekit.CheckRenewal(g)); err != nil {
 		return lock.Grant{}, err
@@ -339,7 +339,7 @@ func (l *Locker) confirm(ctx context.Context, h *hold, g lock.Grant) (lock.Grant
 	}
 	kvs := out.ops[0].GetResponseRange().Kvs
 	there := len(kvs) > 0 && kvs[0].CreateRevision == l.revisionOf(g.Token)
-	if there && kvs[0].ModRevision != mod {
+	if there && (kvs[0].ModRevision != mod || le.ttl < min(g.TTL, l.maxTTL)) {
 		return l.adopt(ctx, h, g)
 	}
 	if there {
@@ -354,8 +354,8 @@ func (l *Locker) confirm(ctx context.Context, h *hold, g lock.Grant) (lock.Grant
 	return g, err
 }
 
-// adopt renews a grant that this Locker does not know, or that another has renewed meanwhile,
-// by putting its key under a lease of its own. The other will not delete the key then: it
+// adopt renews a grant that this Locker does not know, that another has renewed meanwhile, or whose
+// lease is too short, by putting its key under a lease of its own. The other will not delete the key then: it
 // looks at the mod revision. So does this put, which may take effect late: it must not take
 // the key from a newer lease to an older one.
 func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, error) {

@@ -154,6 +154,25 @@ func TestAcquireAgain(t *testing.T) {
 	}
 }
 
+// TestRenewalForLonger: a grant whose TTL was short is renewed for a longer one, as a service does with
+// that of a waiter, and ended by neither etcd lease.
+func TestRenewalForLonger(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t, etcd.WithMaxTTL(40*time.Second))
+	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), 4*time.Second))
+	short := leaseOf(t, cli, l.prefix, g.Owner)
+	g.TTL = time.Minute
+	g = storetest.Renew(t, l, g)
+	require.Equal(t, 40*time.Second, g.TTL)
+	_, err := cli.Revoke(storetest.Bounded(t), short)
+	require.NoError(t, err)
+	g = storetest.Renew(t, l, g)
+	require.Equal(t, 40*time.Second, g.TTL)
+	storetest.Holds(t, other, g)
+	storetest.Release(t, l, g)
+	storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+}
+
 // TestLossIsToldAtOnce: a key that is deleted by hand, a forced release, a lease that ends.
 func TestLossIsToldAtOnce(t *testing.T) {
 	t.Parallel()
