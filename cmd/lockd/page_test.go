@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"io"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"regexp"
@@ -13,6 +15,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/httplock"
+	inmemory "github.com/seed-215fdefa/lock/memory"
 )
 
 var pageScript = regexp.MustCompile("(?s)```sh\n(#!/bin/bash\n.*?)```")
@@ -79,6 +85,58 @@ func TestPageScriptWithoutService(t *testing.T) {
 	require.Equal(t, "held\n", held)
 	p.signal(syscall.SIGKILL)
 	rest, err := io.ReadAll(out) // ends when no process of the job is left
+	require.NoError(t, err)
+	assert.Empty(t, rest)
+	_ = cmd.Wait()
+	assert.Equal(t, 76, cmd.ProcessState.ExitCode())
+}
+
+// cutting is a store that grants no more than a TTL.
+type cutting struct {
+	*inmemory.Locker
+	ttl time.Duration
+}
+
+func (c cutting) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	req.TTL = min(req.TTL, c.ttl)
+	return c.Locker.Acquire(ctx, req)
+}
+
+func (c cutting) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+	g.TTL = min(g.TTL, c.ttl)
+	return c.Locker.Renew(ctx, g)
+}
+
+// TestPageScriptCountsTheGrant has a store grant less than the script asks for, and then the service end: the
+// job must end before the grant does, not before what was asked for. What is too short for the script it
+// refuses.
+func TestPageScriptCountsTheGrant(t *testing.T) {
+	t.Parallel()
+	serve := func(ttl time.Duration) *httptest.Server {
+		store := cutting{inmemory.New(), ttl}
+		h := httplock.NewHandler(store)
+		s := httptest.NewServer(h)
+		t.Cleanup(func() { s.Close(); h.Close(); _ = store.Close() })
+		return s
+	}
+	const granted, asked = 13500 * time.Millisecond, "120"
+	s := serve(granted)
+	cmd, _, out := underLock(t, asked, s.URL+"/v1/locks/report", "echo held; sleep 120; echo survived")
+	held, err := out.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "held\n", held)
+	s.CloseClientConnections()
+	s.Close()
+	begun := time.Now()
+	rest, err := io.ReadAll(out) // ends when no process of the job is left
+	require.NoError(t, err)
+	assert.Empty(t, rest)
+	assert.Less(t, time.Since(begun), 60*time.Second, "of the 120 that were asked for two thirds were over at 79")
+	_ = cmd.Wait()
+	assert.Equal(t, 76, cmd.ProcessState.ExitCode())
+
+	cmd, _, out = underLock(t, asked, serve(4666*time.Millisecond).URL+"/v1/locks/report", "echo ran")
+	rest, err = io.ReadAll(out)
 	require.NoError(t, err)
 	assert.Empty(t, rest)
 	_ = cmd.Wait()
