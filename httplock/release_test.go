@@ -49,3 +49,5 @@ func TestReleaseSaysWhatIsLeft(t *testing.T) {
 
 func TestReleaseWhoseReplyIsLost(t *testing.T) { protocol().LoseReleaseReply(t) }
 func TestReleaseOfWhatWasForced(t *testing.T)  { protocol().KeepForcedReason(t) }
+func TestAcquireWhoseReplyIsLost(t *testing.T) { protocol().LoseAcquireReply(t) }
+func TestLateTryOfHeldKey(t *testing.T)        { protocol().LateTryOfHeldKey(t) }

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -28,7 +29,7 @@ func (c *Client) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	}
 	g, err := w.Run(ctx)
 	if err != nil {
-		return lock.Grant{}, err
+		return lock.Grant{}, a.refused(ctx, err)
 	}
 	return a.granted(g), nil
 }
@@ -52,15 +53,39 @@ type acquisition struct {
 func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
 	start := time.Now()
 	var answer Answer
-	unsure, err := a.c.send(ctx, func(ctx context.Context) (err error) {
+	var err error
+	a.unsure, err = a.c.send(ctx, func(ctx context.Context) (err error) {
 		answer, err = a.c.remote.Acquire(ctx, a.req)
 		return err
 	})
 	if err != nil {
-		return lock.Grant{}, err
+		return lock.Grant{}, a.refused(ctx, err)
 	}
-	a.unsure = unsure
 	return a.granted(a.grant(answer, start)), nil
+}
+
+// refused is the error of an Acquire that ended with err. Callers undo nothing after ErrInvalid, nor a try
+// after ErrHeld. But an earlier copy of the request that was not answered may have the grant for which the
+// owner is refused now, or come late, when the key is free. So that is undone here, or err becomes one after
+// which callers undo.
+func (a *acquisition) refused(ctx context.Context, err error) error {
+	var held *lock.HeldError
+	switch {
+	case !a.unsure:
+		return err
+	case errors.Is(err, lock.ErrInvalid): // it was valid before, but for a store that lets no owner ask twice
+		return fmt.Errorf("lock: %s: a request was not answered, and its copy was refused: %s", a.c.name, err.Error())
+	case a.req.Wait || !errors.As(err, &held):
+		return err
+	}
+	undone := a.c.undo(ctx, lock.Grant{Key: a.req.Key, Owner: a.req.Owner})
+	switch {
+	case undone == nil:
+		return err
+	case ctx.Err() != nil:
+		return &lock.HeldError{Record: held.Record, Err: ctx.Err()}
+	}
+	return fmt.Errorf("lock: %s: the key is held, but an earlier copy of this try may still be executed: %w", a.c.name, undone)
 }
 
 // granted notes that g may need more than its release.
@@ -87,7 +112,7 @@ func (a *acquisition) claim(ctx context.Context) (lock.Grant, *storekit.Refusal,
 	a.failed = err != nil
 	switch {
 	case err != nil:
-		a.unsure = true
+		a.unsure = a.unsure || !errors.Is(err, lock.ErrInvalid)
 		return lock.Grant{}, nil, err
 	case answer.Grant.Token == 0:
 		return lock.Grant{}, a.wait(answer), nil

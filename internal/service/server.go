@@ -160,7 +160,9 @@ func (s *Server) try(ctx context.Context, req lock.Request) (lock.Grant, error) 
 		return lock.Grant{}, err
 	}
 	if err := s.waits.check(p); err != nil {
-		_ = s.locker.Release(ctx, g) // else it ends by its TTL
+		_ = storekit.WithinPatience(context.WithoutCancel(ctx), func(ctx context.Context) error { // the client may be gone
+			return s.locker.Release(ctx, g) // else it ends by its TTL
+		})
 		return lock.Grant{}, err
 	}
 	return g, nil

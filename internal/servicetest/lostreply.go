@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -67,4 +68,83 @@ func (p Protocol) KeepForcedReason(t *testing.T) {
 	g := storetest.Acquire(t, l, storetest.Request("k"))
 	require.NoError(t, l.ForceRelease(storetest.Bounded(t), "k", g.Owner))
 	require.Equal(t, lock.ReasonForced, storetest.Lost(t, l.Release(storetest.Bounded(t), g)))
+}
+
+// lossy is a store of which the first Acquire meets a broken connection, and each later one may be refused.
+type lossy struct {
+	lock.Locker
+	once    *sync.Once
+	first   func(acquire func() (lock.Grant, error)) (lock.Grant, error)
+	refusal error // of the others, unless it is nil
+}
+
+func (l lossy) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	acquire := func() (lock.Grant, error) { return l.Locker.Acquire(context.WithoutCancel(ctx), req) }
+	first := false
+	l.once.Do(func() { first = true })
+	switch {
+	case first:
+		return l.first(acquire)
+	case l.refusal != nil:
+		return lock.Grant{}, l.refusal
+	}
+	return acquire()
+}
+
+// LoseAcquireReply loses the reply to what was granted, by a store that refuses the owner then: one says
+// that the key is held, another that an owner may ask once. The caller does not have the lock, and nor has
+// anybody else.
+func (p Protocol) LoseAcquireReply(t *testing.T) {
+	t.Parallel()
+	for name, refusal := range map[string]error{"held": &lock.HeldError{}, "invalid": lock.ErrInvalid} {
+		for _, wait := range []bool{false, true} {
+			if wait && name == "held" {
+				continue // it waits for what it has until that has expired
+			}
+			var proxy *faultproxy.Proxy
+			store := OnMemory(t).Open()
+			s := p.Start(t, func() lock.Locker {
+				return lossy{store, new(sync.Once), func(acquire func() (lock.Grant, error)) (lock.Grant, error) {
+					defer proxy.Break()
+					return acquire()
+				}, refusal}
+			})
+			proxy = faultproxy.New(t, s.Addr)
+			l := lock.New(p.Dial(t, proxy.Addr()))
+			acquire := l.TryLock
+			if wait {
+				acquire = l.Lock
+			}
+			_, err := acquire(storetest.Bounded(t), "k", lock.WithTTL(time.Hour))
+			require.Error(t, err)
+			require.NotErrorIs(t, err, lock.ErrInvalid)
+			storetest.Eventually(t, "the undo", func() bool { return storetest.Inspect(t, store, "k").HolderCount == 0 })
+			require.NoError(t, l.Close(storetest.Bounded(t)))
+		}
+	}
+}
+
+// LateTryOfHeldKey executes a try late, whose copy was refused meanwhile: it is granted to nobody.
+func (p Protocol) LateTryOfHeldKey(t *testing.T) {
+	t.Parallel()
+	var proxy *faultproxy.Proxy
+	store, gate, done := OnMemory(t).Open(), make(chan struct{}), make(chan struct{})
+	s := p.Start(t, func() lock.Locker {
+		return lossy{store, new(sync.Once), func(acquire func() (lock.Grant, error)) (lock.Grant, error) {
+			proxy.Break()
+			<-gate
+			defer close(done)
+			return acquire()
+		}, nil}
+	})
+	open := sync.OnceFunc(func() { close(gate) })
+	defer open()
+	proxy = faultproxy.New(t, s.Addr)
+	g := storetest.Acquire(t, store, storetest.Request("k"))
+	_, err := p.Dial(t, proxy.Addr()).Acquire(storetest.Bounded(t), storetest.Request("k"))
+	require.ErrorIs(t, err, lock.ErrHeld)
+	storetest.Release(t, store, g)
+	open()
+	storetest.Receive(t, done)
+	storetest.Eventually(t, "the end of the late grant", func() bool { return storetest.Inspect(t, store, "k").HolderCount == 0 })
 }
