@@ -321,7 +321,7 @@ func readAll(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	case errors.As(err, &large):
 		return nil, newProblem(service.KindTooLarge, fmt.Sprintf("the body has more than %d bytes", maxBody))
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, newProblem(kindTimeout, fmt.Sprintf("the body did not arrive within %v", bodyTime))
+		return nil, newProblem(service.KindTimeout, fmt.Sprintf("the body did not arrive within %v", bodyTime))
 	case err != nil && r.Context().Err() == nil:
 		return nil, newProblem(service.KindInvalid, "the body could not be read")
 	case err != nil:

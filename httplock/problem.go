@@ -30,7 +30,6 @@ const (
 	kindNotFound = "not-found"
 	kindMethod   = "method-not-allowed"
 	kindMedia    = "media-type"
-	kindTimeout  = "timeout"
 )
 
 // kinds has the status and the title of each kind.
@@ -54,7 +53,7 @@ var kinds = map[string]struct {
 	kindNotFound:                {http.StatusNotFound, "there is no such path"},
 	kindMethod:                  {http.StatusMethodNotAllowed, "the path does not have this method"},
 	kindMedia:                   {http.StatusUnsupportedMediaType, "the body must be application/json"},
-	kindTimeout:                 {http.StatusRequestTimeout, "the body did not arrive in time"},
+	service.KindTimeout:         {http.StatusRequestTimeout, "the body did not arrive in time"},
 }
 
 func newProblem(kind, detail string) error { return &service.Problem{Kind: kind, Detail: detail} }

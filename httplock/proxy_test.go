@@ -17,11 +17,23 @@ import (
 	"github.com/seed-215fdefa/lock/memory"
 )
 
-// TestProxyRefusesAPoll has a proxy answer a waiter's third poll by itself: the wait goes on.
+// TestProxyRefusesAPoll has a proxy, or the service, refuse a waiter's third poll: the wait goes on.
 func TestProxyRefusesAPoll(t *testing.T) {
 	t.Parallel()
-	for _, status := range []int{http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusTooEarly} {
-		t.Run(http.StatusText(status), func(t *testing.T) {
+	for name, refuse := range map[string]struct {
+		status int
+		kind   string // of the service's problem; "": it is a proxy
+	}{
+		"too many requests": {http.StatusTooManyRequests, ""},
+		"request timeout":   {http.StatusRequestTimeout, ""},
+		"too early":         {http.StatusTooEarly, ""},
+		"crowded":           {http.StatusTooManyRequests, "crowded"},
+		"timeout":           {http.StatusRequestTimeout, "timeout"},
+		"stopping":          {http.StatusServiceUnavailable, "stopping"},
+		"unavailable":       {http.StatusServiceUnavailable, "unavailable"},
+		"closed":            {http.StatusServiceUnavailable, "closed"},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			store := memory.New()
 			defer store.Close()
@@ -34,7 +46,11 @@ func TestProxyRefusesAPoll(t *testing.T) {
 				body, _ := io.ReadAll(r.Body)
 				r.Body = io.NopCloser(bytes.NewReader(body))
 				if bytes.Contains(body, []byte(`"wait":true`)) && polls.Add(1) == 3 {
-					w.WriteHeader(status)
+					if refuse.kind != "" {
+						w.Header().Set("Content-Type", "application/problem+json")
+					}
+					w.WriteHeader(refuse.status)
+					_, _ = io.WriteString(w, `{"type":"urn:httplock:`+refuse.kind+`"}`)
 					return
 				}
 				behind.ServeHTTP(w, r)

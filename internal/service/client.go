@@ -115,7 +115,7 @@ func (c *Client) send(ctx context.Context, ask func(context.Context) error) (uns
 func (c *Client) classify(err error) storekit.Class {
 	var p *Problem
 	switch {
-	case errors.As(err, &p) && (p.Kind == KindStopping || p.Kind == KindCrowded):
+	case errors.As(err, &p) && (p.Kind == KindStopping || p.Kind == KindCrowded || p.Kind == KindTimeout):
 		return storekit.Busy
 	case p != nil, errors.Is(err, lock.ErrHeld), errors.Is(err, lock.ErrLost), errors.Is(err, lock.ErrInvalid):
 		return storekit.Final

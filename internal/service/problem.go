@@ -34,6 +34,7 @@ const (
 	KindUnauthenticated = "unauthenticated"
 	KindForbidden       = "forbidden"
 	KindTooLarge        = "too-large"
+	KindTimeout         = "timeout"
 )
 
 // meanings has the error of package lock that a kind is to a client.
@@ -48,6 +49,7 @@ var meanings = map[string]error{
 	KindStopping:    lock.ErrUnavailable,
 	KindCrowded:     lock.ErrUnavailable,
 	KindTooLarge:    lock.ErrInvalid,
+	KindTimeout:     lock.ErrUnavailable,
 }
 
 // Error implements error.
