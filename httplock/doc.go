@@ -11,7 +11,9 @@
 //
 // The service promises what its store promises, except early notice of a loss: a holder learns
 // of it at its next renewal. The service keeps no state of a lock except who waits. So any
-// number of replicas may serve one store, and each request may go to any of them. The store's
+// number of replicas may serve one store, and each request may go to any of them, if the store
+// finds an owner's place and grant again for another process: redis and postgres do. On etcd,
+// zookeeper, dynamo and redlock run one replica, or send each client to the same one. The store's
 // clock counts a grant's TTL. The client takes Start by its own clock before it asks. No clock
 // is compared with another.
 //
@@ -35,6 +37,9 @@
 // again for the same owner, and the wait goes on if the store finds the owner's place or grant
 // for another process too. memory, redis and postgres do. On stores where a place belongs to a
 // session, such as etcd and zookeeper, the waiter arrives anew.
+//
+// If a try is not answered, the Locker asks again. dynamo and zookeeper refuse an owner that has the
+// lock already: then the Locker undoes the grant, or returns an error after which lock.Client does.
 //
 // # Events
 //
