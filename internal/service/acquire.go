@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -70,22 +71,23 @@ func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
 // which callers undo.
 func (a *acquisition) refused(ctx context.Context, err error) error {
 	var held *lock.HeldError
+	own := func(h lock.Holder) bool { return h.Owner == a.req.Owner }
 	switch {
-	case !a.unsure:
+	case !a.unsure || a.req.Wait && !errors.Is(err, lock.ErrInvalid):
 		return err
-	case errors.Is(err, lock.ErrInvalid): // it was valid before, but for a store that lets no owner ask twice
-		return fmt.Errorf("lock: %s: a request was not answered, and its copy was refused: %s", a.c.name, err.Error())
-	case a.req.Wait || !errors.As(err, &held):
-		return err
+	case errors.Is(err, lock.ErrInvalid), errors.As(err, &held) && slices.ContainsFunc(held.Record.Holders, own):
+		err = fmt.Errorf("lock: %s: a request was not answered, and its copy was refused: %s", a.c.name, err.Error())
+	case held != nil:
+		undone := a.c.undo(ctx, lock.Grant{Key: a.req.Key, Owner: a.req.Owner})
+		if undone == nil {
+			return err
+		}
+		err = fmt.Errorf("lock: %s: the key is held, but an earlier copy of this try may still be executed: %w", a.c.name, undone)
 	}
-	undone := a.c.undo(ctx, lock.Grant{Key: a.req.Key, Owner: a.req.Owner})
-	switch {
-	case undone == nil:
-		return err
-	case ctx.Err() != nil:
-		return &lock.HeldError{Record: held.Record, Err: ctx.Err()}
+	if ctx.Err() != nil {
+		return storekit.Ended(ctx, err, nil)
 	}
-	return fmt.Errorf("lock: %s: the key is held, but an earlier copy of this try may still be executed: %w", a.c.name, undone)
+	return err
 }
 
 // granted notes that g may need more than its release.

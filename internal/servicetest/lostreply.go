@@ -2,6 +2,7 @@ package servicetest
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -75,7 +76,7 @@ type lossy struct {
 	lock.Locker
 	once    *sync.Once
 	first   func(acquire func() (lock.Grant, error)) (lock.Grant, error)
-	refusal error // of the others, unless it is nil
+	refusal func(owner string) error // of the others; nil: they are granted if they can be
 }
 
 func (l lossy) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
@@ -86,7 +87,7 @@ func (l lossy) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error
 	case first:
 		return l.first(acquire)
 	case l.refusal != nil:
-		return lock.Grant{}, l.refusal
+		return lock.Grant{}, l.refusal(req.Owner)
 	}
 	return acquire()
 }
@@ -96,32 +97,41 @@ func (l lossy) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error
 // anybody else.
 func (p Protocol) LoseAcquireReply(t *testing.T) {
 	t.Parallel()
-	for name, refusal := range map[string]error{"held": &lock.HeldError{}, "invalid": lock.ErrInvalid} {
-		for _, wait := range []bool{false, true} {
-			if wait && name == "held" {
-				continue // it waits for what it has until that has expired
-			}
+	invalid := func(string) error { return lock.ErrInvalid }
+	for name, c := range map[string]struct {
+		refusal func(owner string) error
+		acquire func(*lock.Client, context.Context, string, ...lock.Option) (*lock.Lease, error)
+		isHeld  bool
+	}{
+		"held":               {func(string) error { return &lock.HeldError{} }, (*lock.Client).TryLock, true},
+		"held by itself":     {heldBy, (*lock.Client).TryLock, false},
+		"invalid":            {invalid, (*lock.Client).TryLock, false},
+		"invalid for a wait": {invalid, (*lock.Client).Lock, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			var proxy *faultproxy.Proxy
 			store := OnMemory(t).Open()
 			s := p.Start(t, func() lock.Locker {
 				return lossy{store, new(sync.Once), func(acquire func() (lock.Grant, error)) (lock.Grant, error) {
 					defer proxy.Break()
 					return acquire()
-				}, refusal}
+				}, c.refusal}
 			})
 			proxy = faultproxy.New(t, s.Addr)
 			l := lock.New(p.Dial(t, proxy.Addr()))
-			acquire := l.TryLock
-			if wait {
-				acquire = l.Lock
-			}
-			_, err := acquire(storetest.Bounded(t), "k", lock.WithTTL(time.Hour))
+			_, err := c.acquire(l, storetest.Bounded(t), "k", lock.WithTTL(time.Hour))
 			require.Error(t, err)
 			require.NotErrorIs(t, err, lock.ErrInvalid)
+			require.Equal(t, c.isHeld, errors.Is(err, lock.ErrHeld), "%v", err)
 			storetest.Eventually(t, "the undo", func() bool { return storetest.Inspect(t, store, "k").HolderCount == 0 })
 			require.NoError(t, l.Close(storetest.Bounded(t)))
-		}
+		})
 	}
+}
+
+func heldBy(owner string) error {
+	return &lock.HeldError{Record: lock.Record{Key: "k", Holders: []lock.Holder{{Owner: owner, Held: -1, ExpiresIn: -1}}, HolderCount: 1}}
 }
 
 // LateTryOfHeldKey executes a try late, whose copy was refused meanwhile: it is granted to nobody.
