@@ -53,13 +53,15 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 		return err
 	}
 	reply, unsure, err := l.servers.run(ctx, forceScript.With(l.keys(key).all(), owner, l.channels()))
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if reply == int64(0) && !unsure {
+	case reply == int64(1), reply == int64(0) && unsure: // by the first sending
+		return nil
+	case reply == int64(0):
 		return &lock.LostError{}
 	}
-	return nil
+	return unexpected(reply)
 }
 
 // List implements [lock.Admin]. It scans every master, in small steps that do not block the

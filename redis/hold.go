@@ -93,8 +93,11 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, k keyset) (reply an
 }
 
 func (l *Locker) undo(ctx context.Context, g lock.Grant) error {
-	_, _, err := l.servers.run(ctx, undoScript.With(l.keys(g.Key).all(),
+	reply, _, err := l.servers.run(ctx, undoScript.With(l.keys(g.Key).all(),
 		g.Owner, storekit.UndoLife.Milliseconds(), l.channels(), l.counterMS))
+	if err == nil && reply != int64(1) {
+		return unexpected(reply)
+	}
 	return err
 }
 

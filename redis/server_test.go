@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/redis"
 )
@@ -78,18 +79,29 @@ func TestServerRestartsUnderWaiters(t *testing.T) {
 	}
 }
 
-// TestServerRefusesLogin: the server's own words reach the caller, at once.
+// TestServerRefusesLogin: the server's own words reach each caller, at once.
 func TestServerRefusesLogin(t *testing.T) {
 	t.Parallel()
 	server := testserver.Redis(t, "--requirepass", "right")
 	acquire(t, dial(t, &goredis.Options{Addr: server.Addr(), Password: "right"}), request("k"))
-	// The latter is what Redis says of a long command before it has looked at it.
-	for password, says := range map[string]string{"wrong": "WRONGPASS", "": "NOAUTH|unauthenticated"} {
+	for password, refusal := range map[string]struct {
+		says    string
+		callers int
+	}{
+		"wrong": {"WRONGPASS", 16},             // they share round trips
+		"":      {"NOAUTH|unauthenticated", 1}, // the latter of a long command; then the server hangs up
+	} {
 		l := dial(t, &goredis.Options{Addr: server.Addr(), Password: password})
 		for method, call := range everyCall(l) {
-			err := call(bounded(t))
-			require.Error(t, err, method)
-			require.Regexp(t, "^lock: redis: .*("+says+")", err.Error(), method)
+			errs := make(chan error, refusal.callers)
+			for range refusal.callers {
+				go func() { errs <- call(bounded(t)) }()
+			}
+			for range refusal.callers {
+				err := storetest.Receive(t, errs)
+				require.Error(t, err, method)
+				require.Regexp(t, "^lock: redis: .*("+refusal.says+")", err.Error(), method)
+			}
 		}
 	}
 }

@@ -302,8 +302,8 @@ func send(rdb goredis.UniversalClient, batch []*call) {
 			c.cmd.SetErr(err)
 		}
 	}
-	if _, err := pipe.Exec(ctx); err != nil && !IsReply(err) {
-		// Some errors, such as an exhausted pool, are not told to each command.
+	if _, err := pipe.Exec(ctx); err != nil {
+		// Some errors are not told to each command: of an exhausted pool, of a login that the server refuses.
 		for _, c := range batch {
 			if c.cmd.Err() == nil && c.cmd.Val() == nil {
 				c.cmd.SetErr(err)

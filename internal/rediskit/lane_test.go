@@ -60,3 +60,19 @@ func TestQuick(t *testing.T) {
 		require.NoError(t, err)
 	}
 }
+
+// TestRefusedLogin: every call of a batch whose connection cannot log in learns why.
+func TestRefusedLogin(t *testing.T) {
+	t.Parallel()
+	server := testserver.Redis(t, "--requirepass", "right")
+	rdb := goredis.NewClient(&goredis.Options{Addr: server.Addr(), Password: "wrong"})
+	defer func() { require.NoError(t, rdb.Close()) }()
+	batch := []*call{{Context: t.Context()}, {Context: t.Context()}}
+	for _, c := range batch {
+		c.cmd = NewCommand(c, "ping")
+	}
+	send(rdb, batch)
+	for _, c := range batch {
+		require.ErrorContains(t, c.cmd.Err(), "WRONGPASS")
+	}
+}
