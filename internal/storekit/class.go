@@ -41,7 +41,7 @@ const (
 var retries = Backoff{Min: 4 * time.Millisecond, Max: 512 * time.Millisecond}
 
 // Repeat calls send until it succeeds, fails for good, or ctx ends: up to 4 times if it is not
-// answered and up to 10 times more if the server is busy, with growing pauses, in about two
+// answered and up to 10 times if the server is busy, with growing pauses, in about two
 // seconds. What is sent must bear being done twice. n is how often it was sent before.
 //
 // unsure reports that some sending has an unknown outcome, so that a copy may still be on its
@@ -77,20 +77,29 @@ func Repeat(ctx context.Context, classify func(error) Class, send func(ctx conte
 }
 
 // Ended is the error of a call whose ctx has ended: ctx.Err(), joined with what the store said
-// last. That is err, of the sending that ctx cut off, unless it is but ctx's; then trouble, of
-// the one before. Both may be nil.
+// last. That is err, of the sending that ctx cut off, and if it is ctx's also trouble, of the one
+// before. Both may be nil.
 func Ended(ctx context.Context, err, trouble error) error {
 	end := ctx.Err()
-	if err == nil || errors.Is(err, end) && trouble != nil {
-		err = trouble
-	}
-	switch {
+	switch err = latest(end, err, trouble); {
 	case err == nil:
 		return end
 	case errors.Is(err, end):
 		return err
 	}
 	return fmt.Errorf("%w: %w", end, err)
+}
+
+// latest is err, of a sending that was cut off by end, with trouble, of the one before, if it is end's:
+// clients wrap that, with news of the store or without.
+func latest(end, err, trouble error) error {
+	switch {
+	case trouble == nil, err != nil && !errors.Is(err, end):
+		return err
+	case err == nil, err == end, errors.Is(err, ErrQueued): //nolint:errorlint // not if there may be news in it
+		return trouble
+	}
+	return fmt.Errorf("%w: %w", err, trouble)
 }
 
 // WithinPatience calls f with a ctx that ends after [lock.Patience] at the latest. If that is

@@ -97,3 +97,19 @@ func TestBackoff(t *testing.T) {
 		}
 	}
 }
+
+// TestEndedHasTheNews: what a client says beside the end of ctx is not lost behind what the store said
+// before.
+func TestEndedHasTheNews(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	news := fmt.Errorf("%w: %w", ctx.Err(), errRefused)
+	for _, err := range []error{Ended(ctx, news, failing(Busy)), unanswered(latest(ctx.Err(), news, failing(Busy)))} {
+		require.ErrorIs(t, err, errRefused)
+		var of *storeError
+		require.ErrorAs(t, err, &of)
+	}
+	require.Equal(t, failing(Busy), latest(ctx.Err(), ctx.Err(), failing(Busy)), "no news")
+	require.Equal(t, errRefused, latest(ctx.Err(), errRefused, failing(Busy)))
+	require.Equal(t, news, Ended(ctx, news, nil))
+}

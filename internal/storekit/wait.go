@@ -145,10 +145,7 @@ func (w *waiting) endure(ctx context.Context, err error) error {
 		w.asked = time.Time{}
 		return nil
 	case ctx.Err() != nil:
-		if w.trouble != nil { // err says only that ctx has ended
-			err = w.trouble
-		}
-		return unanswered(err)
+		return unanswered(latest(ctx.Err(), err, w.trouble))
 	case !w.told || !w.Classify(err).Passing():
 		return err
 	}

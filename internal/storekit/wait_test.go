@@ -245,6 +245,20 @@ func TestWaitEndsWithItsLocker(t *testing.T) {
 	}
 }
 
+// What it is told beside the end of its own bound is the store's last error.
+func TestWaitGivesUpWithTheNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := answers(refuses, fails(Busy), func(ctx context.Context) (lock.Grant, *Refusal, error) {
+			<-ctx.Done()
+			return lock.Grant{}, nil, fmt.Errorf("%w: %w", ctx.Err(), errRefused)
+		})
+		_, err := newWait(c, NewRegistry()).Run(t.Context())
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		require.ErrorIs(t, err, errRefused)
+		require.NotErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
 // Who is not asked for since others of this process are has patience: from when it is asked for.
 func TestWaitInAQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
