@@ -45,7 +45,12 @@ func (l *Locker) acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	if req.Wait {
 		return slow.wait(ctx, begun)
 	}
-	g, no, err := slow.send(ctx)
+	var g lock.Grant
+	var no *storekit.Refusal
+	err := storekit.WithinPatienceSince(ctx, begun, func(ctx context.Context) (err error) {
+		g, no, err = slow.send(ctx)
+		return err
+	})
 	if no != nil {
 		err = storekit.Tried(ctx, req, &lock.HeldError{Record: no.Record}, slow.unsure, l.undo)
 	}

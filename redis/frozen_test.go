@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -100,6 +103,37 @@ func errText(err error) string {
 		return "no error"
 	}
 	return err.Error()
+}
+
+// TestTryHasPatience: a try ends in time, whatever the client's own timeouts.
+func TestTryHasPatience(t *testing.T) {
+	for name, dialer := range map[string]func(context.Context, string, string) (net.Conn, error){
+		"silent": func(context.Context, string, string) (net.Conn, error) {
+			here, there := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, there) }()
+			return here, nil
+		},
+		"out of reach": func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, &net.OpError{Op: "dial", Err: ctx.Err()}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rdb := goredis.NewClient(&goredis.Options{Addr: "127.0.0.1:1", Dialer: dialer, ReadTimeout: -1, WriteTimeout: -1})
+				defer func() {
+					require.NoError(t, rdb.Close())
+					time.Sleep(lock.Patience) // the last dial ends
+				}()
+				begun := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), 10*lock.Patience)
+				defer cancel()
+				_, err := redis.New(rdb).Acquire(ctx, request("k"))
+				require.ErrorIs(t, err, lock.ErrUnavailable)
+				require.Equal(t, lock.Patience, time.Since(begun))
+			})
+		})
+	}
 }
 
 // TestFrozenServerClose: Close waits for no server, also when the subscriber is about to

@@ -106,10 +106,16 @@ func latest(end, err, trouble error) error {
 // why f failed, the error is lock.ErrUnavailable and wraps what f returned, but is no
 // context's error: the caller's has not ended.
 func WithinPatience(ctx context.Context, f func(context.Context) error) error {
-	if EndsWithin(ctx, lock.Patience) {
+	return WithinPatienceSince(ctx, time.Now(), f)
+}
+
+// WithinPatienceSince is WithinPatience for a call that began to ask the store at begun.
+func WithinPatienceSince(ctx context.Context, begun time.Time, f func(context.Context) error) error {
+	end := begun.Add(lock.Patience)
+	if EndsWithin(ctx, time.Until(end)) {
 		return f(ctx)
 	}
-	bounded, cancel := context.WithTimeout(ctx, lock.Patience)
+	bounded, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	err := f(bounded)
 	if err != nil && ctx.Err() == nil && bounded.Err() != nil {

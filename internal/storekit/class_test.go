@@ -113,3 +113,13 @@ func TestEndedHasTheNews(t *testing.T) {
 	require.Equal(t, errRefused, latest(ctx.Err(), errRefused, failing(Busy)))
 	require.Equal(t, news, Ended(ctx, news, nil))
 }
+
+func TestWithinPatienceSince(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		time.Sleep(lock.Patience / 3)
+		err := WithinPatienceSince(t.Context(), began, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+		require.ErrorIs(t, err, lock.ErrUnavailable)
+		require.Equal(t, lock.Patience, time.Since(began))
+	})
+}
