@@ -39,29 +39,10 @@ func TestFrozenServerCancel(t *testing.T) {
 	waiting := waits(t, p, request("held"))
 	w.server.Pause()
 
-	list := func(ctx context.Context) (last error) {
-		for _, err := range p.List(ctx, "") {
-			last = err
-		}
-		return last
-	}
-	acquires := func(req lock.Request) func(context.Context) error {
-		return func(ctx context.Context) error { _, err := p.Acquire(ctx, req); return err }
-	}
-	wait := request("other")
-	wait.Wait = true
-	methods := map[string]func(context.Context) error{
-		"Acquire":        acquires(request("free")),
-		"Acquire shared": acquires(shared(request("free"))),
-		"Acquire Wait":   acquires(wait),
-		"Renew":          func(ctx context.Context) error { _, err := p.Renew(ctx, g); return err },
-		"Renew shared":   func(ctx context.Context) error { _, err := p.Renew(ctx, reader); return err },
-		"Release":        func(ctx context.Context) error { return p.Release(ctx, g) },
-		"Release shared": func(ctx context.Context) error { return p.Release(ctx, reader) },
-		"undo":           func(ctx context.Context) error { return p.Release(ctx, lock.Grant{Key: "x", Owner: "o"}) },
-		"Inspect":        func(ctx context.Context) error { _, err := p.Inspect(ctx, "held"); return err },
-		"ForceRelease":   func(ctx context.Context) error { return p.ForceRelease(ctx, "held", g.Owner) },
-		"List":           list,
+	methods := storetest.EveryCall(p, g, map[string]func(context.Context) error{
+		"Acquire held":   func(ctx context.Context) error { _, err := p.Acquire(ctx, request("held")); return err },
+		"Renew reader":   func(ctx context.Context) error { _, err := p.Renew(ctx, reader); return err },
+		"Release reader": func(ctx context.Context) error { return p.Release(ctx, reader) },
 		"Preflight":      p.Preflight,
 		"Fence.Get":      func(ctx context.Context) error { _, err := fence.Get(ctx, w.prefix+"value", 2); return err },
 		"Fence.Set":      func(ctx context.Context) error { return fence.Set(ctx, w.prefix+"value", 2, "v", 0) },
@@ -69,7 +50,7 @@ func TestFrozenServerCancel(t *testing.T) {
 			_, err := fence.Eval(ctx, 2, "return 1", []string{w.prefix + "value"})
 			return err
 		},
-	}
+	})
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	results := make(chan error, len(methods))
