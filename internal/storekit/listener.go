@@ -99,14 +99,15 @@ func (l *Listener) listen() {
 	defer close(l.ended)
 	tried := sync.OnceFunc(func() { close(l.tried) })
 	for n := 0; ; n++ {
-		subscribed, delivered, err := l.session(tried)
+		begun := time.Now()
+		heard, delivered, err := l.session(tried)
 		if l.Closed.Err() != nil {
 			return
 		}
-		if delivered {
+		if delivered || heard && time.Since(begun) > maxHeartbeat {
 			n = 0
 		}
-		if !subscribed {
+		if !heard {
 			l.tell(err)
 		}
 		tried()
@@ -116,11 +117,13 @@ func (l *Listener) listen() {
 	}
 }
 
-// session is the life of one connection, which ends when it breaks or does not deliver.
-func (l *Listener) session(tried func()) (subscribed, delivered bool, err error) {
+// session is the life of one connection, which ends when it breaks or does not deliver. heard is
+// false if it has not subscribed, or broke before the first probe came.
+func (l *Listener) session(tried func()) (heard, delivered bool, err error) {
 	ctx, end := context.WithCancel(l.Closed)
 	var prober sync.WaitGroup
 	probes := make(chan struct{}, 1)
+	subscribed, cut := false, false
 	err = l.Session(ctx, func() {
 		if subscribed {
 			return
@@ -130,7 +133,7 @@ func (l *Listener) session(tried func()) (subscribed, delivered bool, err error)
 		l.Registry.WakeAll() // something may have been missed
 		prober.Go(func() {
 			defer end()
-			delivered = l.probe(ctx, probes)
+			delivered, cut = l.probe(ctx, probes)
 		})
 	}, func(payload string) {
 		if payload != probePayload {
@@ -144,26 +147,26 @@ func (l *Listener) session(tried func()) (subscribed, delivered bool, err error)
 	})
 	end()
 	prober.Wait()
-	return subscribed, delivered, err
+	return subscribed && !cut, delivered, err
 }
 
 // probe finds out again and again whether notifications arrive. It returns when they are sent
-// and do not, or ctx ends; and whether any have.
-func (l *Listener) probe(ctx context.Context, probes <-chan struct{}) (delivered bool) {
+// and do not, or ctx ends; whether any have, and whether ctx cut off the first that was sent.
+func (l *Listener) probe(ctx context.Context, probes <-chan struct{}) (delivered, cut bool) {
 	for {
 		if !l.Registry.idle() || l.Registry.deaf.Load() {
 			sent, err := l.hears(ctx, probes)
-			if ctx.Err() != nil {
-				return delivered
-			}
 			delivered = delivered || err == nil
+			if ctx.Err() != nil {
+				return delivered, !delivered
+			}
 			l.tell(err)
 			if sent && err != nil {
-				return delivered
+				return delivered, false
 			}
 		}
 		if Sleep(ctx, probeEvery) != nil {
-			return delivered
+			return delivered, false
 		}
 	}
 }

@@ -22,6 +22,7 @@ type channel struct {
 	forbid   bool       // nothing may be sent
 	demoted  bool       // the connection that is open hears nothing any more
 	swallow  bool       // nor does any other
+	snap     bool       // a connection breaks of what it should deliver
 	sessions int
 	probes   int
 	open     chan string // of the connection that is heard
@@ -60,6 +61,8 @@ func (c *channel) send(_ context.Context, payload string) error {
 	switch {
 	case c.forbid:
 		return errRefused
+	case c.snap:
+		c.cut()
 	case !c.demoted && c.open != nil:
 		c.open <- payload
 	}
@@ -150,6 +153,7 @@ func TestListenerWithoutAChannel(t *testing.T) {
 			}
 		},
 		"swallowed": func(c *channel, on bool) { c.swallow, c.demoted = on, on },
+		"snapping":  func(c *channel, on bool) { c.snap = on },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -164,7 +168,7 @@ func TestListenerWithoutAChannel(t *testing.T) {
 
 				rest(time.Hour)
 				require.Len(t, c.told, 1, "told once")
-				most := map[string]int{"forbidden": 1, "refused": 1600, "swallowed": 900}
+				most := map[string]int{"forbidden": 1, "refused": 1600, "swallowed": 900, "snapping": 1600}
 				require.LessOrEqual(t, c.sessions, most[name], "it is not hammered")
 
 				c.set(func(c *channel) { trouble(c, false) })
@@ -175,6 +179,23 @@ func TestListenerWithoutAChannel(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A connection that an idle timeout cuts, hours after it was made, is made anew at once.
+func TestListenerIsCutNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := new(channel)
+		r, _ := c.with(t)
+		r.Leave("o")
+		for n := range 20 {
+			rest(time.Hour)
+			require.Equal(t, n+1, c.sessions)
+			c.set(func(c *channel) { c.cut() })
+			rest(redials.Min)
+			require.Equal(t, n+2, c.sessions)
+		}
+		require.Empty(t, c.told)
+	})
 }
 
 func TestListenerEnds(t *testing.T) {
