@@ -120,6 +120,10 @@ func TestListenerHears(t *testing.T) {
 		require.Equal(t, time.Second, r.Recheck(3*time.Second))
 
 		r.Leave("o")
+		for _, owner := range []string{"a", "b"} { // whose grants are left to expire
+			r.Hold(owner, func(lock.LostReason) {})
+			r.Keep(lock.Grant{Owner: owner, Start: time.Now(), TTL: time.Second})
+		}
 		rest(probeEvery)
 		before := c.probes
 		rest(time.Minute)

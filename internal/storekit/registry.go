@@ -63,6 +63,8 @@ type holder struct {
 	until time.Time // the end of the grant; zero while it is asked for
 }
 
+func (h holder) over(now time.Time) bool { return !h.until.IsZero() && now.After(h.until) }
+
 // NewRegistry returns an empty Registry.
 func NewRegistry() *Registry {
 	return &Registry{waiters: make(map[string]*Mailbox), holders: make(map[string]holder)}
@@ -99,7 +101,7 @@ func (r *Registry) Hold(owner string, lost func(lock.LostReason)) {
 	}
 	now := time.Now()
 	for o, h := range r.holders {
-		if !h.until.IsZero() && now.After(h.until) {
+		if h.over(now) {
 			delete(r.holders, o)
 		}
 	}
@@ -208,9 +210,20 @@ func (r *Registry) setDeaf(deaf bool) (changed bool) {
 	return true
 }
 
-// idle reports whether there is nobody to tell anything.
+// idle reports whether there is nobody to tell anything. It forgets holders whose grants have ended, up
+// to the first that lives.
 func (r *Registry) idle() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.waiters)+len(r.holders) == 0
+	if len(r.waiters) > 0 {
+		return false
+	}
+	now := time.Now()
+	for o, h := range r.holders {
+		if !h.over(now) {
+			return false
+		}
+		delete(r.holders, o)
+	}
+	return true
 }
