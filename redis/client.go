@@ -93,8 +93,8 @@ func (s *servers) rerun(ctx context.Context, e rediskit.Eval, err error) (reply 
 	return reply, unsure, err
 }
 
-// quick executes a script if its server is known to answer fast, and only once. sent is false if
-// it is not. After an error it may have been executed, or be executed yet.
+// quick executes a script if its server is known to answer fast, and only once. sent is false if it
+// was not sent. Else it may, after an error, have been executed, or be executed yet.
 func (s *servers) quick(ctx context.Context, e rediskit.Eval) (reply any, sent bool, err error) {
 	return s.laneOf(e.Key()).Quick(ctx, e.ByName)
 }

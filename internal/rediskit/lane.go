@@ -123,15 +123,15 @@ func (l *Lane) Do(ctx context.Context, args []any, again bool) (any, error) {
 var errSlow = errors.New("the server does not answer within " + shortTimeout.String())
 
 // Quick is Do for no longer than shortTimeout, so that ctx need not be bounded for it, which costs
-// more than all else here. sent is false if nothing was sent, since the server is not known to answer
-// fast.
+// more than all else here. A connection that the pool must make, or wait for, is not in that time: that
+// ends with ctx, or when go-redis gives up. sent is false if nothing was sent.
 func (l *Lane) Quick(ctx context.Context, args []any) (reply any, sent bool, err error) {
 	if !l.Fast() {
 		return nil, false, errSlow
 	}
 	if l.alone() {
 		reply, err = l.direct(ctx, args)
-		return reply, true, err
+		return reply, wasSent(err), err
 	}
 	t := timers.Get().(*time.Timer)
 	t.Reset(shortTimeout)
@@ -144,16 +144,18 @@ func (l *Lane) Quick(ctx context.Context, args []any) (reply any, sent bool, err
 	select {
 	case <-c.done:
 		reply, err = c.cmd.Result()
-		return reply, true, err
+		return reply, wasSent(err), err
 	case <-t.C:
 		l.speed.Store(-penalty)
 		err = errSlow
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	l.withdraw(c)
-	return nil, true, err
+	return nil, !l.withdraw(c), err
 }
+
+// wasSent tells whether a call with that outcome may have been sent.
+func wasSent(err error) bool { return err == nil || Classify(err) != storekit.Unsent }
 
 // timers are those of Quick, stopped.
 var timers = sync.Pool{New: func() any {
@@ -229,16 +231,17 @@ func (l *Lane) relieve() {
 	go l.fly()
 }
 
-// withdraw takes c out of the queue, if it has not left yet.
-func (l *Lane) withdraw(c *call) {
+// withdraw takes c out of the queue, unless it has left.
+func (l *Lane) withdraw(c *call) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, q := range l.queue {
 		if q == c {
 			l.queue = append(l.queue[:i], l.queue[i+1:]...)
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // fly sends what has gathered until nothing has.
@@ -246,9 +249,11 @@ func (l *Lane) fly() {
 	for batch := l.take(nil); len(batch) > 0; batch = l.take(batch) {
 		start := time.Now()
 		send(l.rdb, batch)
-		if time.Since(start) > fastFlight {
+		took, err := time.Since(start), batch[0].cmd.Err()
+		switch {
+		case took > fastFlight:
 			l.speed.Store(min(l.speed.Load(), 0))
-		} else {
+		case err == nil || IsReply(err): // else nobody was fast
 			l.speed.Add(1)
 		}
 		for _, c := range batch {
