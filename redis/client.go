@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -22,7 +23,13 @@ type servers struct {
 	known   atomic.Bool            // the Cluster's map has been loaded
 
 	mu     sync.RWMutex // guards byNode
-	byNode map[*goredis.Client]*rediskit.Lane
+	byNode map[*goredis.Client]way
+}
+
+// way is a lane to a node of a Cluster.
+type way struct {
+	lane *rediskit.Lane
+	key  string // one that was the node's when the lane was made
 }
 
 func newServers(rdb goredis.UniversalClient) (*servers, error) {
@@ -34,7 +41,7 @@ func newServers(rdb goredis.UniversalClient) (*servers, error) {
 		s.rdb, s.single = c, rediskit.NewLane(c, c)
 	case *goredis.ClusterClient:
 		s.rdb, s.single = c, rediskit.NewLane(c, nil)
-		s.cluster, s.byNode = c, make(map[*goredis.Client]*rediskit.Lane)
+		s.cluster, s.byNode = c, make(map[*goredis.Client]way)
 	case *goredis.Ring:
 		return nil, fmt.Errorf("%w: redis: a Ring moves keys when a shard is down, so two could hold a lock: use a Cluster", lock.ErrInvalid)
 	default:
@@ -57,18 +64,28 @@ func (s *servers) laneOf(key string) *rediskit.Lane {
 		return s.single // the call itself will tell
 	}
 	s.mu.RLock()
-	way := s.byNode[node]
+	to := s.byNode[node]
 	s.mu.RUnlock()
-	if way != nil {
-		return way
+	if to.lane != nil {
+		return to.lane
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if way = s.byNode[node]; way == nil {
-		way = rediskit.NewLane(s.cluster, node)
-		s.byNode[node] = way
+	if to = s.byNode[node]; to.lane == nil {
+		s.forget()
+		to = way{rediskit.NewLane(s.cluster, node), key}
+		s.byNode[node] = to
 	}
-	return way
+	return to.lane
+}
+
+// forget drops the lanes to nodes that have left the Cluster, and to those that have given their key
+// away: these are made anew. s.mu is held.
+func (s *servers) forget() {
+	maps.DeleteFunc(s.byNode, func(node *goredis.Client, to way) bool {
+		now, err := s.cluster.MasterForKey(context.Background(), to.key)
+		return err == nil && now != node
+	})
 }
 
 // run executes a script on the server that has its first key and returns its reply. The script

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,6 +55,32 @@ func TestSuiteCluster(t *testing.T) {
 			locktest.LoseWakeup: all[locktest.LoseWakeup],
 		},
 	})
+}
+
+// TestReplacedNodes: the lanes of nodes that have been replaced do not stay.
+func TestReplacedNodes(t *testing.T) {
+	t.Parallel()
+	var n atomic.Int32
+	rdb := goredis.NewClusterClient(&goredis.ClusterOptions{
+		ClusterSlots: func(context.Context) ([]goredis.ClusterSlot, error) { // two masters
+			a, b := fmt.Sprintf("a%d:1", n.Load()), fmt.Sprintf("b%d:1", n.Load()/2)
+			return []goredis.ClusterSlot{
+				{Start: 0, End: 8191, Nodes: []goredis.ClusterNode{{Addr: a}}},
+				{Start: 8192, End: 16383, Nodes: []goredis.ClusterNode{{Addr: b}}},
+			}, nil
+		},
+	})
+	defer func() { require.NoError(t, rdb.Close()) }()
+	l := redis.New(rdb)
+	keys := make([]string, 64)
+	for i := range keys {
+		keys[i] = fmt.Sprint(i)
+	}
+	for range 20 {
+		n.Add(1)
+		require.NoError(t, rdb.ForEachMaster(t.Context(), func(context.Context, *goredis.Client) error { return nil }))
+		require.Equal(t, 2, l.Lanes(keys))
+	}
 }
 
 // keyOn returns a lock's key that node serves.

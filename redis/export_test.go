@@ -28,3 +28,12 @@ func (l *Locker) Fast() bool { return l.servers.single.Fast() }
 
 // UndoSHA is the name of the script that undoes.
 var UndoSHA = undoScript.SHA
+
+// Lanes is how many nodes of a Cluster l has a lane to when it has looked for those of keys.
+func (l *Locker) Lanes(keys []string) int {
+	l.servers.known.Store(true)
+	for _, key := range keys {
+		l.servers.laneOf(key)
+	}
+	return len(l.servers.byNode)
+}
