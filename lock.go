@@ -169,8 +169,9 @@ type Request struct {
 	// holders and line. It must not cost the store an extra round trip.
 	Waiting func(Record)
 	// Lost, if not nil, is an early notice that the grant is gone. A store that
-	// declares EarlyLoss calls it at most once, under no mutex of its own, never after
-	// the holder's own Release, maybe before Acquire returns. It must not block.
+	// declares EarlyLoss calls it at most once, under no mutex of its own, never for a
+	// loss that it learns of after the holder's own Release, maybe before Acquire
+	// returns. It must not block.
 	Lost func(LostReason)
 }
 
