@@ -34,10 +34,7 @@ type watch struct {
 func (l *Locker) recheck(ttl time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.watch.deaf {
-		return storekit.Heartbeat(ttl) / 10
-	}
-	return storekit.Heartbeat(ttl) / 3
+	return storekit.Recheck(ttl, l.watch.deaf)
 }
 
 // unheard notes that a deletion was found which the watch should have told, and begins it anew,

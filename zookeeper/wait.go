@@ -20,13 +20,9 @@ func (a *acquisition) wait(ctx context.Context) (lock.Grant, error) {
 	return w.Run(ctx)
 }
 
-// recheck is how long a waiter with that TTL goes without a look: a third of its heartbeat, or a
-// tenth while events do not arrive.
+// recheck is how long a waiter with that TTL goes without a look at its place.
 func (l *Locker) recheck(ttl time.Duration) time.Duration {
-	if l.deaf.Load() {
-		return storekit.Heartbeat(ttl) / 10
-	}
-	return storekit.Heartbeat(ttl) / 3
+	return storekit.Recheck(ttl, l.deaf.Load())
 }
 
 // afterOurs makes a wait for the node right in front of it if that is a claim of this

@@ -12,6 +12,15 @@ const maxHeartbeat = 5 * time.Second
 // Heartbeat is how long a place in line lives without a sign of life: min(ttl, 5 s).
 func Heartbeat(ttl time.Duration) time.Duration { return min(ttl, maxHeartbeat) }
 
+// Recheck is how long a waiter with that TTL may go without a look: a third of its heartbeat, so that two
+// may fail before its place is lost, or a tenth if it is deaf: while wake-ups do not arrive.
+func Recheck(ttl time.Duration, deaf bool) time.Duration {
+	if deaf {
+		return Heartbeat(ttl) / 10
+	}
+	return Heartbeat(ttl) / 3
+}
+
 // Backoff makes pauses that grow exponentially, with full jitter. See
 // https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
 type Backoff struct{ Min, Max time.Duration }

@@ -192,14 +192,8 @@ func (r *Registry) Heard(payload string) {
 	}
 }
 
-// Recheck is how long a waiter with that TTL may go without a look: a third of its heartbeat,
-// so that two may fail before its place is lost, or a tenth while wake-ups do not arrive.
-func (r *Registry) Recheck(ttl time.Duration) time.Duration {
-	if r.deaf.Load() {
-		return Heartbeat(ttl) / 10
-	}
-	return Heartbeat(ttl) / 3
-}
+// Recheck is how long a waiter with that TTL may go without a look.
+func (r *Registry) Recheck(ttl time.Duration) time.Duration { return Recheck(ttl, r.deaf.Load()) }
 
 // setDeaf notes whether wake-ups arrive, and has all waiters look if that has changed.
 func (r *Registry) setDeaf(deaf bool) (changed bool) {
