@@ -62,9 +62,15 @@ func newEnv(tb testing.TB, r reporter, h Harness, c testCase) *env {
 func (e *env) run() {
 	e.newLocker = e.h.New(e.tb)
 	e.tb.Cleanup(e.finish)
+	defer e.settle()
 	e.start(func() {
-		for f := range e.calls {
-			f()
+		for {
+			select {
+			case f := <-e.calls:
+				f()
+			case <-e.ctx.Done():
+				return
+			}
 		}
 	})
 	e.first = e.newLocker()
@@ -133,17 +139,25 @@ func (e *env) turn() time.Duration {
 	return max(time.Since(begin), 1)
 }
 
-// finish ends what the case left running. New's own cleanup comes after it.
-func (e *env) finish() {
+// settle ends the ctx of what the case left running, before a Locker is closed. It reports
+// whether all of it has returned, for which it waits as long as that may take.
+func (e *env) settle() bool {
 	e.cancel()
-	close(e.calls)
 	done := make(chan struct{})
 	go func() { e.running.Wait(); close(done) }()
 	timer := time.NewTimer(e.patience())
 	defer timer.Stop()
 	select {
 	case <-done:
+		return true
 	case <-timer.C:
+		return false
+	}
+}
+
+// finish is settle once the Lockers are closed. New's own cleanup comes after it.
+func (e *env) finish() {
+	if !e.settle() {
 		e.Errorf("a call has not returned %v after its ctx ended", e.patience())
 	}
 	e.over.Store(true)

@@ -16,8 +16,8 @@ import (
 type Harness struct {
 	// New is called once per case, inside Around, and returns a clean keyspace. Each call of
 	// open starts one more process on it: a Locker that shares no session with the others. open
-	// is called only from the case's goroutine, and must close what it opens with tb.Cleanup.
-	// New must not be nil.
+	// is called only from the case's goroutine, and must close what it opens with tb.Cleanup:
+	// the ctx of each call has ended by then. New must not be nil.
 	New func(tb testing.TB) (open func() lock.Locker)
 
 	// TTL is the shortest TTL that the store honors; 0 means 1 s. Cases wait for it to run out,

@@ -1,7 +1,9 @@
 package locktest
 
 import (
+	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -121,4 +123,45 @@ func TestFaultString(t *testing.T) {
 	assert.Equal(t, "Sever LoseRecord Failover Fault(0) Fault(200)", strings.Join([]string{
 		Sever.String(), LoseRecord.String(), Failover.String(), Fault(0).String(), Fault(200).String(),
 	}, " "))
+}
+
+// pooled is a process whose Close waits until no call is under way.
+type pooled struct {
+	*refClient
+	calls *sync.WaitGroup
+}
+
+func (p pooled) Unwrap() lock.Locker { return p.refClient }
+
+func (p pooled) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	p.calls.Add(1)
+	defer p.calls.Done()
+	return p.refClient.Acquire(ctx, req)
+}
+
+func (p pooled) Watch(ctx context.Context, key string, changed func()) error {
+	p.calls.Add(1)
+	defer p.calls.Done()
+	return p.refClient.Watch(ctx, key, changed)
+}
+
+// TestCallsEndBeforeLockersAreClosed: otherwise the bubble of these cases is deadlocked.
+func TestCallsEndBeforeLockersAreClosed(t *testing.T) {
+	t.Parallel()
+	h := refHarness(flaws{}, nil)
+	keyspace := h.New
+	h.New = func(tb testing.TB) func() lock.Locker {
+		open := keyspace(tb)
+		return func() lock.Locker {
+			c, _ := lock.As[*refClient](open())
+			p := pooled{c, new(sync.WaitGroup)}
+			tb.Cleanup(p.calls.Wait)
+			return p
+		}
+	}
+	for _, c := range allCases() {
+		if c.path == "Inspect/Waiters/exclusive" || c.path == "Watcher/Holders/exclusive" || c.path == "FailureLeavesNothing/AbandonedWaiter/exclusive" {
+			assert.Empty(t, record(t, h, c).failures, c.path)
+		}
+	}
 }

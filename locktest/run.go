@@ -89,7 +89,7 @@ func (s *suite) run(t *testing.T, h Harness, c testCase) {
 	limit, end := h.limit(t)
 	dog := watch(limit, c.path, panics)
 	dog.end = end
-	defer dog.stop()
+	t.Cleanup(dog.stop) // after what Around and the case clean up
 	defer func() {
 		if reason != "" {
 			t.Log(reason)
