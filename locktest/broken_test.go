@@ -84,6 +84,7 @@ func brokenStores() []broken {
 
 		{what: "a refused try stands in line", caught: in("FailureLeavesNothing/RefusedTry/exclusive"), flaws: flaws{triesLineUp: true}},
 		{what: "a late request makes a grant for ever", caught: in("FailureLeavesNothing/Freeze/exclusive"), flaws: flaws{lateRequests: true}},
+		{what: "a late request makes a grant for ever, on a connection that shakes hands", caught: in("FailureLeavesNothing/Freeze/exclusive", "FailureLeavesNothing/FreezeThroughTheUndo/exclusive"), flaws: flaws{lateRequests: true, handshakes: true}},
 
 		{what: "Start taken from the reply", caught: in("StartIsEarly/LateReply/exclusive"), wrap: acquiring(func(_ lock.Request, _ time.Time, g *lock.Grant, err *error) {
 			if *err == nil {

@@ -137,6 +137,7 @@ func failedByLateReply(e *env) {
 // limit.
 func failedByFreeze(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
+	e.warm(a) // so that it is not a handshake that is frozen
 	ctx, cancel := context.WithTimeout(e.ctx, e.ttl/4)
 	defer cancel()
 	heal := e.fault(Freeze, a)
@@ -147,9 +148,15 @@ func failedByFreeze(e *env) {
 	}
 	heal()
 	e.settledUndo(a, key, late.h.req.Owner)
+	e.freeInTheEnd(b, key)
+}
+
+// freeInTheEnd waits for a key that was undone while a request for e.ttl was under way.
+func (e *env) freeInTheEnd(l lock.Locker, key string) {
+	e.Helper()
 	time.Sleep(e.ttl / 2) // for a request that comes later still
 	e.eventually("the key to be free, a TTL after a late request at the latest", e.overdueIn(e.ttl), func() (bool, string) {
-		h, err := e.settled(b, e.rival(key))
+		h, err := e.settled(l, e.rival(key))
 		if err == nil {
 			e.mustRelease(h)
 		}

@@ -274,6 +274,7 @@ func subtlyBroken() []broken {
 			}
 		})},
 		with("a request that comes after its undo stands in line for ever", subtle{latePlaces: true}, "FailureLeavesNothing/FreezeOfAWaiter/exclusive"),
+		{what: "a late request stands in line for ever, on a connection that shakes hands", caught: in("FailureLeavesNothing/FreezeOfAWaiter/exclusive"), flaws: flaws{handshakes: true, subtle: subtle{latePlaces: true}}},
 		with("every loss is an expiry", subtle{guessesExpired: true}, "AReasonIsAFact/AfterRelease/exclusive", "AReasonIsAFact/AfterRecordLoss/exclusive"),
 		{what: "a forced grant is said to have expired", caught: in("AReasonIsAFact/AfterForceRelease/exclusive"), flaws: flaws{forcesSilently: true}, wrap: alter(func(a *altered, c *refClient) {
 			a.renew = func(ctx context.Context, g lock.Grant) (lock.Grant, error) {
