@@ -118,6 +118,7 @@ func tokenOfLateReply(e *env) {
 		ctx, cancel := context.WithTimeout(e.ctx, e.overdueIn(e.ttl)+2*e.patience())
 		defer cancel()
 		t.begin()
+		asked := time.Now() // or a little later
 		late := e.ask(ctx, a, e.brief(key))
 		bit := t.effect(late, b, e.ttl/2)
 		if bit == missed {
@@ -126,7 +127,7 @@ func tokenOfLateReply(e *env) {
 			return bit
 		}
 		next, err := e.tryAcquire(b, e.rival(key))
-		between := err == nil && next.answered.Before(late.h.asked.Add(e.ttl)) // no grant can have run out
+		between := err == nil && next.answered.Before(asked.Add(e.ttl)) // no grant can have run out
 		switch {
 		case between:
 			e.mustRelease(next)
