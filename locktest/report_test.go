@@ -1,8 +1,10 @@
 package locktest
 
 import (
+	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 
@@ -81,6 +83,55 @@ func TestFaultsThatMiss(t *testing.T) {
 			default:
 				assert.Contains(t, r.skipped, "the fault did not bite", "%s, %s", name, c.path)
 			}
+		}
+	}
+}
+
+// TestFaultsThatDoNothing: no case passes whose fault has done nothing, where that can be seen.
+func TestFaultsThatDoNothing(t *testing.T) {
+	t.Parallel()
+	for fault, cases := range map[Fault]string{
+		Freeze:     "^FailureLeavesNothing/Freeze|^CancelIsPrompt/.*Freeze|/FreezeFromTheStart|/FreezeBeforeTheWait",
+		LoseReply:  "/ReleaseBeforeAWaiterOfItsOwn|/LateReplyToTheReleaser|/BetweenSteps|/AbandonedGrant",
+		LoseRecord: "RecordLoss|LostRecord|LostPlace",
+	} {
+		h := refHarness(flaws{}, nil)
+		h.Strike = nil
+		h.Faults[fault] = func(testing.TB, lock.Locker) func() { return nil }
+		tried := 0
+		for _, c := range allCases() {
+			if !regexp.MustCompile(cases).MatchString(c.path) {
+				continue
+			}
+			tried++
+			if r := record(t, h, c); len(r.failures) == 0 {
+				assert.Contains(t, r.skipped, "the fault did not bite", "%v, %s", fault, c.path)
+			}
+		}
+		assert.Greater(t, tried, 5, fault)
+	}
+}
+
+// TestSkipsOfTheHarness: a case that New or a fault skips is not one that has passed, in a bubble
+// neither.
+func TestSkipsOfTheHarness(t *testing.T) {
+	t.Parallel()
+	for name, around := range map[string]func(*testing.T, func(*testing.T)){"in a bubble": synctest.Test, "on the real clock": nil} {
+		h := refHarness(flaws{}, nil)
+		h.Around = around
+		h.Faults[LoseRecord] = func(tb testing.TB, _ lock.Locker) func() {
+			tb.Skip("the store cannot forget")
+			return nil
+		}
+		s := new(suite)
+		for _, c := range allCases() {
+			if c.path == "AReasonIsAFact/AfterRecordLoss/exclusive" {
+				t.Run(name, func(t *testing.T) { s.run(t, h, c) })
+			}
+		}
+		if assert.Len(t, s.results, 1, name) {
+			assert.Equal(t, skipped, s.results[0].outcome, name)
+			assert.Equal(t, "the harness skipped it", s.results[0].reason, name)
 		}
 	}
 }

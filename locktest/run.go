@@ -97,6 +97,11 @@ func (s *suite) run(t *testing.T, h Harness, c testCase) {
 	}()
 	h.around(t, func(t *testing.T) {
 		ran = true
+		defer func() {
+			if t.Skipped() && reason == "" {
+				reason = "the harness skipped it"
+			}
+		}()
 		dog.arm()
 		e := newEnv(t, t, h, c)
 		e.suite = s

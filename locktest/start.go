@@ -83,7 +83,7 @@ func startOfLateRenewal(e *env) {
 		})
 		time.Sleep(e.ttl / 2)
 		bit := deep
-		if len(renewed) > 0 {
+		if len(renewed) > 0 || t.struck != nil && !t.struck() {
 			bit = missed
 		}
 		t.heal()

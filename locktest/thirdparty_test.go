@@ -44,7 +44,6 @@ func tcpHarness(oneWay time.Duration) locktest.Harness {
 				l.(*tcpProcess).server.forget()
 				return nil
 			},
-			locktest.LoseWakeup: func(testing.TB, lock.Locker) func() { return nil }, // there are none
 		},
 		Proxy: proxied,
 	}

@@ -14,7 +14,7 @@ func wakeups() group {
 	)
 	return group{"WakeupsAreHints", []row{
 		{"Prompt", hints, both, needs(declares("Push", hasPush)), promptWakeup},
-		{"LostWakeup", hints, both, needs(can(LoseWakeup)), lostWakeup},
+		{"LostWakeup", hints, both, needs(declares("Push", hasPush), can(LoseWakeup)), lostWakeup},
 		{"EveryWaiter", hints, both, nil, everyWaiterIsWoken},
 		{"FromOneProcess", hints, both, nil, everyWaiterOfOneProcess},
 		{"EachMessageOfAWait", trouble, both, needs(canStrike), waitStruck},

@@ -154,6 +154,7 @@ func TestExplore(t *testing.T) {
 	})
 }
 
+// faults has no LoseWakeup: the nodes send nothing on their own.
 func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 	return map[locktest.Fault]func(testing.TB, lock.Locker) func(){
 		locktest.Sever: func(_ testing.TB, l lock.Locker) func() {
@@ -178,8 +179,6 @@ func faults() map[locktest.Fault]func(testing.TB, lock.Locker) func() {
 				}
 			}
 		},
-		// The nodes send nothing on their own that could get lost.
-		locktest.LoseWakeup: func(testing.TB, lock.Locker) func() { return nil },
 		locktest.LoseRecord: func(tb testing.TB, l lock.Locker) func() {
 			l.(*process).forget(tb)
 			return nil
