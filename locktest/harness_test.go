@@ -165,3 +165,39 @@ func TestCallsEndBeforeLockersAreClosed(t *testing.T) {
 		}
 	}
 }
+
+// TestErrorsOfTheStoresOwn: a call may fail by itself, also just before its ctx is ended.
+func TestErrorsOfTheStoresOwn(t *testing.T) {
+	t.Parallel()
+	own := func(ctx context.Context, call func(ctx context.Context) error) error {
+		limited, cancel := context.WithTimeout(ctx, Harness{}.ttl()/4)
+		defer cancel()
+		if err := call(limited); err == nil || ctx.Err() != nil {
+			return err
+		}
+		return errBroken
+	}
+	h := refHarness(flaws{}, alter(func(a *altered, c *refClient) {
+		a.renew = func(ctx context.Context, g lock.Grant) (renewed lock.Grant, err error) {
+			err = own(ctx, func(ctx context.Context) (err error) {
+				renewed, err = c.Renew(ctx, g)
+				return err
+			})
+			return renewed, err
+		}
+		a.inspect = func(ctx context.Context, key string) (rec lock.Record, err error) {
+			err = own(ctx, func(ctx context.Context) (err error) {
+				rec, err = c.Inspect(ctx, key)
+				return err
+			})
+			return rec, err
+		}
+	}))
+	for _, c := range allCases() {
+		if c.path == "CancelIsPrompt/Freeze/exclusive" {
+			for range 30 {
+				require.Empty(t, record(t, h, c).failures)
+			}
+		}
+	}
+}
