@@ -15,7 +15,7 @@ import (
 // flaws are what a refServer and its Lockers may do wrong. The zero flaws are none, and the
 // first line's are not flaws, but what may be so of a sound store.
 type flaws struct {
-	far, handshakes                                               bool
+	far, handshakes, overtakes                                    bool
 	noExclusion, reentrant, readersExclude                        bool
 	sharedBesideExclusive, exclusiveBesideShared, readerLetsIn    bool
 	servesLast, readersOvertake                                   bool

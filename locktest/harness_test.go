@@ -201,3 +201,16 @@ func TestErrorsOfTheStoresOwn(t *testing.T) {
 		}
 	}
 }
+
+// TestUndosThatOvertake: a request that comes after its undo may be granted, for its TTL.
+func TestUndosThatOvertake(t *testing.T) {
+	t.Parallel()
+	tried := 0
+	for _, c := range allCases() {
+		if strings.Contains(c.path, "Freeze") {
+			tried++
+			assert.Empty(t, record(t, refHarness(flaws{overtakes: true}, nil), c).failures, c.path)
+		}
+	}
+	assert.Greater(t, tried, 10)
+}

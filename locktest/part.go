@@ -174,7 +174,7 @@ func waiterThrough(f Fault) func(*env) {
 }
 
 // firstRequestUnanswered asks for a free key, and waits for as long as the store does. If
-// warm, its process has a connection.
+// warm, its process has a connection. The undo may overtake the request.
 func firstRequestUnanswered(warm bool) func(*env) {
 	return func(e *env) {
 		a, key := e.open(), e.key()
@@ -182,8 +182,7 @@ func firstRequestUnanswered(warm bool) func(*env) {
 			e.mustRelease(e.mustAcquire(a, e.rival(key)))
 		}
 		heal := e.fault(Freeze, a)
-		req := e.rival(key)
-		req.Wait = true
+		req := waiting(e.brief(key))
 		w := e.ask(e.ctx, a, req)
 		w.returned("the error of a first request that nobody answers", lock.Patience+e.patience())
 		if w.err == nil {
@@ -191,7 +190,7 @@ func firstRequestUnanswered(warm bool) func(*env) {
 		}
 		heal()
 		e.settledUndo(a, key, req.Owner)
-		e.eventually("the key to be free", e.recovery(), func() (bool, string) {
+		e.eventually("the key to be free", e.recovery()+e.overdueIn(e.ttl), func() (bool, string) {
 			_, err := e.settled(a, e.rival(key))
 			return err == nil, fmt.Sprint(err)
 		})

@@ -115,7 +115,7 @@ func (c *refClient) arrive(ctx context.Context, do func(now time.Time)) error {
 				return lock.ErrClosed
 			}
 		case <-ctx.Done():
-			if (c.s.lateRequests || c.s.latePlaces) && !dead {
+			if (c.s.lateRequests || c.s.latePlaces || c.s.overtakes) && !dead {
 				c.s.late.Go(func() { c.s.comeLate(thaw, do) })
 			}
 		}

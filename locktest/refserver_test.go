@@ -69,19 +69,19 @@ func (s *refServer) latency() time.Duration {
 }
 
 // comeLate is a request that waited in front of a frozen server, and comes after the
-// undo, with a TTL that has grown.
+// undo, with a TTL that has grown if there is a flaw.
 func (s *refServer) comeLate(thaw chan struct{}, do func(now time.Time)) {
 	<-thaw
 	time.Sleep(2 * s.latency())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.latePlaces {
-		s.immortal = true
-		do(time.Now())
-		s.immortal = false
-		return
+	now := time.Now()
+	if s.lateRequests {
+		now = now.Add(time.Hour)
 	}
-	do(time.Now().Add(time.Hour))
+	s.immortal = s.latePlaces
+	do(now)
+	s.immortal = false
 }
 
 // key returns a key as it is now, by the clock of c's request.
