@@ -94,8 +94,8 @@ func (p *Proxy) Tear(m Messages) *Fault { return p.begin(m, tear, 0) }
 // Drop removes messages; their connection lives on.
 func (p *Proxy) Drop(m Messages) *Fault { return p.begin(m, drop, 0) }
 
-// Delay delivers messages d later, in their order. It does not limit how many are under way, and
-// does not delay connecting.
+// Delay delivers messages d later, in their order. Up to 256 may be under way in each direction of
+// a connection. Delay does not delay connecting.
 func (p *Proxy) Delay(m Messages, d time.Duration) *Fault { return p.begin(m, delay, d) }
 
 func (p *Proxy) begin(m Messages, act action, latency time.Duration) *Fault {

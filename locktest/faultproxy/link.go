@@ -2,6 +2,7 @@ package faultproxy
 
 import (
 	"bytes"
+	"context"
 	"net"
 	"sync"
 	"time"
@@ -13,9 +14,10 @@ const backlog = 256
 
 // link is one connection through the proxy.
 type link struct {
-	client, server net.Conn
-	closing        sync.Once     // guards the closing of done
-	done           chan struct{} // closed when the link breaks
+	client net.Conn
+	server net.Conn        // nil until it is dialed; until then the proxy's mu guards it
+	ctx    context.Context // ends when the link breaks
+	cancel context.CancelFunc
 }
 
 // message is data on its way.
@@ -24,16 +26,17 @@ type message struct {
 	due  time.Time // when it may be delivered
 }
 
-// serve passes messages until the link breaks, or one side has hung up and all that it
-// sent before that is delivered.
+// serve passes messages until the link breaks, or neither side can be sent anything more.
 func (l *link) serve(p *Proxy) {
-	var wg sync.WaitGroup
+	var readers, writers sync.WaitGroup
 	for d, ends := range [2][2]net.Conn{toServer: {l.client, l.server}, toClient: {l.server, l.client}} {
 		queue := make(chan message, backlog)
-		wg.Go(func() { l.read(p, direction(d), ends[0], queue) })
-		wg.Go(func() { l.deliver(p, direction(d), ends[1], queue) })
+		readers.Go(func() { l.read(p, direction(d), ends[0], queue) })
+		writers.Go(func() { l.deliver(p, direction(d), ends[1], queue) })
 	}
-	wg.Wait()
+	writers.Wait()
+	l.close()
+	readers.Wait()
 }
 
 // read puts what comes from src into queue, and closes it at the end.
@@ -60,7 +63,7 @@ func (l *link) read(p *Proxy, d direction, src net.Conn, queue chan<- message) {
 			rest = rest[size:]
 			select {
 			case queue <- message{data, time.Now().Add(p.delay(d, data))}:
-			case <-l.done:
+			case <-l.ctx.Done():
 				return
 			}
 		}
@@ -70,19 +73,20 @@ func (l *link) read(p *Proxy, d direction, src net.Conn, queue chan<- message) {
 	}
 }
 
-// deliver writes what is in queue to dst, except what a fault takes. It breaks the link
-// when it returns.
+// deliver writes what is in queue to dst, except what a fault takes. At the end of queue it tells
+// dst that no more will come, and the other direction goes on. So it does when dst has hung up.
 func (l *link) deliver(p *Proxy, d direction, dst net.Conn, queue <-chan message) {
-	defer l.close()
 	for m := range queue {
-		if wait := time.Until(m.due); wait > 0 && !l.sleep(wait) {
+		if wait := time.Until(m.due); wait > 0 && !l.sleep(wait) || l.ctx.Err() != nil {
 			return
 		}
 		switch l.fate(p, d, m.data) {
 		case lose:
+			l.close()
 			return
 		case tear:
 			_, _ = dst.Write(m.data[:len(m.data)-1])
+			l.close()
 			return
 		case drop:
 			continue
@@ -90,6 +94,9 @@ func (l *link) deliver(p *Proxy, d direction, dst net.Conn, queue <-chan message
 		if _, err := dst.Write(m.data); err != nil {
 			return
 		}
+	}
+	if half, ok := dst.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
 	}
 }
 
@@ -107,7 +114,7 @@ func (l *link) fate(p *Proxy, d direction, data []byte) action {
 		seq = f.seq
 		select {
 		case <-f.healed:
-		case <-l.done:
+		case <-l.ctx.Done():
 			return lose
 		}
 	}
@@ -120,15 +127,16 @@ func (l *link) sleep(d time.Duration) bool {
 	select {
 	case <-timer.C:
 		return true
-	case <-l.done:
+	case <-l.ctx.Done():
 		return false
 	}
 }
 
+// close breaks the link. It may be called more than once.
 func (l *link) close() {
-	l.closing.Do(func() {
-		close(l.done)
-		_ = l.client.Close()
+	l.cancel()
+	_ = l.client.Close()
+	if l.server != nil {
 		_ = l.server.Close()
-	})
+	}
 }

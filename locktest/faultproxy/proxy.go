@@ -23,7 +23,7 @@
 // the client got as far as message k.
 //
 // Several faults may be active. Each message meets them in the order in which they began, when
-// it would be delivered.
+// it would be delivered. A Delay is the exception: it meets messages when the proxy reads them.
 package faultproxy
 
 import (
@@ -51,9 +51,9 @@ type Proxy struct {
 	wg     sync.WaitGroup
 
 	mu     sync.Mutex // guards the rest, and the counters of faults
-	cut    bool
-	seq    int      // of the newest fault
-	faults []*Fault // in the order in which they began
+	cuts   int        // that are not healed
+	seq    int        // of the newest fault
+	faults []*Fault   // in the order in which they began
 	links  map[*link]struct{}
 }
 
@@ -119,21 +119,26 @@ func (p *Proxy) Close() {
 // Cut breaks all connections, and closes each new one at once, until heal. Once it returns,
 // nothing from the client reaches the server.
 func (p *Proxy) Cut() (heal func()) {
-	p.setCut(true)
-	p.Break()
-	return func() { p.setCut(false) }
-}
-
-func (p *Proxy) setCut(cut bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.cut = cut
+	p.cuts++
+	p.breakAll()
+	return sync.OnceFunc(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.cuts--
+	})
 }
 
 // Break breaks all connections. New ones may be made.
 func (p *Proxy) Break() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.breakAll()
+}
+
+// breakAll is Break. p.mu is held.
+func (p *Proxy) breakAll() {
 	for l := range p.links {
 		l.close()
 	}
@@ -162,34 +167,41 @@ func (p *Proxy) accept() {
 
 // connect serves one connection until it ends.
 func (p *Proxy) connect(client net.Conn) {
-	server, err := p.dial()
-	if err != nil {
-		_ = client.Close()
-		return
-	}
-	l := &link{client: client, server: server, done: make(chan struct{})}
+	l := &link{client: client}
+	l.ctx, l.cancel = context.WithCancel(p.ctx)
+	defer l.close()
 	p.mu.Lock()
-	refused := p.cut || p.ctx.Err() != nil
+	refused := p.cuts > 0 || p.ctx.Err() != nil
 	if !refused {
 		p.links[l] = struct{}{}
 	}
 	p.mu.Unlock()
 	if refused {
-		l.close()
 		return
 	}
-	l.serve(p)
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.links, l)
+	}()
+	server, err := p.dial(l.ctx)
+	if err != nil {
+		return
+	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.links, l)
+	l.server = server
+	p.mu.Unlock()
+	if l.ctx.Err() == nil {
+		l.serve(p)
+	}
 }
 
 // dial connects to the target, again where that does not listen, as long as patience.
-func (p *Proxy) dial() (net.Conn, error) {
+func (p *Proxy) dial(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
 	for deadline := time.Now().Add(p.patience); ; time.Sleep(pollInterval) {
-		server, err := d.DialContext(p.ctx, "tcp", p.target)
-		if err == nil || p.ctx.Err() != nil || !time.Now().Before(deadline) {
+		server, err := d.DialContext(ctx, "tcp", p.target)
+		if err == nil || ctx.Err() != nil || !time.Now().Before(deadline) {
 			return server, err
 		}
 	}

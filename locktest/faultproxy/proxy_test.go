@@ -128,6 +128,68 @@ func TestCut(t *testing.T) {
 	assert.Equal(t, []string{"before", "after"}, s.asked())
 }
 
+func TestCutsAddUp(t *testing.T) {
+	p := faultproxy.New(t, newServer(t).addr)
+	first, second := p.Cut(), p.Cut()
+	first()
+	first() // again
+	assert.Equal(t, "gone", dial(t, p).reply(forever))
+	second()
+	assert.Equal(t, "re:after", dial(t, p).ask("after"))
+}
+
+// TestCutOfAConnectionThatIsBeingMade: it does not come to life when the server does, nor when the
+// fault has ended.
+func TestCutOfAConnectionThatIsBeingMade(t *testing.T) {
+	target, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, target.Close())
+	p := faultproxy.New(t, target.Addr().String(), faultproxy.WithPatience(forever))
+	c := dial(t, p)
+	heal := p.Cut()
+	assert.Equal(t, "gone", c.reply(forever/2))
+	assert.Equal(t, "gone", dial(t, p).reply(forever/2))
+	heal()
+}
+
+// TestHalfClose: a client that has said all still gets the reply.
+func TestHalfClose(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = listener.Close() }()
+	c := dial(t, faultproxy.New(t, listener.Addr().String()))
+	conn, err := listener.Accept()
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	c.send("all")
+	require.NoError(t, c.Conn.(*net.TCPConn).CloseWrite())
+	got, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	_, err = conn.Write(append([]byte("re:"), got...))
+	require.NoError(t, err)
+	assert.Equal(t, "re:all", c.reply(forever))
+}
+
+// TestHoldOutlivesTheClient: what it sent is delivered, also if a reply to it cannot be any more.
+func TestHoldOutlivesTheClient(t *testing.T) {
+	s := newServer(t)
+	p := faultproxy.New(t, s.addr)
+	for i := range 30 {
+		c := dial(t, p)
+		replies := p.Hold(faultproxy.Replies())
+		c.send("first")
+		<-replies.Hit()
+		requests := p.Hold(faultproxy.Requests())
+		c.send("second")
+		<-requests.Hit()
+		require.NoError(t, c.Conn.(*net.TCPConn).SetLinger(0))
+		require.NoError(t, c.Close())
+		replies.Heal()
+		requests.Heal()
+		require.Eventually(t, func() bool { return len(s.asked()) == 2*i+2 }, forever, time.Millisecond)
+	}
+}
+
 // TestFreeze: what was sent meanwhile arrives after the thaw, also when nobody waits for
 // the answer any more.
 func TestFreeze(t *testing.T) {
