@@ -3,6 +3,7 @@ package locktest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -159,11 +160,21 @@ func (b *bench) contended() {
 	}
 }
 
-// begin releases the key when all callers are in line, unless b.ctx ends before.
+// begin releases the key when all callers are in line, unless b.ctx ends before. Until then it
+// renews blocker, since lining up may take longer than its TTL.
 func (b *bench) begin(inLine <-chan struct{}, l lock.Locker, blocker lock.Grant) error {
-	for range min(b.N, b.callers) {
+	every := time.NewTicker(b.ttl / 3)
+	defer every.Stop()
+	for left := min(b.N, b.callers); left > 0; {
 		select {
 		case <-inLine:
+			left--
+		case <-every.C:
+			if g, err := l.Renew(b.ctx, blocker); err == nil {
+				blocker = g
+			} else if errors.Is(err, lock.ErrLost) {
+				return err
+			}
 		case <-b.ctx.Done():
 			return b.ctx.Err()
 		}

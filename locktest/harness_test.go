@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -200,6 +201,30 @@ func TestErrorsOfTheStoresOwn(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestBenchmarkOfASlowLine: lining up takes longer than the TTL of the one who is in front.
+func TestBenchmarkOfASlowLine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		failed := false
+		testing.Benchmark(func(b *testing.B) {
+			defer func() { failed = failed || b.Failed() }()
+			one := make(chan struct{}, 1)
+			open := refHarness(flaws{}, alter(func(a *altered, c *refClient) {
+				a.acquire = func(ctx context.Context, req lock.Request) (lock.Grant, error) {
+					one <- struct{}{}
+					time.Sleep(100 * time.Millisecond)
+					<-one
+					return c.Acquire(ctx, req)
+				}
+			})).New(b)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			(&bench{B: b, ctx: ctx, cancel: cancel, callers: 16, ttl: time.Second, open: open}).contended()
+		})
+		assert.False(t, failed)
+	})
 }
 
 // TestUndosThatOvertake: a request that comes after its undo may be granted, for its TTL.
