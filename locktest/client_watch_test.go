@@ -197,6 +197,21 @@ func brokenWatchers() []broken {
 				}
 			})
 		})},
+		{what: "Watch calls before it listens", caught: in("Watcher/AtOnce"), wrap: watching(func(ctx context.Context, c *refClient, key string, changed func()) error {
+			changed()
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(50 * time.Millisecond):
+			}
+			first := true
+			return c.Watch(ctx, key, func() {
+				if !first {
+					changed()
+				}
+				first = false
+			})
+		})},
 		{what: "Watch tells of nothing", caught: in("Watcher/Forced/exclusive", "Watcher/Forced/shared"), wrap: watching(func(ctx context.Context, _ *refClient, _ string, changed func()) error {
 			changed()
 			<-ctx.Done()

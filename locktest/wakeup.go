@@ -34,9 +34,7 @@ func promptWakeup(e *env) {
 		w := e.wait(b, e.request(key))
 		released := time.Now()
 		e.mustRelease(blocker)
-		h := w.granted()
-		e.mustRelease(h)
-		return h.answered.Sub(released)
+		return w.since(released)
 	})
 }
 

@@ -16,6 +16,7 @@ func watcher() group {
 	)
 	return group{"Watcher", []row{
 		{"Holders", tells, both, needs(isWatcher), watcherOfHolders},
+		{"AtOnce", tells, plain, needs(isWatcher), watcherAtOnce},
 		{"Line", tells, both, needs(isWatcher, declares("FIFO", hasFIFO)), watcherOfLine},
 		{"Forced", tells, both, needs(isWatcher, isAdmin), watcherOfForce},
 		{"AnotherKey", quiet, plain, needs(isWatcher), watcherOfAnother},
@@ -105,6 +106,21 @@ func watcherOfHolders(e *env) {
 	}
 }
 
+// watcherAtOnce: the first call says that whatever happens from then on is told.
+func watcherAtOnce(e *env) {
+	a, b := e.open(), e.open()
+	for range 5 {
+		key := e.key()
+		ctx, cancel := context.WithCancel(e.ctx)
+		x := e.hears(ctx, a, key)
+		h := e.mustAcquire(b, e.request(key))
+		x.told("of a grant that came just after its first call")
+		e.mustRelease(h)
+		cancel()
+		e.await(x.done, "Watch to return when its ctx ends")
+	}
+}
+
 func watcherOfLine(e *env) {
 	a, b, c, key := e.open(), e.open(), e.open(), e.key()
 	e.lasting(b, e.rival(key))
@@ -131,9 +147,7 @@ func watcherOfForce(e *env) {
 	h := e.hold(b, key)
 	x := e.hears(e.ctx, a, key)
 	x.quiet()
-	if err := e.forces(a, key, h.g.Owner); err != nil {
-		e.fail("a nil error from ForceRelease of a holder", "%v", err)
-	}
+	e.force(a, h)
 	x.told("of a loss")
 }
 
