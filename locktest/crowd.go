@@ -49,17 +49,20 @@ func (e *env) lineUp(key string, n int, ls ...lock.Locker) *line {
 	return l
 }
 
-// served checks that each has the key once, one at a time, and the next within limit.
-func (l *line) served(limit time.Duration) {
+// served checks that each has the key once, one at a time, and the next within limit. It says how
+// long it took the slowest to follow.
+func (l *line) served(limit time.Duration) (slowest time.Duration) {
 	e := l.e
 	e.Helper()
 	for n := range l.waiters {
 		var w *waiter
+		begun := time.Now()
 		select {
 		case w = <-l.ended:
 		case <-time.After(limit):
 			e.fail(fmt.Sprintf("one of %d waiters after the other to have the key, the next within %v", l.waiters, limit), "%d had it", n)
 		}
+		slowest = max(slowest, time.Since(begun))
 		w.granted()
 		time.Sleep(e.tick()) // for a grant that should not come
 		select {
@@ -72,6 +75,7 @@ func (l *line) served(limit time.Duration) {
 		}
 		e.settledUndo(w.h.l, l.key, w.h.g.Owner)
 	}
+	return slowest
 }
 
 // lineThrough has a line go on through f, be it that all lose their places.
@@ -88,11 +92,13 @@ func lineThrough(f Fault) func(*env) {
 
 // manyDeadWaiters: those who died together are skipped together.
 func manyDeadWaiters(e *env) {
-	a, dying, b, key := e.open(), e.open(), e.open(), e.key()
-	h := e.lasting(a, e.rival(key))
-	e.lineUp(key, 12, dying)
-	e.fault(Sever, dying)
-	l := e.lineUp(key, 2, a, b)
-	e.mustRelease(h)
-	l.served(e.heartbeat(e.ttl) + e.patience())
+	e.soon("those who died together to be skipped together", e.heartbeat(e.ttl), func() time.Duration {
+		a, dying, b, key := e.open(), e.open(), e.open(), e.key()
+		h := e.lasting(a, e.rival(key))
+		e.lineUp(key, 12, dying)
+		e.fault(Sever, dying)
+		l := e.lineUp(key, 2, a, b)
+		e.mustRelease(h)
+		return l.served(e.heartbeat(e.ttl) + e.patience())
+	})
 }

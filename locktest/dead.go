@@ -114,45 +114,66 @@ func deadWaiterBeforeAnother(e *env) { e.passDeadWaiter(e.ttl) }
 func deadWaiterWithLongTTL(e *env) { e.passDeadWaiter(e.long()) }
 
 func (e *env) passDeadWaiter(ttl time.Duration) {
-	blocker, b := e.lineBehindDead(ttl)
-	w := e.wait(b, e.request(blocker.g.Key))
-	e.mustRelease(blocker)
-	e.mustRelease(w.grantedWithin(e.heartbeat(ttl)))
+	e.soon("the next waiter to have the key, past a dead one", e.heartbeat(ttl), func() time.Duration {
+		blocker, b := e.lineBehindDead(ttl)
+		return e.wait(b, e.request(blocker.g.Key)).after(blocker, e.heartbeat(ttl))
+	})
+}
+
+// after releases blocker, and then what w was granted. It says how long that took to come: limit may
+// pass before w is woken.
+func (w *waiter) after(blocker held, limit time.Duration) time.Duration {
+	w.e.Helper()
+	released := time.Now()
+	w.e.mustRelease(blocker)
+	h := w.grantedWithin(limit)
+	w.e.mustRelease(h)
+	return h.answered.Sub(released)
 }
 
 // deadWaiterBehindReader: readers are served together. What a dead one was handed then is not
 // held for its TTL either.
 func deadWaiterBehindReader(e *env) {
-	a, b, dying, key := e.open(), e.open(), e.open(), e.key()
-	blocker := e.lasting(a, e.rival(key))
-	living, req := e.wait(b, e.request(key)), e.request(key)
-	req.TTL = e.long()
-	e.wait(dying, req)
-	e.fault(Sever, dying)
-	e.mustRelease(blocker)
-	e.mustRelease(living.grantedWithin(e.heartbeat(req.TTL)))
-	next := e.ask(e.ctx, a, waiting(e.rival(key)))
-	e.mustRelease(next.grantedWithin(e.heartbeat(req.TTL)))
+	beat := e.heartbeat(e.long())
+	e.soon("reader and writer to have the key, past a dead reader", beat, func() time.Duration {
+		a, b, dying, key := e.open(), e.open(), e.open(), e.key()
+		blocker := e.lasting(a, e.rival(key))
+		living, req := e.wait(b, e.request(key)), e.request(key)
+		req.TTL = e.long()
+		e.wait(dying, req)
+		e.fault(Sever, dying)
+		took := living.after(blocker, beat)
+		next := e.ask(e.ctx, a, waiting(e.rival(key)))
+		h := next.grantedWithin(beat)
+		e.mustRelease(h)
+		return max(took, h.answered.Sub(h.asked))
+	})
 }
 
 // longDeadWaiter: once the heartbeat is over, the dead one costs nothing but a recheck.
 func longDeadWaiter(e *env) {
-	blocker, b := e.lineBehindDead(e.ttl)
-	w := e.wait(b, e.request(blocker.g.Key))
-	time.Sleep(e.heartbeat(e.ttl) + e.ttl)
-	w.still()
-	e.mustRelease(blocker)
-	e.mustRelease(w.granted())
+	e.soon("the next waiter to have the key, past one that died long ago", 0, func() time.Duration {
+		blocker, b := e.lineBehindDead(e.ttl)
+		w := e.wait(b, e.request(blocker.g.Key))
+		time.Sleep(e.heartbeat(e.ttl) + e.ttl)
+		w.still()
+		return w.after(blocker, 0)
+	})
 }
 
 func deadWaiterBeforeTry(e *env) {
-	blocker, b := e.lineBehindDead(e.ttl)
-	e.mustRelease(blocker)
-	e.eventually("a try to get the key, past a dead waiter", e.heartbeat(e.ttl)+e.ttl+e.starved(), func() (bool, string) {
-		h, err := e.tryAcquire(b, e.request(blocker.g.Key))
-		if err == nil {
-			e.mustRelease(h)
-		}
-		return err == nil, fmt.Sprint(err)
+	const want = "a try to get the key, past a dead waiter"
+	e.soon(want, e.heartbeat(e.ttl), func() time.Duration {
+		blocker, b := e.lineBehindDead(e.ttl)
+		released := time.Now()
+		e.mustRelease(blocker)
+		e.eventually(want, e.heartbeat(e.ttl)+e.ttl+e.starved(), func() (bool, string) {
+			h, err := e.tryAcquire(b, e.request(blocker.g.Key))
+			if err == nil {
+				e.mustRelease(h)
+			}
+			return err == nil, fmt.Sprint(err)
+		})
+		return time.Since(released)
 	})
 }

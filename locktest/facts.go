@@ -38,20 +38,26 @@ func triesBehindWriter(e *env) {
 }
 
 func triesBehindDeadWriter(e *env) {
-	a, b, dying, key := e.open(), e.open(), e.open(), e.key()
-	first := e.hold(a, key)
-	writer := e.rival(key)
-	writer.TTL = e.ttl
-	e.wait(dying, writer)
-	e.fault(Sever, dying)
-	e.eventually("a shared try to get the key, past a dead writer", e.heartbeat(e.ttl)+e.patience(), func() (bool, string) {
-		h, err := e.tryAcquire(b, e.request(key))
-		if err == nil {
-			e.mustRelease(h)
-		}
-		return err == nil, fmt.Sprint(err)
+	const want = "a shared try to get the key, past a dead writer"
+	e.soon(want, e.heartbeat(e.ttl), func() time.Duration {
+		a, b, dying, key := e.open(), e.open(), e.open(), e.key()
+		first := e.hold(a, key)
+		writer := e.rival(key)
+		writer.TTL = e.ttl
+		e.wait(dying, writer)
+		e.fault(Sever, dying)
+		died := time.Now()
+		e.eventually(want, e.heartbeat(e.ttl)+e.patience(), func() (bool, string) {
+			h, err := e.tryAcquire(b, e.request(key))
+			if err == nil {
+				e.mustRelease(h)
+			}
+			return err == nil, fmt.Sprint(err)
+		})
+		took := time.Since(died)
+		e.only(b, first)
+		return took
 	})
-	e.only(b, first)
 }
 
 func durations() group {

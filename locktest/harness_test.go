@@ -2,6 +2,7 @@ package locktest
 
 import (
 	"context"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -238,4 +239,30 @@ func TestUndosThatOvertake(t *testing.T) {
 		}
 	}
 	assert.Greater(t, tried, 10)
+}
+
+// TestLimitsOfTheRealClock: what is let pass on a starved machine does not hide a wait that is too
+// long on any machine.
+func TestLimitsOfTheRealClock(t *testing.T) {
+	t.Parallel()
+	const (
+		dead  = "/(ByTheNext|AfterALongTime|ByATry)/exclusive|/WithALongTTL|/BehindALivingReader|/OnlyALivingOne|/Abandoned(Waiter|AtTheHead)"
+		many  = "/ManyOfThem"
+		looks = "/LostWakeup"
+	)
+	for cases, f := range map[string]subtle{
+		dead:  {longHeartbeat: true},
+		many:  {deadOneByOne: true},
+		looks: {slowRecheck: true},
+	} {
+		tried := 0
+		for _, c := range allCases() {
+			if regexp.MustCompile(cases).MatchString(c.path) {
+				tried++
+				assert.Empty(t, runIn(t, new(suite), refHarness(flaws{}, nil), c, true).failures, c.path)
+				assert.NotEmpty(t, runIn(t, new(suite), refHarness(flaws{subtle: f}, nil), c, true).failures, c.path)
+			}
+		}
+		assert.NotZero(t, tried, cases)
+	}
 }

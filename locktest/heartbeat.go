@@ -76,21 +76,26 @@ func (e *env) keepBusy(h held) {
 
 // abandonedWaiter leaves in front of one of the same process, and nobody undoes it.
 func abandonedWaiter(e *env) {
-	a, b, key := e.open(), e.open(), e.key()
-	e.busy(a, b)
-	blocker := e.lasting(b, e.rival(key))
-	left, behind := e.wait(a, e.request(key)), e.wait(a, e.request(key))
-	left.abandon()
-	if e.caps.FIFO {
-		e.eventually("the place of an abandoned waiter to be gone", e.heartbeat(e.long())+e.patience(), func() (bool, string) {
-			rec := e.mustInspect(b, key)
-			return !inLine(rec, left.h.req.Owner), fmt.Sprintf("%+v", rec.Waiters)
-		})
-	}
-	behind.still()
-	e.mustRelease(blocker)
-	e.mustRelease(behind.grantedWithin(e.heartbeat(e.long())))
-	e.vacant(b, key)
+	beat := e.heartbeat(e.long())
+	e.soon("the place of an abandoned waiter to be gone", beat, func() time.Duration {
+		a, b, key := e.open(), e.open(), e.key()
+		e.busy(a, b)
+		blocker := e.lasting(b, e.rival(key))
+		left, behind := e.wait(a, e.request(key)), e.wait(a, e.request(key))
+		left.abandon()
+		abandoned := time.Now()
+		if e.caps.FIFO {
+			e.eventually("the place of an abandoned waiter to be gone", beat+e.patience(), func() (bool, string) {
+				rec := e.mustInspect(b, key)
+				return !inLine(rec, left.h.req.Owner), fmt.Sprintf("%+v", rec.Waiters)
+			})
+		}
+		took := time.Since(abandoned)
+		behind.still()
+		took = max(took, behind.after(blocker, beat))
+		e.vacant(b, key)
+		return took
+	})
 }
 
 // abandon ends the wait without an undo.
@@ -102,19 +107,25 @@ func (w *waiter) abandon() {
 
 // abandonedAtTheHead: the grant may have been on its way to the one who left.
 func abandonedAtTheHead(e *env) {
-	a, b, key := e.open(), e.open(), e.key()
-	e.busy(a, b)
-	blocker := e.lasting(b, e.rival(key))
-	left := e.wait(a, e.brief(key))
-	behind := e.wait(a, e.rival(key))
-	left.cancel()
-	e.mustRelease(blocker)
-	left.abandon()
-	if left.err == nil {
-		e.mustUndo(a, key, left.h.g.Owner) // it may be over
-	}
-	e.mustRelease(behind.grantedWithin(e.heartbeat(e.ttl) + e.ttl))
-	e.vacant(b, key)
+	limit := e.heartbeat(e.ttl) + e.ttl
+	e.soon("the waiter behind an abandoned one to have the key", limit, func() time.Duration {
+		a, b, key := e.open(), e.open(), e.key()
+		e.busy(a, b)
+		blocker := e.lasting(b, e.rival(key))
+		left := e.wait(a, e.brief(key))
+		behind := e.wait(a, e.rival(key))
+		left.cancel()
+		released := time.Now()
+		e.mustRelease(blocker)
+		left.abandon()
+		if left.err == nil {
+			e.mustUndo(a, key, left.h.g.Owner) // it may be over
+		}
+		h := behind.grantedWithin(limit)
+		e.mustRelease(h)
+		e.vacant(b, key)
+		return h.answered.Sub(released)
+	})
 }
 
 // abandonedGrant: the request took effect, and nobody who could renew it knows.

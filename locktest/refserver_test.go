@@ -276,9 +276,13 @@ func (s *refServer) join(k *refKey, c *refClient, req lock.Request, now time.Tim
 		k.insert(p)
 		i = k.place(req.Owner)
 	}
+	beat := min(req.TTL, 5*time.Second)
+	if s.longHeartbeat {
+		beat = 20 * time.Second
+	}
 	renewed := !s.heartbeatOnce && (i == 0 || !s.heartbeatOfFirst)
 	if dies := &k.line[i].dies; renewed || dies.IsZero() {
-		*dies = now.Add(min(req.TTL, 5*time.Second))
+		*dies = now.Add(beat)
 	}
 	if s.immortal {
 		k.line[i].dies = now.Add(time.Hour)

@@ -33,7 +33,7 @@ type subtle struct {
 	noHeadStartOfReaders, headStartOfFirstPlace                    bool
 	dropsUnder, noticeOfFirstTTL, tornIsFinal, anyToken            bool
 	impatientTogether, oneComesBack, deadOneByOne, neverGivesUp    bool
-	forcesTwice                                                    bool
+	forcesTwice, longHeartbeat, slowRecheck                        bool
 }
 
 // shown is what a record says of what a waiter holds.
@@ -187,6 +187,9 @@ func (c *refClient) pause(beat time.Duration) time.Duration {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	s := c.s
+	if s.slowRecheck {
+		return 25 * time.Second
+	}
 	if c.suspect && !s.neverSuspects && !s.neverWakes && !s.silentForce && !s.silentReaders && !s.silentUndo && !s.wakesOneReader {
 		return beat / 10
 	}
@@ -305,6 +308,8 @@ func subtlyBroken() []broken {
 		with("a wait ends when the server is slow to answer several", subtle{impatientTogether: true}, "AWaitOutlivesTheStoresTrouble/LineDuringAFreeze"),
 		{what: "one waiter of each process comes back after a restart", caught: in("AWaitOutlivesTheStoresTrouble/LineDuringARestart"), flaws: flaws{noRecheck: true, subtle: subtle{oneComesBack: true}}},
 		with("a dead reader is let in beside a living one, for its whole TTL", subtle{handsOverBeside: true}, "DeadWaitersAreSkipped/BehindALivingReader"),
+		with("a dead waiter's place lives for 20 s", subtle{longHeartbeat: true}, "DeadWaitersAreSkipped/ByTheNext/exclusive", "DeadWaitersAreSkipped/WithALongTTL", "NobodyPassesAWaitingWriter/OnlyALivingOne"),
+		with("a waiter looks again every 25 s", subtle{slowRecheck: true}, "WakeupsAreHints/LostWakeup/exclusive"),
 		with("each dead waiter costs a heartbeat", subtle{deadOneByOne: true}, "DeadWaitersAreSkipped/ManyOfThem"),
 		{what: "a line that a restart dissolves", caught: in("AWaitOutlivesTheStoresTrouble/Restart/exclusive"), flaws: flaws{noRecheck: true, subtle: subtle{restartDropsLine: true}}},
 		with("lost wake-ups are not noticed", subtle{neverSuspects: true}, "WakeupsAreHints/LostForGood/exclusive"),

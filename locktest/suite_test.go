@@ -64,12 +64,13 @@ func record(t *testing.T, h Harness, c testCase) *recorder {
 func recordIn(t *testing.T, s *suite, h Harness, c testCase) *recorder {
 	t.Helper()
 	if s.pace == 0 {
-		runIn(t, s, h, testCase{row: row{check: func(*env) {}}})
+		runIn(t, s, h, testCase{row: row{check: func(*env) {}}}, false)
 	}
-	return runIn(t, s, h, c)
+	return runIn(t, s, h, c, false)
 }
 
-func runIn(t *testing.T, s *suite, h Harness, c testCase) *recorder {
+// runIn runs a case, if patient with the limits of the real clock.
+func runIn(t *testing.T, s *suite, h Harness, c testCase, patient bool) *recorder {
 	t.Helper()
 	r := new(recorder)
 	dog := watch(10*time.Minute, c.path, panics) // some are all work, and slow beside other work
@@ -77,7 +78,7 @@ func runIn(t *testing.T, s *suite, h Harness, c testCase) *recorder {
 	h.around(t, func(t *testing.T) {
 		dog.arm()
 		e := newEnv(t, r, h, c)
-		e.crowd, e.suite = 50, s
+		e.crowd, e.suite, e.fake = 50, s, e.fake && !patient
 		e.onSkip = func(reason string) { r.skipped = reason }
 		defer func() {
 			if p := recover(); p != nil && p != (ended{}) {
