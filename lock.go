@@ -68,12 +68,13 @@ import (
 //   - One owner, one grant. Inside one Acquire a store may send its request again
 //     after an unknown outcome; it must end up with one grant and one token. An Owner
 //     is spent once Acquire has returned an error or Release has been called.
-//   - Renew never creates. Renew must restart the TTL of a live grant of that owner,
-//     changing only TTL and Start, or return ErrLost, with the reason where known.
-//   - Release is yours alone. Release must end that owner's grant only; a stale one
-//     must return ErrLost and change nothing. Without a token (Grant{Key, Owner}) it
-//     must undo an acquisition whose outcome is unknown, or a place in line, and
-//     return nil if there is nothing to undo.
+//   - Renew never creates. Renew must restart the TTL of a live grant of that owner
+//     and token, changing only TTL and Start, or return ErrLost, with the reason where
+//     known.
+//   - Release is yours alone. Release must end the grant of that owner and token only;
+//     a stale one must return ErrLost and change nothing. Without a token
+//     (Grant{Key, Owner}) it must undo an acquisition whose outcome is unknown, or a
+//     place in line, and return nil if there is nothing to undo.
 //   - Failure leaves nothing. An Acquire that returned an error must leave no grant
 //     and no place in line once the undo, a Release without a token, has arrived. If
 //     the undo can overtake its own late request, the grant must at worst end a TTL
@@ -84,7 +85,8 @@ import (
 //   - Dead waiters are skipped. A waiter must live by a heartbeat of min(TTL, 5 s):
 //     a dead one must not block the line for longer than that.
 //   - Nobody passes a waiting writer. Where FIFO is declared, a shared try must be
-//     refused while an exclusive waiter is in line.
+//     refused while an exclusive waiter is in line, and an exclusive one while anybody
+//     is.
 //   - A head start is a place in line. Where Priority is declared, waiters must be served
 //     in the order of their arrival minus Request.HeadStart, by the store's clock, and
 //     equal ones in the order of arrival. So nobody is overtaken by one who came later
@@ -166,7 +168,8 @@ type Request struct {
 	// Inspect and List show the line, Waiter.Under shows them. They decide nothing.
 	Under []string
 	// Waiting, if not nil, is called once when the wait begins, with what is known of
-	// holders and line. It must not cost the store an extra round trip.
+	// holders and line. Where FIFO is declared the place in line is taken by then. It must
+	// not cost the store an extra round trip.
 	Waiting func(Record)
 	// Lost, if not nil, is an early notice that the grant is gone. A store that
 	// declares EarlyLoss calls it at most once, under no mutex of its own, never for a

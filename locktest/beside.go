@@ -10,8 +10,8 @@ import (
 // besideReaders are about an expired reader beside a living one.
 func besideReaders() []group {
 	const (
-		never = "Renew never creates. Renew must restart the TTL of a live grant of that owner, changing only TTL and Start, or return ErrLost, with the reason where known."
-		yours = "Release is yours alone. Release must end that owner's grant only; a stale one must return ErrLost and change nothing."
+		never = "Renew never creates. Renew must restart the TTL of a live grant of that owner and token, changing only TTL and Start, or return ErrLost, with the reason where known."
+		yours = "Release is yours alone. Release must end the grant of that owner and token only; a stale one must return ErrLost and change nothing."
 		undo  = "Without a token (Grant{Key, Owner}) it must undo an acquisition whose outcome is unknown, or a place in line, and return nil if there is nothing to undo."
 	)
 	return []group{

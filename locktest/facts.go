@@ -11,7 +11,7 @@ import (
 )
 
 func waitingWriter() group {
-	const passes = "Nobody passes a waiting writer. Where FIFO is declared, a shared try must be refused while an exclusive waiter is in line."
+	const passes = "Nobody passes a waiting writer. Where FIFO is declared, a shared try must be refused while an exclusive waiter is in line, and an exclusive one while anybody is."
 	fifo := declares("FIFO", hasFIFO)
 	return group{"NobodyPassesAWaitingWriter", []row{
 		{"Tries", passes, shared, needs(fifo), triesBehindWriter},

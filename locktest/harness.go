@@ -70,7 +70,8 @@ type Fault uint8
 const (
 	// Sever cuts off l's process, as if it had been killed. Once the function has returned,
 	// nothing that l does reaches the store, and nothing reaches l, wake-ups and heartbeats
-	// included. l's calls may fail, or hang until their ctx ends. It need not heal.
+	// included. l's calls may fail, or hang until their ctx ends. The connections of a
+	// [lock.Watcher] break, so that its Watch can know. It need not heal.
 	Sever Fault = iota + 1
 
 	// Freeze stops the store, as SIGSTOP would: l's requests stay unanswered until heal.

@@ -14,13 +14,13 @@ func headStarts() group {
 		bounded = "So nobody is overtaken by one who came later than the largest head start."
 		keeps   = "A request that is sent again must keep its place; one whose place was lost arrives anew, with its head start."
 	)
-	priority := declares("Priority", hasPriority)
+	priority, fifo := declares("Priority", hasPriority), declares("FIFO", hasFIFO)
 	return group{"AHeadStartIsAPlaceInLine", []row{
-		{"InOrder", order, both, needs(priority), headStartsInOrder},
+		{"InOrder", order, both, needs(priority, fifo), headStartsInOrder},
 		{"Hundreds", bounded, both, needs(priority), headStartsOfMany},
-		{"ReaderInFrontOfAWriter", order, shared, needs(priority), readerInFrontOfWriter},
-		{"SentAgain", keeps, both, needs(priority), headStartSentAgain},
-		{"LostPlace", keeps, both, needs(priority, can(LoseRecord)), headStartAfterLostPlace},
+		{"ReaderInFrontOfAWriter", order, shared, needs(priority, fifo), readerInFrontOfWriter},
+		{"SentAgain", keeps, both, needs(priority, fifo), headStartSentAgain},
+		{"LostPlace", keeps, both, needs(priority, fifo, can(LoseRecord)), headStartAfterLostPlace},
 	}}
 }
 

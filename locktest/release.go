@@ -10,7 +10,7 @@ import (
 
 func release() group {
 	const (
-		yours = "Release is yours alone. Release must end that owner's grant only; a stale one must return ErrLost and change nothing."
+		yours = "Release is yours alone. Release must end the grant of that owner and token only; a stale one must return ErrLost and change nothing."
 		undo  = "Without a token (Grant{Key, Owner}) it must undo an acquisition whose outcome is unknown, or a place in line, and return nil if there is nothing to undo."
 	)
 	return group{"ReleaseIsYoursAlone", []row{

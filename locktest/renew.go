@@ -10,7 +10,7 @@ import (
 )
 
 func renewal() group {
-	const never = "Renew never creates. Renew must restart the TTL of a live grant of that owner, changing only TTL and Start, or return ErrLost, with the reason where known."
+	const never = "Renew never creates. Renew must restart the TTL of a live grant of that owner and token, changing only TTL and Start, or return ErrLost, with the reason where known."
 	return group{"RenewNeverCreates", []row{
 		{"OfALiveGrant", never, both, nil, renewalOfLiveGrant},
 		{"Extends", never, both, nil, renewalExtends},
