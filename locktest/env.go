@@ -47,6 +47,7 @@ type env struct {
 	during  string         // which strike the case is at
 	calls   chan func()    // to the goroutine that calls the store
 	over    atomic.Bool    // nothing may be reported any more
+	trial   atomic.Pointer[trial]
 }
 
 func newEnv(tb testing.TB, r reporter, h Harness, c testCase) *env {
@@ -178,7 +179,12 @@ func (e *env) report(want, seen string, args ...any) {
 	if e.during != "" {
 		during = "\n\twith:   " + e.during
 	}
-	e.Errorf("the contract says: %s\n\twanted: %s\n\tseen:   %s%s", e.sentence, want, fmt.Sprintf(seen, args...), during)
+	failure := fmt.Sprintf("the contract says: %s\n\twanted: %s\n\tseen:   %s%s", e.sentence, want, fmt.Sprintf(seen, args...), during)
+	if t := e.trial.Load(); t != nil {
+		t.add(failure)
+		return
+	}
+	e.Errorf("%s", failure)
 }
 
 // fail fails and ends the case.

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -264,5 +265,38 @@ func TestLimitsOfTheRealClock(t *testing.T) {
 			}
 		}
 		assert.NotZero(t, tried, cases)
+	}
+}
+
+// TestFailuresOfALateMachine: places in line may be lost then, and a failure counts otherwise only.
+func TestFailuresOfALateMachine(t *testing.T) {
+	t.Parallel()
+	for _, late := range []bool{true, false} {
+		var slow atomic.Bool
+		h := refHarness(flaws{}, alter(func(a *altered, c *refClient) {
+			a.inspect = func(ctx context.Context, key string) (lock.Record, error) {
+				if slow.Load() {
+					time.Sleep(2 * time.Second)
+				}
+				return c.Inspect(ctx, key)
+			}
+		}))
+		tries := 0
+		check := unlessLate(func(e *env) {
+			tries++
+			slow.Store(late && tries < 3)
+			time.Sleep(5 * time.Second)
+			if tries < 3 {
+				e.fail("a place in line", "none")
+			}
+		})
+		r := runIn(t, new(suite), h, testCase{row: row{check: check}}, true)
+		if late {
+			assert.Empty(t, r.failures)
+			assert.Equal(t, 3, tries)
+		} else {
+			assert.Len(t, r.failures, 1)
+			assert.Equal(t, 1, tries)
+		}
 	}
 }

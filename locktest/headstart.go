@@ -16,9 +16,9 @@ func headStarts() group {
 	)
 	priority, fifo := declares("Priority", hasPriority), declares("FIFO", hasFIFO)
 	return group{"AHeadStartIsAPlaceInLine", []row{
-		{"InOrder", order, both, needs(priority, fifo), headStartsInOrder},
+		{"InOrder", order, both, needs(priority, fifo), unlessLate(headStartsInOrder)},
 		{"Hundreds", bounded, both, needs(priority), headStartsOfMany},
-		{"ReaderInFrontOfAWriter", order, shared, needs(priority, fifo), readerInFrontOfWriter},
+		{"ReaderInFrontOfAWriter", order, shared, needs(priority, fifo), unlessLate(readerInFrontOfWriter)},
 		{"SentAgain", keeps, both, needs(priority, fifo), headStartSentAgain},
 		{"LostPlace", keeps, both, needs(priority, fifo, can(LoseRecord)), headStartAfterLostPlace},
 	}}

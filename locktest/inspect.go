@@ -28,8 +28,8 @@ func inspect() group {
 		{"Readers", knows, shared, nil, inspectReaders},
 		{"ThisKeyOnly", knows, both, nil, inspectThisKeyOnly},
 		{"Metadata", meta, both, nil, inspectMetadata},
-		{"Waiters", line, both, needs(declares("FIFO", hasFIFO)), inspectWaiters},
-		{"Under", under, both, needs(declares("FIFO", hasFIFO)), inspectUnder},
+		{"Waiters", line, both, needs(declares("FIFO", hasFIFO)), unlessLate(inspectWaiters)},
+		{"Under", under, both, needs(declares("FIFO", hasFIFO)), unlessLate(inspectUnder)},
 		{"ExpiresIn", until, both, nil, inspectExpiresIn},
 		{"HeldError", held, both, nil, inspectHeldError},
 	}}
