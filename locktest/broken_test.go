@@ -249,8 +249,17 @@ func brokenStores() []broken {
 				return
 			}
 		})},
-		{what: "List goes on though ctx has ended", caught: in("Admin/ListWithAnEndedContext"), wrap: listing(func(ctx context.Context, c *refClient, prefix string, yield func(lock.Record, error) bool) {
+		{what: "List goes on though ctx has ended", caught: in("Admin/ListWithAnEndedContext", "CancelIsPrompt/Freeze/exclusive"), wrap: listing(func(ctx context.Context, c *refClient, prefix string, yield func(lock.Record, error) bool) {
 			c.List(context.WithoutCancel(ctx), prefix)(yield)
+		})},
+		{what: "ForceRelease hides the context's error", caught: in("CancelIsPrompt/Freeze/exclusive"), wrap: alter(func(a *altered, c *refClient) {
+			a.force = func(ctx context.Context, key, owner string) error {
+				err := c.ForceRelease(ctx, key, owner)
+				if isContext(err) {
+					return errBroken
+				}
+				return err
+			}
 		})},
 		{what: "a forced grant lives on", caught: in("Admin/ForceRelease/exclusive", "Admin/ForceReleaseForAWaiter/exclusive"), flaws: flaws{forceWarnsOnly: true}},
 		{what: "ForceRelease ends all readers", caught: in("Admin/ForceReleaseOfOneReader", "Admin/ForceReleaseOfNoHolder/exclusive"), flaws: flaws{forcesAll: true}},

@@ -70,11 +70,13 @@ type method struct {
 	name    string
 	acquire bool
 	local   bool // it may know its outcome without asking the store
+	lasts   bool // it goes on until ctx ends, whether the store answers or not
 	call    func(ctx context.Context) error
+	answers []error // it may return these, too
 }
 
-// methods are calls of every method of a, on what h holds and on keys that nobody does.
-// What they may acquire without saying so is soon over.
+// methods are calls of every method of a, those of an Admin and a Watcher among them, on what h
+// holds and on keys that nobody does. What they may acquire without saying so is soon over.
 func (e *env) methods(a lock.Locker, h held) []method {
 	try, wait, other := e.brief(e.key()), waiting(e.rival(h.g.Key)), e.key()
 	wait.TTL = e.ttl
@@ -88,23 +90,46 @@ func (e *env) methods(a lock.Locker, h held) []method {
 		return func(ctx context.Context) error { return a.Release(ctx, g) }
 	}
 	methods := []method{
-		{"Acquire", true, false, acquire(try)},
-		{"Acquire with Wait", true, false, acquire(wait)},
-		{"Renew", false, false, func(ctx context.Context) error {
+		{name: "Acquire", acquire: true, call: acquire(try)},
+		{name: "Acquire with Wait", acquire: true, call: acquire(wait)},
+		{name: "Renew", call: func(ctx context.Context) error {
 			_, err := a.Renew(ctx, h.g)
 			return err
 		}},
-		{"Inspect", false, false, func(ctx context.Context) error {
+		{name: "Inspect", call: func(ctx context.Context) error {
 			_, err := a.Inspect(ctx, other)
 			return err
 		}},
-		{"Release without a token", false, true, release(lock.Grant{Key: other, Owner: h.g.Owner})},
-		{"Release", false, false, release(h.g)},
+		{name: "Release without a token", local: true, call: release(lock.Grant{Key: other, Owner: h.g.Owner})},
+		{name: "Release", call: release(h.g)},
+	}
+	// What is behind a fault of the harness may not be all that As finds.
+	if admin := adminOf(a); admin != nil {
+		methods = append(methods, method{name: "List", local: true, answers: []error{lock.ErrUnsupported}, call: func(ctx context.Context) error {
+			for _, err := range admin.List(ctx, other) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}}, method{name: "ForceRelease", local: true, answers: []error{lock.ErrLost, lock.ErrUnsupported}, call: func(ctx context.Context) error {
+			return admin.ForceRelease(ctx, other, h.g.Owner)
+		}})
+	}
+	if watcher, ok := lock.As[lock.Watcher](a); ok {
+		methods = append(methods, method{name: "Watch", lasts: true, answers: []error{lock.ErrUnsupported}, call: func(ctx context.Context) error {
+			return watcher.Watch(ctx, other, func() {})
+		}})
 	}
 	if e.distrust() != "" {
 		methods = slices.DeleteFunc(methods, func(m method) bool { return m.name == "Inspect" })
 	}
 	return methods
+}
+
+// mayReturn reports whether err is what m may return when its ctx has been canceled.
+func (m method) mayReturn(err error) bool {
+	return slices.ContainsFunc(append(m.answers, context.Canceled), func(o error) bool { return errors.Is(err, o) })
 }
 
 // cancelBeforeCall: whatever the other methods did before they looked at ctx, they may
@@ -116,7 +141,7 @@ func cancelBeforeCall(e *env) {
 	cancel()
 	for _, m := range e.methods(a, h) {
 		err := e.call(m.name, func(context.Context) error { return m.call(ended) })
-		if err == nil && m.acquire || err != nil && !errors.Is(err, context.Canceled) {
+		if err == nil && m.acquire || err != nil && !m.mayReturn(err) {
 			e.fail(fmt.Sprintf("%s with a ctx that has ended to return an error that is %q", m.name, context.Canceled), "%v", err)
 		}
 	}
@@ -208,7 +233,11 @@ func (e *env) endWhileUnanswered(a lock.Locker, h held, silent bool) (foreign st
 		})
 	}
 	time.Sleep(e.ttl / 4)
-	if !slices.ContainsFunc(done, func(c chan outcome) bool { return len(c) == 0 }) {
+	bit := false
+	for i, m := range methods {
+		bit = bit || !m.lasts && len(done[i]) == 0
+	}
+	if !bit {
 		e.skip("the fault did not bite: every call had returned")
 	}
 	cancel()
@@ -219,7 +248,7 @@ func (e *env) endWhileUnanswered(a lock.Locker, h held, silent bool) (foreign st
 			if o.err == nil && silent && !m.local {
 				e.fail(m.name+" not to succeed when the store does not answer", "a nil error")
 			}
-			if o.err != nil && !o.early && !errors.Is(o.err, context.Canceled) {
+			if o.err != nil && !o.early && !m.mayReturn(o.err) {
 				foreign = fmt.Sprintf("%s returned %v", m.name, o.err)
 			}
 		case <-timeout:

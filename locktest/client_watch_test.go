@@ -248,7 +248,7 @@ func brokenWatchers() []broken {
 			}
 			return err
 		})},
-		{what: "Watch ends without an error", caught: in("Watcher/EndOfContext"), wrap: watching(func(ctx context.Context, c *refClient, key string, changed func()) error {
+		{what: "Watch ends without an error", caught: in("Watcher/EndOfContext", "CancelIsPrompt/Freeze/exclusive"), wrap: watching(func(ctx context.Context, c *refClient, key string, changed func()) error {
 			_ = c.Watch(ctx, key, changed)
 			return nil
 		})},

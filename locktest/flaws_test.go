@@ -64,6 +64,7 @@ type altered struct {
 	release func(ctx context.Context, g lock.Grant) error
 	inspect func(ctx context.Context, key string) (lock.Record, error)
 	list    func(ctx context.Context, prefix string) iter.Seq2[lock.Record, error]
+	force   func(ctx context.Context, key, owner string) error
 	watch   func(ctx context.Context, key string, changed func()) error
 	caps    func() lock.Capabilities
 }
@@ -71,7 +72,7 @@ type altered struct {
 // alter returns a wrap for refHarness: a Locker with what change sets.
 func alter(change func(a *altered, c *refClient)) func(*refClient) lock.Locker {
 	return func(c *refClient) lock.Locker {
-		a := &altered{refClient: c, acquire: c.Acquire, renew: c.Renew, release: c.Release, inspect: c.Inspect, list: c.List, watch: c.Watch, caps: c.Capabilities}
+		a := &altered{refClient: c, acquire: c.Acquire, renew: c.Renew, release: c.Release, inspect: c.Inspect, list: c.List, force: c.ForceRelease, watch: c.Watch, caps: c.Capabilities}
 		change(a, c)
 		return a
 	}
@@ -91,6 +92,10 @@ func (a *altered) Inspect(ctx context.Context, key string) (lock.Record, error) 
 
 func (a *altered) List(ctx context.Context, prefix string) iter.Seq2[lock.Record, error] {
 	return a.list(ctx, prefix)
+}
+
+func (a *altered) ForceRelease(ctx context.Context, key, owner string) error {
+	return a.force(ctx, key, owner)
 }
 
 func (a *altered) Watch(ctx context.Context, key string, changed func()) error {
