@@ -260,6 +260,7 @@ func undoneWhileFrozen(e *env) {
 // frozenWaiter: the undo may overtake the request for a place in line. Such a place ends
 // by its heartbeat, and nobody is served in it.
 func frozenWaiter(e *env) {
+	e.needsInspect()
 	a, b, key := e.open(), e.open(), e.key()
 	e.warm(a)
 	blocker := e.lasting(b, e.rival(key))
@@ -275,7 +276,11 @@ func frozenWaiter(e *env) {
 	e.settledUndo(a, key, late.h.req.Owner)
 	time.Sleep(e.ttl / 2) // for a request that comes later still
 	e.eventually("no place in line that nobody stands at", e.heartbeat(e.ttl)+e.patience(), func() (bool, string) {
-		rec, err := e.settledRecord(b, key)
+		var rec lock.Record
+		err := e.call("Inspect", func(ctx context.Context) (err error) {
+			rec, err = b.Inspect(ctx, key)
+			return err
+		})
 		return err == nil && !inLine(rec, late.h.req.Owner), fmt.Sprintf("%+v, error %v", rec.Waiters, err)
 	})
 	if err := e.settledRenewal(blocker); err != nil {
@@ -283,14 +288,4 @@ func frozenWaiter(e *env) {
 	}
 	e.mustRelease(blocker)
 	e.vacant(b, key)
-}
-
-func (e *env) settledRecord(l lock.Locker, key string) (rec lock.Record, err error) {
-	e.Helper()
-	e.needsInspect()
-	err = e.call("Inspect", func(ctx context.Context) (err error) {
-		rec, err = l.Inspect(ctx, key)
-		return err
-	})
-	return rec, err
 }

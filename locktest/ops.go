@@ -53,7 +53,7 @@ func anew(req lock.Request) lock.Request {
 	return req
 }
 
-// try acquires and says what came of it, which is ErrHeld or a grant as req asks for it.
+// tryAcquire acquires and says what came of it, which is ErrHeld or a grant as req asks for it.
 func (e *env) tryAcquire(l lock.Locker, req lock.Request) (held, error) {
 	e.Helper()
 	h := held{l: l, req: req}
@@ -103,7 +103,7 @@ func (h held) flaw(earliest time.Time) (want, seen string) {
 // bubble have none.
 func monotonic(t time.Time) bool { return t != t.Round(0) }
 
-// acquire is a try that must succeed.
+// mustAcquire is a tryAcquire that must succeed.
 func (e *env) mustAcquire(l lock.Locker, req lock.Request) held {
 	e.Helper()
 	h, err := e.tryAcquire(l, req)
@@ -153,7 +153,7 @@ func (e *env) keep(h held) {
 	}
 }
 
-// refused is a try that must find the key held.
+// mustBeHeld is a tryAcquire that must find the key held.
 func (e *env) mustBeHeld(l lock.Locker, req lock.Request) {
 	e.Helper()
 	if h, err := e.tryAcquire(l, req); err == nil {
@@ -180,7 +180,7 @@ func (e *env) tryRelease(l lock.Locker, g lock.Grant) error {
 	return e.call("Release", func(ctx context.Context) error { return l.Release(ctx, g) })
 }
 
-// undo is what a caller does about an outcome that it does not know.
+// mustUndo is what a caller does about an outcome that it does not know.
 func (e *env) mustUndo(l lock.Locker, key, owner string) {
 	e.Helper()
 	if err := e.tryRelease(l, lock.Grant{Key: key, Owner: owner}); err != nil {
@@ -188,7 +188,7 @@ func (e *env) mustUndo(l lock.Locker, key, owner string) {
 	}
 }
 
-// renews renews; the held that it returns is h as renewed. On an error it is h.
+// tryRenew renews; the held that it returns is h as renewed. On an error it is h.
 func (e *env) tryRenew(h held) (held, error) {
 	e.Helper()
 	r := h
@@ -211,7 +211,7 @@ func (e *env) tryRenew(h held) (held, error) {
 	return r, nil
 }
 
-// renew renews a grant that is live.
+// mustRenew renews a grant that is live.
 func (e *env) mustRenew(h held) held {
 	e.Helper()
 	r, err := e.tryRenew(h)
@@ -221,7 +221,7 @@ func (e *env) mustRenew(h held) held {
 	return r
 }
 
-// gone checks the error of a Renew or Release of a grant that is not live.
+// mustBeLost checks the error of a Renew or Release of a grant that is not live.
 func (e *env) mustBeLost(op string, err error) {
 	e.Helper()
 	if !errors.Is(err, lock.ErrLost) {
@@ -229,7 +229,7 @@ func (e *env) mustBeLost(op string, err error) {
 	}
 }
 
-// inspect returns the record of key.
+// mustInspect returns the record of key.
 func (e *env) mustInspect(l lock.Locker, key string) lock.Record {
 	e.Helper()
 	e.needsInspect()

@@ -45,7 +45,7 @@ func renewalOfOlderToken(e *env) {
 	e.mustRelease(h)
 }
 
-// renewalOfLiveGrant: e.renew looks at what it returns.
+// renewalOfLiveGrant: e.tryRenew looks at what it returns.
 func renewalOfLiveGrant(e *env) {
 	a, b, key := e.open(), e.open(), e.key()
 	h := e.hold(a, key)

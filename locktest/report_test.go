@@ -160,6 +160,7 @@ func TestSummary(t *testing.T) {
 		"\tExclusion/WithinOneProcess/shared",
 	}, "\n"), s.summary(Harness{}))
 	assert.NotContains(t, s.summary(refHarness(flaws{}, nil)), "NO FAULTS")
+	assert.NotContains(t, s.summary(Harness{Strike: refHarness(flaws{}, nil).Strike}), "NO FAULTS")
 }
 
 // TestCrowdSaysWhatItMissed: the limit, and how many were served, under the sentence that

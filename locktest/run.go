@@ -145,7 +145,7 @@ func (s *suite) summary(h Harness) string {
 	var b strings.Builder
 	total := tally(s.results)
 	fmt.Fprintf(&b, "locktest: %s of %d cases", total, len(s.results))
-	if n := total[skipped]; n > 0 && len(h.Faults) == 0 && h.Proxy == nil {
+	if n := total[skipped]; n > 0 && len(h.Faults) == 0 && h.Proxy == nil && h.Strike == nil && h.LosePart == nil {
 		fmt.Fprintf(&b, "\nTHE HARNESS HAS NO FAULTS: %d of %d cases were skipped, and nothing that happens to processes, connections or servers was tried", n, len(s.results))
 	}
 	for _, g := range s.groups {
