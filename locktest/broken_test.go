@@ -35,6 +35,7 @@ func brokenStores() []broken {
 		{what: "token reset after release", caught: in("TokensRise/AfterRelease/exclusive"), flaws: flaws{resetByRelease: true}},
 		{what: "token reset after expiry", caught: in("TokensRise/AfterExpiry/exclusive"), flaws: flaws{resetByExpiry: true}},
 		{what: "token reset with the record", caught: in("TokensRise/AfterRecordLoss/exclusive"), flaws: flaws{counterOnly: true}},
+		{what: "token reset with a part of the record", caught: in("TokensRise/AfterPartialLoss/exclusive", "TokensRise/AfterPartialLoss/shared"), flaws: flaws{counterOnly: true, subtle: subtle{partDropsToken: true}}},
 		{what: "token reset by a restart", caught: in("TokensRise/AfterRestart/exclusive"), flaws: flaws{counterOnly: true, restartDropsTokens: true}},
 		{what: "token reset by a failover", caught: in("TokensRise/AfterFailover/shared"), flaws: flaws{counterOnly: true, failoverDropsTokens: true}},
 		{what: "a reader's token is the last writer's", caught: in("TokensRise/AfterRelease/shared"), flaws: flaws{sharedTokenRepeats: true}},

@@ -24,6 +24,9 @@ func canLosePart(e *env) string {
 	return ""
 }
 
+// mostParts is where a case ends: no store is expected to keep more of a key.
+const mostParts = 32
+
 // party is who has, or wants, one key.
 type party struct {
 	key     string
@@ -58,8 +61,7 @@ func (e *env) withLine(a, b lock.Locker) party {
 func (e *env) eachPart(setUp func(a, b lock.Locker) party) {
 	e.Helper()
 	a, b, c := e.open(), e.open(), e.open()
-	const most = 32
-	for k := range most {
+	for k := range mostParts {
 		for _, renewFirst := range []bool{false, true} {
 			p := setUp(a, b)
 			lost := e.h.LosePart(e.tb, a, p.key, k)

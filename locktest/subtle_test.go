@@ -33,7 +33,7 @@ type subtle struct {
 	noHeadStartOfReaders, headStartOfFirstPlace                    bool
 	dropsUnder, noticeOfFirstTTL, tornIsFinal, anyToken            bool
 	impatientTogether, oneComesBack, deadOneByOne, neverGivesUp    bool
-	forcesTwice, longHeartbeat, slowRecheck                        bool
+	forcesTwice, longHeartbeat, slowRecheck, partDropsToken        bool
 }
 
 // shown is what a record says of what a waiter holds.
@@ -103,6 +103,9 @@ func (s *refServer) losePart(key string, n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.key(key, time.Now())
+	if s.partDropsToken {
+		k.token = 0
+	}
 	if n < len(k.holders) {
 		if s.keptInTwo {
 			for i, h := range k.holders { // readers are in one part

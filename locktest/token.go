@@ -19,6 +19,7 @@ func tokens() group {
 		{"AfterWait", rise, both, needs(afterRelease), tokenAfterWait},
 		{"AfterExpiry", rise, both, needs(tokensSurvive(lock.SurvivesExpiry)), tokenAfterExpiry},
 		{"AfterRecordLoss", rise, both, needs(can(LoseRecord), tokensSurvive(lock.SurvivesRecordLoss)), tokenAfter(LoseRecord)},
+		{"AfterPartialLoss", rise, both, needs(canLosePart, tokensSurvive(lock.SurvivesRecordLoss)), tokenAfterPartialLoss},
 		{"AfterRestart", rise, both, needs(can(Restart), tokensSurvive(lock.SurvivesRestart)), tokenAfter(Restart)},
 		{"AfterFailover", rise, both, needs(can(Failover), tokensSurvive(lock.SurvivesFailover)), tokenAfter(Failover)},
 		{"Crowd", minted, plain, needs(afterRelease), func(e *env) { e.compete(e.crowd, nobody).tokensRise() }},
@@ -108,6 +109,31 @@ func tokenAfter(f Fault) func(*env) {
 			}
 			return err == nil, fmt.Sprint(err)
 		})
+	}
+}
+
+// tokenAfterPartialLoss loses one part after the other, each of a new key. The next grant comes at
+// once, or when the holder has released what is left.
+func tokenAfterPartialLoss(e *env) {
+	a, b := e.open(), e.open()
+	for k := range mostParts {
+		before := e.mustAcquire(a, e.request(e.key()))
+		if !e.h.LosePart(e.tb, a, before.g.Key, k) {
+			e.mustRelease(before)
+			if k == 0 {
+				e.skip("Harness.LosePart found nothing that the store keeps of a key that is held")
+			}
+			return
+		}
+		after, err := e.settled(b, e.rival(before.g.Key))
+		if err != nil {
+			e.settledRelease(before)
+			after, err = e.settled(b, e.rival(before.g.Key))
+		}
+		if err == nil {
+			e.higher(after, before)
+			e.settledRelease(after)
+		}
 	}
 }
 
