@@ -584,27 +584,44 @@ func TestBrokenClientsAreCaught(t *testing.T) {
 	}
 }
 
+// wholeSeconds is a sound store that grants whole seconds only, so slowly that five of its paces
+// are none.
+func wholeSeconds(a *altered, c *refClient) {
+	a.acquire = func(ctx context.Context, req lock.Request) (lock.Grant, error) {
+		time.Sleep(50 * time.Millisecond)
+		req.TTL = (req.TTL + time.Second - 1).Truncate(time.Second)
+		return c.Acquire(ctx, req)
+	}
+}
+
 // TestSoundClientPasses runs the Client's own suite many times: it has no false positives.
 func TestSoundClientPasses(t *testing.T) {
 	t.Parallel()
-	runs := repeats(50)
-	h := refHarness(flaws{}, nil)
-	for _, c := range clientCases() {
-		t.Run(c.path, func(t *testing.T) {
-			t.Parallel()
-			for n := range runs {
-				r := record(t, h, c)
-				for _, f := range r.failures {
-					t.Errorf("run %d: %s", n, f)
+	for name, h := range map[string]Harness{
+		"nearby":                 refHarness(flaws{}, nil),
+		"far, and whole seconds": refHarness(flaws{far: true}, alter(wholeSeconds)),
+	} {
+		runs := repeats(50)
+		if name != "nearby" {
+			runs = repeats(5)
+		}
+		for _, c := range clientCases() {
+			t.Run(name+"/"+c.path, func(t *testing.T) {
+				t.Parallel()
+				for n := range runs {
+					r := record(t, h, c)
+					for _, f := range r.failures {
+						t.Errorf("run %d: %s", n, f)
+					}
+					if r.skipped != "" {
+						t.Errorf("run %d: skipped: %s", n, r.skipped)
+					}
+					if t.Failed() {
+						return
+					}
 				}
-				if r.skipped != "" {
-					t.Errorf("run %d: skipped: %s", n, r.skipped)
-				}
-				if t.Failed() {
-					return
-				}
-			}
-		})
+			})
+		}
 	}
 }
 

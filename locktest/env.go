@@ -119,7 +119,10 @@ func (e *env) measure() {
 		e.suite.pace = e.pace
 		e.suite.mu.Unlock()
 	}
-	e.ttl = max(e.ttl, 5*e.pace) // so that something can be done within it
+	if m := 5 * e.pace; m > e.ttl { // so that something can be done within it
+		unit := e.h.ttl() // a store may round what is between up
+		e.ttl = (m + unit - 1) / unit * unit
+	}
 	e.onPace(e.pace)
 }
 
