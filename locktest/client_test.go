@@ -625,6 +625,20 @@ func TestSoundClientPasses(t *testing.T) {
 	}
 }
 
+// TestDissolvesByAnyTokens: the case is not blind where each key counts its tokens from 1.
+func TestDissolvesByAnyTokens(t *testing.T) {
+	t.Parallel()
+	h := refHarness(flaws{counterOnly: true}, nil)
+	h.newClient = brokenClient{store: func(l lock.Locker) lock.Locker { return &hasty{lister: &lister{Locker: l}} }}.make
+	for _, c := range clientCases() {
+		for range 8 {
+			if strings.HasPrefix(c.path, "Deadlocks/Dissolves/") {
+				assert.NotEmpty(t, record(t, h, c).failures, c.path)
+			}
+		}
+	}
+}
+
 // TestClientInFakeTime is the suite as a test of an application's store runs it.
 func TestClientInFakeTime(t *testing.T) {
 	h := refHarness(flaws{}, nil)
