@@ -76,8 +76,9 @@ func (e *env) doEnds(end func()) {
 func doJoinsLoss(e *env) {
 	a, b, key := e.actor(), e.open(), e.key()
 	for _, want := range []error{nil, errWork} {
-		w := e.do(e.ctx, a, key, e.with(e.learning()))
+		w := e.do(e.ctx, a, key, e.with(e.long()))
 		e.evict(b, key)
+		e.learns(w.lease)
 		_ = e.lostBy(w.ctx)
 		err := w.leave(want)
 		var of *lock.Error
@@ -89,8 +90,9 @@ func doJoinsLoss(e *env) {
 			e.fail(fmt.Sprintf("the function's error beside the loss: %v", want), "%v", err)
 		}
 	}
-	w := e.do(e.ctx, a, key, e.with(e.learning()))
+	w := e.do(e.ctx, a, key, e.with(e.long()))
 	e.evict(b, key)
+	e.learns(w.lease)
 	lost := e.lostBy(w.ctx)
 	if err := w.leave(lost); !same(err, error(lost)) {
 		e.fail(fmt.Sprintf("a loss once that the function has returned: %v", lost), "%v", err)
@@ -101,13 +103,13 @@ func doEndsByForce(e *env) {
 	a, b, key := e.actor(), e.open(), e.key()
 	e.onceOf(fmt.Sprintf("the reason %v or %v", lock.ReasonForced, lock.ReasonTaken), func() bool {
 		w := e.do(e.ctx, a, key, e.with(e.learning()))
-		e.evict(b, key)
+		evicted := e.evicts(b, key)
 		lost := e.lostBy(w.ctx)
 		if !errors.Is(w.lease.Err(), lock.ErrLost) {
 			e.fail("the Err of a lease that is lost to be a *LostError", "%v", w.lease.Err())
 		}
 		_ = w.leave(nil)
-		return forced(lost)
+		return evicted && forced(lost)
 	})
 	e.freed(b, key)
 }

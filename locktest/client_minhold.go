@@ -125,13 +125,12 @@ func minHoldLoss(e *env) {
 	e.attempts(func() bool {
 		a, key := e.actor(), e.key()
 		begun, _ := e.keptBy(a, 0, key, e.long(), d)
-		if len(e.mustInspect(b, key).Holders) == 0 {
+		if !e.evicts(b, key) {
 			if held := time.Since(begun); held < d {
 				e.fail(fmt.Sprintf("the key to be taken for %v at least", d), "it was free after %v", held)
 			}
 			return false
 		}
-		e.evict(b, key)
 		e.observed(a, key, lock.EventGranted, lock.EventReleasedLost)
 		return true
 	})

@@ -68,11 +68,7 @@ func observesLease(e *env) {
 func observesWait(e *env) {
 	a, b, key := e.actor(), e.open(), e.key()
 	h := e.lasting(b, e.rival(key))
-	w := &work{e: e, inside: make(chan struct{}), out: make(chan error, 1), done: make(chan struct{})}
-	e.start(func() {
-		defer close(w.done)
-		w.err = a.Do(e.ctx, key, w.run, e.with(e.long())...)
-	})
+	w := e.begin(e.ctx, a, key, e.with(e.long()))
 	e.contended(a, key)
 	e.mustRelease(h)
 	e.await(w.inside, "the function of a Do that waits to run when the key is free")
@@ -92,14 +88,22 @@ func observesFailure(e *env) {
 	}
 }
 
+// observesFailedWait: a store that has not answered when the wait is over has shown no holder.
 func observesFailedWait(e *env) {
-	a, b, key := e.actor(), e.open(), e.key()
-	e.lasting(b, e.rival(key))
-	_ = e.asks("Lock with WithWait", func(ctx context.Context) error {
-		_, err := a.Lock(ctx, key, e.with(e.long(), lock.WithWait(e.ttl))...)
-		return err
+	a, b := e.actor(), e.open()
+	e.onceOf("Lock with WithWait to stand in line", func() bool {
+		key := e.key()
+		e.lasting(b, e.rival(key))
+		err := e.asks("Lock with WithWait", func(ctx context.Context) error {
+			_, err := a.Lock(ctx, key, e.with(e.long(), lock.WithWait(e.ttl))...)
+			return err
+		})
+		if errors.Is(err, lock.ErrUnavailable) {
+			return false
+		}
+		e.observed(a, key, lock.EventContended, lock.EventFailed)
+		return true
 	})
-	e.observed(a, key, lock.EventContended, lock.EventFailed)
 }
 
 // observerCalls takes and releases another key in the middle of each event of the first.
@@ -129,9 +133,10 @@ func observerCalls(e *env) {
 
 func observesLoss(e *env) {
 	a, b, key := e.actor(), e.open(), e.key()
-	l := e.lockBy(a, key, e.with(e.learning()))
+	l := e.lockBy(a, key, e.with(e.long()))
 	ctx := l.Context()
 	e.evict(b, key)
+	e.learns(l)
 	_ = e.lostBy(ctx)
 	_ = e.call("Lease.Release", l.Release)
 	time.Sleep(e.tick())

@@ -233,8 +233,10 @@ func deadPermitsPass(e *env) {
 		ctx, cancel := context.WithTimeout(e.ctx, e.patience()+e.caps.ExpirySlack+e.ttl)
 		defer cancel()
 		return b.Do(ctx, 2, func(context.Context, []semaphore.Permit) error {
-			if dead.ctx.Err() == nil {
-				e.report("the ctx of the dead one's function to end before another has its permits", "it goes on")
+			for _, l := range dead.permits {
+				if l.Err() == nil { // that its ctx has ended may be told late on a busy machine
+					e.report("the permits of a dead one to end before another has them", "one goes on")
+				}
 			}
 			return nil
 		})
@@ -254,7 +256,13 @@ func deadPermitsPass(e *env) {
 func (e *env) useBy(u user, weight int) *work {
 	e.Helper()
 	return e.doing(func(w *work) error {
-		return u.Do(e.ctx, weight, func(ctx context.Context, _ []semaphore.Permit) error { return w.run(ctx, nil) })
+		return u.Do(e.ctx, weight, func(ctx context.Context, ps []semaphore.Permit) error {
+			w.permits = map[int]lease{}
+			for _, p := range ps {
+				w.permits[p.Slot] = p.Lease
+			}
+			return w.run(ctx, nil)
+		})
 	})
 }
 
@@ -357,9 +365,14 @@ func badWeight(e *env) {
 func lossOfAPermit(e *env) {
 	const n = 3
 	key := e.key()
-	u, c := e.user(key, n, e.learning()), e.open()
+	u, c := e.user(key, n, e.long()), e.open()
 	w := e.useBy(u, n)
+	lost := w.permits[1]
+	if lost == nil {
+		e.fail("all permits, each of a slot", "none of slot 1")
+	}
 	e.evict(c, key+"#semaphore/slot/1")
+	e.learns(lost)
 	_ = e.lostBy(w.ctx)
 	err := w.leave(errWork)
 	if !errors.Is(err, lock.ErrLost) || !errors.Is(err, errWork) {

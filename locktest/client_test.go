@@ -625,6 +625,81 @@ func TestSoundClientPasses(t *testing.T) {
 	}
 }
 
+// stall is the one time that a machine, or the way to a sound store, stands still.
+type stall struct {
+	mu   sync.Mutex // guards over
+	over time.Time
+}
+
+func (s *stall) begin(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over.IsZero() {
+		s.over = time.Now().Add(d)
+	}
+}
+
+// wait waits until it is over, if it has begun.
+func (s *stall) wait(ctx context.Context) error {
+	s.mu.Lock()
+	over := s.over
+	s.mu.Unlock()
+	select {
+	case <-time.After(time.Until(over)):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// atTheFirstLook: a look has its answer, and then nothing is renewed for longer than a TTL.
+func (s *stall) atTheFirstLook(a *altered, c *refClient) {
+	a.inspect = func(ctx context.Context, key string) (lock.Record, error) {
+		rec, err := c.Inspect(ctx, key)
+		s.begin(4 * time.Second)
+		_ = s.wait(ctx)
+		return rec, err
+	}
+	a.renew = func(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+		if err := s.wait(ctx); err != nil {
+			return g, err
+		}
+		return c.Renew(ctx, g)
+	}
+}
+
+// atTheFirstWait: the answer to a request that waits takes longer than a TTL.
+func (s *stall) atTheFirstWait(a *altered, c *refClient) {
+	a.acquire = func(ctx context.Context, req lock.Request) (lock.Grant, error) {
+		if req.Wait {
+			s.begin(1200 * time.Millisecond)
+			if err := s.wait(ctx); err != nil {
+				return lock.Grant{}, err
+			}
+		}
+		return c.Acquire(ctx, req)
+	}
+}
+
+// TestStallIsForgiven: no case blames a sound Client for a stall.
+func TestStallIsForgiven(t *testing.T) {
+	t.Parallel()
+	for name, at := range map[string]func(s *stall, a *altered, c *refClient){
+		"at the first look": (*stall).atTheFirstLook, "at the first wait": (*stall).atTheFirstWait,
+	} {
+		for _, c := range clientCases() {
+			t.Run(name+"/"+c.path, func(t *testing.T) {
+				t.Parallel()
+				s := new(stall)
+				r := record(t, refHarness(flaws{}, alter(func(a *altered, c *refClient) { at(s, a, c) })), c)
+				for _, f := range r.failures {
+					t.Error(f)
+				}
+			})
+		}
+	}
+}
+
 // TestDissolvesByAnyTokens: the case is not blind where each key counts its tokens from 1.
 func TestDissolvesByAnyTokens(t *testing.T) {
 	t.Parallel()
