@@ -11,8 +11,8 @@ import (
 
 // RunClient checks what a [lock.Client] promises, over the store of h. It has a group of
 // subtests each for Do, DoAll, minimum holds, waiting, leases, nested calls, deadlocks, Close,
-// the events of an Observer, Lead, Watch and semaphores. Make [Run] pass first: here a fault of
-// the store looks like one of the Client.
+// the events of an Observer, Lead, Watch and semaphores. It does not call Held, Inspect, List and
+// ForceRelease. Make [Run] pass first: here a fault of the store looks like one of the Client.
 //
 // Skips and time limits are as in Run; Harness.Skips may name these cases too.
 func RunClient(t *testing.T, h Harness) {

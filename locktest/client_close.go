@@ -3,6 +3,7 @@ package locktest
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	lock "github.com/seed-215fdefa/lock"
@@ -20,6 +21,7 @@ func closing() group {
 		{"Leases", ends, both, nil, closeEndsLeases},
 		{"WaitsForFunctions", waits, both, nil, closeWaits},
 		{"KeepsRenewing", waits, both, nil, closeRenews},
+		{"WaitsForReleases", waits, both, nil, closeReleases},
 		{"GivesUp", givesUp, plain, nil, closeGivesUp},
 	}}
 }
@@ -53,6 +55,14 @@ func closeRefuses(e *env) {
 		{"TryDo", func(ctx context.Context) error { return a.TryDo(ctx, key, e.notRun) }},
 		{"Lock", func(ctx context.Context) error { _, err := a.Lock(ctx, key); return err }},
 		{"TryLock", func(ctx context.Context) error { _, err := a.TryLock(ctx, key); return err }},
+		{"DoAll", func(ctx context.Context) error { return a.DoAll(ctx, []string{key}, e.notRunAll) }},
+		{"Lead", func(ctx context.Context) error { return a.Lead(ctx, key, e.notRun) }},
+		{"Watch", func(ctx context.Context) (err error) {
+			for _, err = range a.Watch(ctx, key) {
+				break
+			}
+			return err
+		}},
 	} {
 		if err := e.call(m.name, m.call); !errors.Is(err, lock.ErrClosed) {
 			e.fail("ErrClosed from "+m.name+" after Close", "%v", err)
@@ -128,6 +138,70 @@ func closeRenews(e *env) {
 		e.closed(done)
 		return renewed
 	})
+}
+
+// errTrouble is the error of a store in trouble.
+var errTrouble = errors.New("the store is in trouble")
+
+// ailing is a process whose store fails a call, or does not answer it, at a case's will.
+type ailing struct {
+	lock.Locker
+	acquire func() error
+	release func(ctx context.Context) error
+}
+
+func (a *ailing) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	if a.acquire != nil {
+		return lock.Grant{}, a.acquire()
+	}
+	return a.Locker.Acquire(ctx, req)
+}
+
+func (a *ailing) Release(ctx context.Context, g lock.Grant) error {
+	if a.release != nil {
+		if err := a.release(ctx); err != nil {
+			return err
+		}
+	}
+	return a.Locker.Release(ctx, g)
+}
+
+func (a *ailing) Unwrap() lock.Locker { return a.Locker }
+
+// closeReleases: the store fails a release, and does not answer the next one for a while.
+func closeReleases(e *env) {
+	var sent atomic.Int64
+	again, answers := make(chan struct{}), make(chan struct{})
+	a := e.actorOn(&ailing{Locker: e.open(), release: func(ctx context.Context) error {
+		switch sent.Add(1) {
+		case 1:
+			return errTrouble
+		case 2:
+			close(again)
+		}
+		select {
+		case <-answers:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}})
+	b, key := e.open(), e.key()
+	l := e.lockBy(a, key, e.with(e.long()))
+	if err := e.call("Lease.Release", l.Release); err == nil {
+		e.fail("the store's error from a Release that fails", "nil")
+	}
+	e.await(again, "a release that failed to be tried again")
+	done := e.closes(a)
+	time.Sleep(e.ttl / 2)
+	select {
+	case err := <-done:
+		e.fail("Close to wait for a release that had failed before", "it has returned, with %v", err)
+	default:
+	}
+	close(answers)
+	e.closed(done)
+	e.free(b, key)
 }
 
 func closeGivesUp(e *env) {

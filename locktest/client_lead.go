@@ -25,6 +25,7 @@ func leading() group {
 		{"Resigns", resigns, plain, nil, leadResigns},
 		{"AgainAfterALoss", waits, plain, needs(isAdmin), leadsAgain},
 		{"KeepsOffice", keeps, plain, nil, leadKeeps},
+		{"NotInTrouble", outlives, plain, nil, leadDoesNotBegin},
 		{"AgainAfterAFreeze", outlives, plain, needs(can(Freeze)), leadsAfterFreeze},
 		{"EndOfContext", ends, plain, nil, leadIsCanceled},
 		{"Close", ends, plain, nil, leadIsClosed},
@@ -186,6 +187,14 @@ func leadKeeps(e *env) {
 		e.fail("what the function returned, unwrapped", "%v", err)
 	}
 	e.freed(b, key)
+}
+
+func leadDoesNotBegin(e *env) {
+	a := e.actorOn(&ailing{Locker: e.open(), acquire: func() error { return errTrouble }})
+	y := e.leads(e.ctx, a, e.key(), e.with(e.long()))
+	if err := y.end(); !errors.Is(err, lock.ErrUnavailable) || !errors.Is(err, errTrouble) {
+		e.fail("ErrUnavailable from a Lead whose store has never answered, and the store's error", "%v", err)
+	}
 }
 
 // leadsAfterFreeze: a leader that the store does not answer leads no more when its time is

@@ -103,7 +103,7 @@ func brokenLeads() []brokenClient {
 			return err
 		})},
 		{what: "Lead does not wait in line", caught: in("Lead/StandsInLine"), client: func(c *fakeClient) { c.lead = c.tryDo }},
-		{what: "Lead asks again whatever the error", caught: in("Lead/Close", "Lead/Invalid", "Lead/Deadlock"), client: func(c *fakeClient) {
+		{what: "Lead asks again whatever the error", caught: in("Lead/Close", "Lead/Invalid", "Lead/Deadlock", "Lead/NotInTrouble"), client: func(c *fakeClient) {
 			lead := c.lead
 			c.lead = func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
 				for {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	lock "github.com/seed-215fdefa/lock"
@@ -11,6 +12,7 @@ import (
 
 func leases() group {
 	const (
+		shown    = "WithMetadata says who holds the lock and why. Inspect and the *HeldError of others show it."
 		renewed  = "It is renewed in the background until it is released, its Client is closed, or it is lost."
 		deadline = "It ends then whether or not the store answers, so the holder stops before anybody else can begin."
 		renew    = "Renew restarts the lease's TTL, and so verifies that the store still knows the lease."
@@ -20,16 +22,29 @@ func leases() group {
 		canceled = "Otherwise, after ErrUnavailable or ctx's error, the lock may be held for a TTL at most, and the Client goes on releasing it in the background until then. Release may be called again, and returns promptly if ctx ends or has ended."
 	)
 	return group{"Lease", []row{
+		{"Metadata", shown, both, nil, leaseIsLabeled},
 		{"Renewed", renewed, both, nil, leaseIsRenewed},
 		{"EndsUnrenewed", deadline, both, nil, leaseEnds},
 		{"Renew", renew, both, nil, renewMovesDeadline},
 		{"RenewAfterRelease", ended, plain, nil, renewAfterRelease},
 		{"RenewAfterLoss", ended, both, needs(isAdmin), renewAfterLoss},
 		{"ReleaseEndsIt", ends, both, nil, releaseEndsLease},
+		{"EndsBeforeTheRelease", ends, both, nil, leaseEndsFirst},
 		{"ReleaseAgain", release, both, nil, releaseLeaseAgain},
 		{"ReleaseAfterLoss", release, both, needs(isAdmin), releaseAfterLoss},
 		{"ReleaseWithEndedContext", canceled, both, nil, releaseInBackground},
 	}}
+}
+
+func leaseIsLabeled(e *env) {
+	a, b, key := e.actor(), e.open(), e.key()
+	label := map[string]string{"who": "the suite", "why": key}
+	l := e.lockBy(a, key, e.with(e.long(), lock.WithMetadata(label)))
+	rec := e.mustInspect(b, key)
+	if h := holder(rec, l.Owner()); h == nil || !maps.Equal(h.Metadata, label) {
+		e.fail(fmt.Sprintf("%s to hold the key, with %q", l.Owner(), label), "%+v", rec.Holders)
+	}
+	e.releases(l)
 }
 
 // leaseIsRenewed holds a lease for several TTLs.
@@ -150,6 +165,23 @@ func releaseEndsLease(e *env) {
 		e.fail("ErrReleased from Err, and as the cause of the context", "%v, and %v", l.Err(), context.Cause(ctx))
 	}
 	e.free(b, key)
+}
+
+// leaseEndsFirst: whoever releases before the contexts end lets two work at once.
+func leaseEndsFirst(e *env) {
+	a, first := e.endsFirst()
+	key := e.key()
+	l := e.lockBy(a, key, e.with(e.long()))
+	first.end(l.Context())
+	e.releases(l)
+	w := e.do(e.ctx, a, key, e.with(e.long()))
+	first.end(w.ctx, w.lease.Context())
+	if err := w.leave(nil); err != nil {
+		e.fail("nil, as the function returned", "%v", err)
+	}
+	l = e.lockBy(a, key, e.with(e.long()))
+	first.end(l.Context())
+	e.closed(e.closes(a))
 }
 
 // releaseLeaseAgain: another has the key by the second time.

@@ -31,6 +31,47 @@ func (e *env) actorOn(l lock.Locker) actor {
 	return a
 }
 
+// endsFirst is a process whose store is not asked to release anything before some contexts have
+// ended.
+type endsFirst struct {
+	lock.Locker
+	e    *env
+	mu   sync.Mutex // guards ctxs
+	ctxs []context.Context
+}
+
+// endsFirst returns an actor, and what its case tells which contexts those are.
+func (e *env) endsFirst() (actor, *endsFirst) {
+	f := &endsFirst{Locker: e.open(), e: e}
+	return e.actorOn(f), f
+}
+
+func (f *endsFirst) end(ctxs ...context.Context) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ctxs = ctxs
+}
+
+func (f *endsFirst) Release(ctx context.Context, g lock.Grant) error {
+	f.mu.Lock()
+	ctxs := f.ctxs
+	f.mu.Unlock()
+	timer := time.NewTimer(f.e.patience())
+	defer timer.Stop()
+	for _, c := range ctxs {
+		select {
+		case <-c.Done():
+		case <-f.e.ctx.Done():
+		case <-timer.C:
+			f.e.report("a lease's contexts to end before the store is asked to release it", "one goes on")
+			return f.Locker.Release(ctx, g)
+		}
+	}
+	return f.Locker.Release(ctx, g)
+}
+
+func (f *endsFirst) Unwrap() lock.Locker { return f.Locker }
+
 // with are the options of a call in the case's mode.
 func (e *env) with(ttl time.Duration, more ...lock.Option) []lock.Option {
 	opts := append([]lock.Option{lock.WithTTL(ttl)}, more...)

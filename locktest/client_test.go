@@ -250,6 +250,15 @@ func brokenClients() []brokenClient {
 				return take(ctx, key, append(opts, hour)...)
 			}
 		}},
+		{what: "a wait without a bound is none", caught: in("Waiting/WithoutBound/exclusive", "Waiting/WithoutBound/shared"), client: func(c *fakeClient) {
+			do := c.do
+			c.do = func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
+				if s, err := c.client.(realClient).Settings(opts...); err == nil && s.Wait < 0 {
+					opts = append(opts, lock.WithWait(0))
+				}
+				return do(ctx, key, fn, opts...)
+			}
+		}},
 		{what: "WithHeadStart is ignored", caught: in("Waiting/WithHeadStart"), client: func(c *fakeClient) {
 			do := c.do
 			c.do = func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
@@ -297,6 +306,12 @@ func brokenClients() []brokenClient {
 			}}
 		}},
 
+		{what: "metadata is not sent", caught: in("Lease/Metadata/exclusive", "Lease/Metadata/shared"), client: func(c *fakeClient) {
+			take := c.lock
+			c.lock = func(ctx context.Context, key string, opts ...lock.Option) (lease, error) {
+				return take(ctx, key, append(opts, lock.WithMetadata(nil))...)
+			}
+		}},
 		{what: "no renewal", caught: in("Lease/Renewed/exclusive", "Close/KeepsRenewing/exclusive"), opts: []lock.Option{lock.WithRenewal(false)}},
 		{what: "a renewal that is none", caught: in("Lease/Renewed/shared"), store: func(l lock.Locker) lock.Locker {
 			return under{Locker: quiet{l}, renew: func(context.Context, lock.Grant) error { return nil }}
@@ -316,6 +331,40 @@ func brokenClients() []brokenClient {
 		}},
 		{what: "Release leaves the context", caught: in("Lease/ReleaseEndsIt/exclusive"), lease: func(l *fakeLease) {
 			l.context = func() context.Context { return background }
+		}},
+		{what: "the context ends when the store has answered", caught: in("Lease/EndsBeforeTheRelease/exclusive", "Lease/EndsBeforeTheRelease/shared"), lease: func(l *fakeLease) {
+			ctx, cancel := context.WithCancelCause(background)
+			release := l.release
+			l.context = func() context.Context { return ctx }
+			l.release = func(ctx context.Context) error {
+				defer cancel(lock.ErrReleased)
+				return release(ctx)
+			}
+		}},
+		{what: "the ctx of Do's function ends when the store has answered", caught: in("Lease/EndsBeforeTheRelease/exclusive"), client: func(c *fakeClient) {
+			do := c.do
+			c.do = func(ctx context.Context, key string, fn doFunc, opts ...lock.Option) error {
+				late, cancel := context.WithCancel(ctx)
+				defer cancel()
+				return do(ctx, key, func(_ context.Context, l lease) error { return fn(late, l) }, opts...)
+			}
+		}},
+		{what: "the context ends when Close has released", caught: in("Lease/EndsBeforeTheRelease/exclusive"), client: func(c *fakeClient) {
+			take, closing := c.lock, c.close
+			closed, cancel := context.WithCancel(background)
+			c.lock = func(ctx context.Context, key string, opts ...lock.Option) (lease, error) {
+				l, err := take(ctx, key, opts...)
+				if err != nil {
+					return nil, err
+				}
+				fl := newFakeLease(l)
+				own, end := context.WithCancel(closed)
+				release := fl.release
+				fl.context = func() context.Context { return own }
+				fl.release = func(ctx context.Context) error { end(); return release(ctx) }
+				return fl, nil
+			}
+			c.close = func(ctx context.Context) error { defer cancel(); return closing(ctx) }
 		}},
 		{what: "Release again is a loss", caught: in("Lease/ReleaseAgain/exclusive"), lease: func(l *fakeLease) {
 			release, released := l.release, false
@@ -412,6 +461,26 @@ func brokenClients() []brokenClient {
 
 		{what: "Close does nothing", caught: in("Close/NewCalls", "Close/Waiters/exclusive", "Close/Leases/exclusive"), client: func(c *fakeClient) {
 			c.close = func(context.Context) error { return nil }
+		}},
+		{what: "DoAll does not know that its Client is closed", caught: in("Close/NewCalls"), client: func(c *fakeClient) {
+			doAll, closing := c.doAll, c.close
+			var closed atomic.Bool
+			c.doAll = func(ctx context.Context, keys []string, fn doAllFunc, opts ...lock.Option) error {
+				if closed.Load() {
+					return lock.ErrUnavailable
+				}
+				return doAll(ctx, keys, fn, opts...)
+			}
+			c.close = func(ctx context.Context) error { closed.Store(true); return closing(ctx) }
+		}},
+		{what: "Close does not wait for a release that failed", caught: in("Close/WaitsForReleases/exclusive", "Close/WaitsForReleases/shared"), client: func(c *fakeClient) {
+			closing := c.close
+			c.close = func(ctx context.Context) error {
+				soon, cancel := context.WithCancel(ctx)
+				cancel()
+				_ = closing(soon)
+				return nil
+			}
 		}},
 		{what: "Close does not wait", caught: in("Close/WaitsForFunctions/shared", "Close/GivesUp"), client: func(c *fakeClient) {
 			closing := c.close

@@ -24,6 +24,7 @@ func waits() group {
 		{"TryDo", tryDo, both, nil, tryDoIsHeld},
 		{"WithWait", wait, both, nil, waitIsBounded},
 		{"WithoutWait", once, both, nil, noWait},
+		{"WithoutBound", once, both, nil, waitWithoutBound},
 		{"EndOfContext", ended, both, nil, waitEnds},
 		{"WithHeadStart", head, plain, needs(declares("Priority", hasPriority)), headStartPasses},
 		{"FreezeIsNotHeld", seen, both, needs(can(Freeze)), frozenIsNotHeld},
@@ -108,6 +109,19 @@ func noWait(e *env) {
 		return a.Do(ctx, key, e.notRun, e.with(e.long(), lock.WithWait(0))...)
 	})
 	e.onlyHeld("Do with WithWait(0)", err)
+}
+
+func waitWithoutBound(e *env) {
+	a, b, key := e.actor(), e.open(), e.key()
+	h := e.lasting(b, e.rival(key))
+	w := e.begin(e.ctx, a, key, e.with(e.long(), lock.WithWait(lock.MaxTTL+1)))
+	e.contended(a, key)
+	w.goesOn()
+	e.mustRelease(h)
+	e.await(w.inside, "the function of a Do that waits to run when the key is free")
+	if err := w.leave(nil); err != nil {
+		e.fail("nil, as the function returned", "%v", err)
+	}
 }
 
 // headStartPasses: who came later runs first.
