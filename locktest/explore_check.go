@@ -175,6 +175,12 @@ func (m *model) forced(t *tenure, f *call) {
 			return
 		}
 	}
+	for _, c := range t.acts {
+		if c.op == "renew" && c.over && c.err == nil && f.ends() && c.begin > f.end && m.quiet(c.end) {
+			m.found(ofForces, "ErrLost, since it was forced: "+m.describe(f), m.describe(c), f, c)
+			return
+		}
+	}
 	if !m.caps.EarlyLoss || !t.granted() || f.err != nil || f.begin < t.acquire.end || len(t.losses) > 0 || !m.quiet(m.now()) {
 		return
 	}

@@ -37,7 +37,7 @@ type call struct {
 	begin, end time.Duration
 	limit      time.Duration // when its ctx ends
 	over       bool          // it has returned
-	ended      bool          // its ctx had ended by then
+	ended      error         // of its ctx, by then
 	dull       bool          // one of many that say the same
 
 	grant  lock.Grant
@@ -92,7 +92,7 @@ func (h *history) add(c *call) *call {
 func (h *history) finish(ctx context.Context, c *call, set func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c.end, c.over, c.ended = h.now(), true, ctx.Err() != nil
+	c.end, c.over, c.ended = h.now(), true, ctx.Err()
 	set()
 }
 

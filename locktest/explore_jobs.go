@@ -55,7 +55,7 @@ func (m *model) outcome(j *job) {
 	switch err := c.err; {
 	case j.fn != nil && j.fruitful == (err == nil) && (err == nil || errors.Is(err, errWork)):
 		return
-	case j.fn == nil && isContext(err) && c.ended && (!j.patient || !m.fake),
+	case j.fn == nil && m.canceled(c) && (!j.patient || !m.fake),
 		j.fn == nil && (errors.Is(err, lock.ErrHeld) || errors.Is(err, lock.ErrUnavailable)) && j.bounded:
 		return
 	case j.fn == nil && errors.Is(err, lock.ErrHeld) && !j.wait:

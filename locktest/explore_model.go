@@ -295,8 +295,10 @@ func (m *model) errors(t *tenure) {
 		if c.err == nil || !m.quiet(c.end) {
 			continue
 		}
-		canceled := c.ended && isContext(c.err)
+		canceled := m.canceled(c)
 		switch {
+		case c.op == "acquire" && canceled && m.sawHeld(t) && !errors.Is(c.err, lock.ErrHeld):
+			m.found(ofCancel, "an error that is ErrHeld as well, since the key was seen held", m.describe(c), t.waiting, c)
 		case c.op == "acquire" && t.wait && !canceled:
 			m.found(ofErrors, "a grant, or the error of ctx when that has ended", m.describe(c), c)
 		case c.op == "acquire" && !canceled && !errors.Is(c.err, lock.ErrHeld):
@@ -306,6 +308,21 @@ func (m *model) errors(t *tenure) {
 		}
 	}
 	m.refused(t)
+}
+
+// canceled reports whether c's error is that of its ctx. Of two ends at once on a real clock, either
+// may be told.
+func (m *model) canceled(c *call) bool {
+	return c.ended != nil && (errors.Is(c.err, c.ended) || !m.fake && isContext(c.err))
+}
+
+// sawHeld reports whether t was told to stand in line, and the key was held all the time until then.
+func (m *model) sawHeld(t *tenure) bool {
+	return t.waiting != nil && slices.ContainsFunc(m.lives, func(u *tenure) bool {
+		return u.excludes(t) && slices.ContainsFunc(m.must(u, nil), func(s span) bool {
+			return s.from < t.acquire.begin && t.waiting.begin < s.to
+		})
+	})
 }
 
 // refused checks that somebody was there when t's try found the key held.

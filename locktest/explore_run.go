@@ -402,8 +402,15 @@ func (r *round) settle(m *model) {
 		}
 		r.probe(l, m, key, limit)
 	}
-	if c := r.list(l); len(c.recs) > 0 {
-		m.found(ofLeftovers, "List to yield nothing", r.records(c.recs), c)
+	for limit := r.now() + r.recovery(); ; time.Sleep(max(r.ttl/50, time.Millisecond)) {
+		c := r.list(l)
+		if len(c.recs) > 0 || c.err != nil && c.begin > limit {
+			m.found(ofLeftovers, "List to yield nothing, and no error", r.describe(c), c)
+		} else if c.err != nil {
+			c.dull = true
+			continue
+		}
+		return
 	}
 }
 

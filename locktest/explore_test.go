@@ -1,6 +1,8 @@
 package locktest
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -57,6 +59,25 @@ func explored() []broken {
 		{what: "Lost never called, though declared", flaws: flaws{forcesSilently: true}},
 		{what: "Lost called twice", flaws: flaws{tellsTwice: true}},
 		{what: "ForceRelease ends all readers", flaws: flaws{forcesAll: true}},
+		{what: "List fails", wrap: listing(func(_ context.Context, _ *refClient, _ string, yield func(lock.Record, error) bool) {
+			yield(lock.Record{}, errWork)
+		})},
+		{what: "the end of a deadline is told as a cancel", wrap: acquiring(func(_ lock.Request, _ time.Time, _ *lock.Grant, err *error) {
+			var held *lock.HeldError
+			switch {
+			case !errors.Is(*err, context.DeadlineExceeded):
+			case errors.As(*err, &held):
+				*err = &lock.HeldError{Record: held.Record, Err: context.Canceled}
+			default:
+				*err = context.Canceled
+			}
+		})},
+		{what: "ErrHeld is lost when ctx ends", wrap: acquiring(func(_ lock.Request, _ time.Time, _ *lock.Grant, err *error) {
+			var held *lock.HeldError
+			if errors.As(*err, &held) && held.Err != nil {
+				*err = held.Err
+			}
+		})},
 	}
 }
 
@@ -123,6 +144,18 @@ func TestGrantedAgain(t *testing.T) {
 	hist = again(flaws{retryCreates: true}, acquires, inspects)
 	require.NotEmpty(t, hist.flaws)
 	require.Equal(t, ofInspect, hist.flaws[0].promise)
+}
+
+// TestForcedAndRenewed: a ForceRelease that ended nothing shows by the next renewal.
+func TestForcedAndRenewed(t *testing.T) {
+	t.Parallel()
+	acquires := step{id: 1, kind: acquires, ttl: time.Second, limit: time.Second}
+	acquires.acts = []act{{kind: renews, pause: 100 * time.Millisecond, limit: time.Second}}
+	forces := step{id: 2, kind: forces, at: 50 * time.Millisecond, proc: 1, target: 1}
+	h := refHarness(flaws{forceWarnsOnly: true, forcesSilently: true}, declaring(func(c *lock.Capabilities) { c.EarlyLoss = false }))
+	hist := h.round(t, plan{procs: 2, keys: 1, steps: []step{acquires, forces}})
+	require.NotEmpty(t, hist.flaws)
+	require.Equal(t, ofForces, hist.flaws[0].promise)
 }
 
 // TestPlanComesFromItsSeed: a seed is of no use if its plan is another the next time.
