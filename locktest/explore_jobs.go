@@ -262,8 +262,14 @@ func (m *model) givenBack(t *tenure) {
 		return
 	}
 	gone, margin := m.gone(t), max(m.ttl/4, m.grace())
+	if !m.fake { // a machine that is busy enough lets its TTL run out: what was done for it last counts
+		gone = m.late(t.acquire)
+		for _, c := range t.acts {
+			gone = max(gone, m.late(c))
+		}
+	}
 	for _, c := range slices.Concat(t.acts, t.losses) {
-		if c.op == "lost" || c.lost() || c.op != "renew" && c.err == nil {
+		if c.op == "lost" || c.lost() || c.op != "renew" && c.over && c.err == nil {
 			gone = min(gone, c.end)
 		}
 	}

@@ -158,6 +158,29 @@ func TestForcedAndRenewed(t *testing.T) {
 	require.Equal(t, ofForces, hist.flaws[0].promise)
 }
 
+// TestStallOfAnExploredClient: whoever does not get to undo a canceled request before its TTL is
+// over has done nothing wrong, and whoever renews a lease after the call has.
+func TestStallOfAnExploredClient(t *testing.T) {
+	t.Parallel()
+	w := &worker{ctx: context.Background()}
+	canceled := &job{step: step{id: 1, kind: does}, w: w, call: &call{op: "Do", key: -1, end: time.Second, over: true}}
+	asks := &tenure{worker: w, job: 1, step: step{ttl: time.Second}}
+	asks.acquire = &call{op: "acquire", t: asks, end: time.Second, over: true, err: context.Canceled, ended: context.Canceled}
+	m := &model{&history{ttl: time.Second, begun: time.Now(), jobs: []*job{canceled}, lives: []*tenure{asks}}}
+	m.givenBack(asks)
+	require.Empty(t, m.flaws)
+
+	asks.acts = []*call{{op: "undo", t: asks, begin: time.Second}} // under way
+	m.givenBack(asks)
+	require.Empty(t, m.flaws)
+
+	asks.acquire.err, asks.acquire.grant.TTL = nil, time.Second
+	late := time.Second + 2*m.patience()
+	asks.acts = []*call{{op: "renew", t: asks, begin: late, end: late, over: true}}
+	m.givenBack(asks)
+	require.NotEmpty(t, m.flaws)
+}
+
 // TestPlanComesFromItsSeed: a seed is of no use if its plan is another the next time.
 func TestPlanComesFromItsSeed(t *testing.T) {
 	t.Parallel()
