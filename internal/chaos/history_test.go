@@ -27,7 +27,7 @@ type hold struct {
 	told     int64 // the worker knew that it is over, or it was killed
 	ended    event // what told it: the end of its context, or its own release
 	released event // the first Release
-	forced   int64 // ForceRelease was called, or 0
+	forced   int64 // a ForceRelease was called that may have ended it, or 0
 }
 
 // String shows times in ms after the call.
@@ -166,7 +166,8 @@ func (c *checker) collectHolds() {
 		}
 	}
 	for _, e := range c.byKind[kForce] {
-		if h := byOwner[e.Owner]; h != nil && h.forced == 0 {
+		ended := !strings.HasPrefix(e.Err, "lost") // or may have
+		if h := byOwner[e.Owner]; h != nil && h.forced == 0 && ended {
 			h.forced = e.At
 		}
 	}

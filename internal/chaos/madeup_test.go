@@ -110,6 +110,8 @@ func TestChecks(t *testing.T) {
 		{"two at once", "exclusion by deadline", two()},
 		{"two readers", "", two().shared()},
 		{"two, one forced", "", two(event{Kind: kForce, Key: "k", Owner: "b", At: 50, End: 51})},
+		{"two, one not forced after all", "exclusion by deadline", two(event{Kind: kForce, Key: "k", Owner: "b", At: 50, End: 51, Err: "lost"})},
+		{"two, one forced perhaps", "", two(event{Kind: kForce, Key: "k", Owner: "b", At: 50, End: 51, Err: "context deadline exceeded"})},
 		{"two, over a fault to survive", "exclusion by deadline", two(event{Kind: kFault, At: 50, End: 60, Text: "fault", Survives: lock.SurvivesRestart})},
 		{"two, over one that kills", "", two(event{Kind: kFault, At: 50, End: 60, Text: "fault", Survives: lock.SurvivesFailover})},
 		{"two, the first had last", "exclusion by deadline", late()},
