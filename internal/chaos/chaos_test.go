@@ -273,12 +273,23 @@ func (r *campaign) check() *report {
 	return h.check()
 }
 
-// verdict logs the report, and fails the test for each violation.
+// verdict logs the report, and fails the test for each violation, or if there was nothing to see.
 func (rep *report) verdict(t *testing.T) {
 	t.Logf("%s", rep)
+	if why := rep.idle(); why != "" {
+		t.Error(why)
+	}
 	for check, found := range rep.violations {
 		t.Errorf("%s: %d violations", check, len(found))
 	}
+}
+
+func TestIdleCampaign(t *testing.T) {
+	busy := story{{Kind: kOp, Value: 1}, {Kind: kFault, Text: "kill server"}}
+	require.Empty(t, history{events: busy}.check().idle())
+	require.NotEmpty(t, history{events: busy[:1]}.check().idle())
+	require.NotEmpty(t, history{events: busy[1:]}.check().idle())
+	require.NotEmpty(t, history{events: story{busy[0], {Kind: kFault, Text: "force release"}}}.check().idle())
 }
 
 func TestSchedule(t *testing.T) {

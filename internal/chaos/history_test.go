@@ -253,6 +253,24 @@ func (c *checker) around(key string, at int64) string {
 	return strings.Join(lines[max(0, earlier-30):min(len(lines), earlier+10)], "")
 }
 
+// idle says why the checks are worth nothing, or "": a campaign in which nothing happened passes them
+// all.
+func (rep *report) idle() string {
+	faults := 0
+	for what, n := range rep.counts {
+		if name, ok := strings.CutPrefix(what, "fault, "); ok && name != "force release" {
+			faults += n
+		}
+	}
+	switch {
+	case rep.counts["operations with a lease"] == 0:
+		return "nobody had a lease"
+	case faults == 0:
+		return "nothing was broken"
+	}
+	return ""
+}
+
 // String lists counts, distributions, and the first violations of each check.
 func (rep *report) String() string {
 	var b strings.Builder
