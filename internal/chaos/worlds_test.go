@@ -44,7 +44,14 @@ var worlds = map[string]func(t *testing.T) *world{
 	"redlock": redlockWorld, "etcd": etcdWorld, "postgres": postgresWorld, "zookeeper": zookeeperWorld, "dynamo": dynamoWorld,
 }
 
-func newWorld(store string, servers ...*testserver.Server) *world {
+// newWorld skips the test if it may not break one of the servers: their faults come while other
+// goroutines are at work.
+func newWorld(t *testing.T, store string, servers ...*testserver.Server) *world {
+	for _, s := range servers {
+		if !s.Controlled() {
+			t.Skipf("needs to break the server, but %s is run by somebody else", s.Addr())
+		}
+	}
 	w := &world{spec: spec{Store: store, TTL: [2]time.Duration{500 * time.Millisecond, 2 * time.Second}}}
 	for _, s := range servers {
 		w.spec.Servers = append(w.spec.Servers, s.Addr())
@@ -105,7 +112,7 @@ func (f fault) then(settle func()) fault {
 
 func memoryWorld(t *testing.T) *world {
 	store := &memoryStore{locks: memory.New()}
-	w := newWorld("memory")
+	w := newWorld(t, "memory")
 	w.spec.Servers = []string{store.serve(t)}
 	w.direct = func() (*connection, error) { return &connection{locker: store.locks}, nil }
 	return w
@@ -113,7 +120,7 @@ func memoryWorld(t *testing.T) *world {
 
 func redisWorld(t *testing.T) *world {
 	s := testserver.Redis(t)
-	w := newWorld("redis", s)
+	w := newWorld(t, "redis", s)
 	w.spec.Fence = testserver.Redis(t).Addr()
 	rdb := goredis.NewClient(&goredis.Options{Addr: s.Addr()})
 	t.Cleanup(func() { _ = rdb.Close() })
@@ -133,7 +140,7 @@ func redisWorld(t *testing.T) *world {
 
 func sentinelWorld(t *testing.T) *world {
 	s := testserver.RedisSentinel(t)
-	w := newWorld("redis-sentinel", s.Master(), s.Replica())
+	w := newWorld(t, "redis-sentinel", s.Master(), s.Replica())
 	w.spec.Fence, w.spec.Master, w.spec.Sentinels = testserver.Redis(t).Addr(), s.MasterName, s.Addrs()
 	failover := func(what string, weight int, do func(d time.Duration, old, next *testserver.Server)) fault {
 		f := fault{name: "failover, " + what, weight: weight, survives: lock.SurvivesFailover}
@@ -168,7 +175,7 @@ func sentinelWorld(t *testing.T) *world {
 
 func clusterWorld(t *testing.T) *world {
 	c := testserver.RedisCluster(t, testserver.WithReplicas())
-	w := newWorld("redis-cluster", c.Nodes...)
+	w := newWorld(t, "redis-cluster", c.Nodes...)
 	w.spec.Fence = testserver.Redis(t).Addr()
 	takeOver := kill("1 of 6, until the cluster is sound", 2, some(1, c.Nodes)).then(c.AwaitOK)
 	takeOver.survives = lock.SurvivesFailover
@@ -182,7 +189,7 @@ func clusterWorld(t *testing.T) *world {
 
 func redlockWorld(t *testing.T) *world {
 	nodes := testserver.Redlock(t)
-	w := newWorld("redlock", nodes...)
+	w := newWorld(t, "redlock", nodes...)
 	w.spec.Fence = testserver.Redis(t).Addr()
 	// A node that has lost its data abstains for MaxTTL, and no more than a minority may at
 	// once: that is what the store asks of operators.
@@ -202,7 +209,7 @@ func redlockWorld(t *testing.T) *world {
 
 func etcdWorld(t *testing.T) *world {
 	c := testserver.NewEtcdCluster(t)
-	w := newWorld("etcd", c.Members...)
+	w := newWorld(t, "etcd", c.Members...)
 	w.spec.TTL = [2]time.Duration{time.Second, 3 * time.Second}
 	follower := func(rng *rand.Rand) []*testserver.Server { return some(1, c.Followers())(rng) }
 	w.faults = []fault{
@@ -219,7 +226,7 @@ func etcdWorld(t *testing.T) *world {
 
 func postgresWorld(t *testing.T) *world {
 	s := testserver.Postgres(t)
-	w := newWorld("postgres", s)
+	w := newWorld(t, "postgres", s)
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, testserver.PostgresURL(s.Addr())+"&pool_max_conns=2")
 	require.NoError(t, err)
@@ -248,7 +255,7 @@ func postgresWorld(t *testing.T) *world {
 
 func zookeeperWorld(t *testing.T) *world {
 	e := testserver.NewZooKeeperEnsemble(t, "-Dzookeeper.leader.maxTimeToWaitForEpoch=2000", "-Dznode.container.checkIntervalMs=1000")
-	w := newWorld("zookeeper", e.Members...)
+	w := newWorld(t, "zookeeper", e.Members...)
 	conn, _, err := zk.Connect(e.Addrs(), 10*time.Second, zk.WithLogger(silentZK{}), zk.WithLogInfo(false))
 	require.NoError(t, err)
 	defer conn.Close()
@@ -282,7 +289,7 @@ func registerPaths() (all []string) {
 
 func dynamoWorld(t *testing.T) *world {
 	s := testserver.Dynamo(t)
-	w := newWorld("dynamo", s)
+	w := newWorld(t, "dynamo", s)
 	db, shut := dynamoClient(w.spec)
 	defer shut()
 	require.NoError(t, dynamo.CreateTable(context.Background(), db, place))
