@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -97,6 +98,43 @@ func TestApply(t *testing.T) {
 	assert.ErrorContains(t, err, "2 times")
 	_, err = (&mutant{file: "f", old: "e", new: "d"}).apply(root)
 	assert.ErrorContains(t, err, "0 times")
+}
+
+// TestSpoiledRun: a test that fails once, whatever the code is, does not catch a mutant.
+func TestSpoiledRun(t *testing.T) {
+	root := t.TempDir()
+	for name, text := range map[string]string{
+		"go.mod": "module spoiled\n",
+		"f.go":   "package spoiled\n\nconst right = true\n",
+		"f_test.go": `package spoiled
+
+import (
+	"os"
+	"testing"
+)
+
+func TestRight(t *testing.T) {
+	runs, err := os.OpenFile("runs", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer runs.Close()
+	_, _ = runs.WriteString(".")
+	if i, _ := runs.Stat(); i.Size() == 2 || !right { // the first is that of the sound code
+		t.Error("spoiled")
+	}
+}
+`,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o600))
+	}
+	harmless := &mutant{file: "f.go", old: "const right", new: "const  right", tests: []tests{{".", "TestRight"}}}
+	harmful := &mutant{file: "f.go", old: "true", new: "false", tests: harmless.tests}
+	r := newRunner(root, t.TempDir(), time.Minute, 1, false)
+	r.one(t.Context(), harmless, filepath.Join(r.work, "harmless"))
+	r.one(t.Context(), harmful, filepath.Join(r.work, "harmful"))
+	assert.Equal(t, survived, harmless.outcome, harmless.detail)
+	assert.Equal(t, caught, harmful.outcome, harmful.detail)
 }
 
 // TestSummarize says when the tool fails.

@@ -87,11 +87,12 @@ func (r *runner) one(ctx context.Context, m *mutant, dir string) []byte {
 		}
 		out, err := r.test(ctx, program, t)
 		all = append(all, out...)
+		notices := err != nil && r.failsAgain(ctx, program, t)
 		switch {
 		case ctx.Err() != nil:
 			m.outcome, m.detail = skipped, ctx.Err().Error()
 			return all
-		case err != nil:
+		case notices:
 			m.outcome, m.detail = caught, by(out, err)
 			return all
 		}
@@ -101,6 +102,17 @@ func (r *runner) one(ctx context.Context, m *mutant, dir string) []byte {
 		m.outcome, m.detail = accepted, m.survives
 	}
 	return all
+}
+
+// failsAgain reports whether t, which has failed by program, fails once more in two runs: a busy
+// machine may spoil one, and that is no mutant's doing.
+func (r *runner) failsAgain(ctx context.Context, program string, t tests) bool {
+	for range 2 {
+		if _, err := r.test(ctx, program, t); err != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // overlay writes m's file with the fault, and what go build -overlay wants to know.
@@ -136,7 +148,7 @@ func (r *runner) passesWhenSound(ctx context.Context, t tests) error {
 			if err != nil {
 				return err
 			}
-			// Twice: a busy machine may spoil one run, and is none of the mutants' business.
+			// Twice: see failsAgain.
 			for range 2 {
 				var out []byte
 				if out, err = r.test(ctx, program, t); err == nil {
