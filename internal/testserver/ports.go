@@ -65,8 +65,9 @@ func listen(port int) (net.Listener, error) {
 }
 
 // portTaken tells whether a server's output blames its port. The others' words for it
-// are "Failed listening", "bind: …" and "Address in use".
+// are "Failed listening", "bind: …" and "Address in use". PostgreSQL keeps the reason to itself.
 func portTaken(output string) bool {
 	output = strings.ToLower(output)
-	return strings.Contains(output, "address already in use") || strings.Contains(output, "address in use")
+	return strings.Contains(output, "address already in use") || strings.Contains(output, "address in use") ||
+		strings.Contains(output, "could not create any tcp/ip sockets")
 }

@@ -160,6 +160,24 @@ func TestAPortTakenIsTriedElsewhere(t *testing.T) {
 	assert.NoError(t, inst.close())
 }
 
+// PostgreSQL says so in other words than the kernel.
+func TestAPortOfPostgresTakenIsTriedElsewhere(t *testing.T) {
+	NeedServer(t)
+	busy := Redis(t)
+	needControl(t, busy)
+	_, taken := busy.hostPort()
+	tries := 0
+	inst, err := newInstance(postgresKind, 1, func(p []int) []string {
+		if tries++; tries == 1 {
+			return postgresCommand(p[0], "", "-c", "port="+taken)
+		}
+		return postgresCommand(p[0], "")
+	})
+	require.NoError(t, err)
+	assert.Equal(t, 2, tries)
+	assert.NoError(t, inst.close())
+}
+
 func TestPortsAreGivenOnce(t *testing.T) {
 	a, err := reservePorts(blockSize)
 	require.NoError(t, err)
