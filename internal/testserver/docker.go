@@ -120,9 +120,14 @@ func (c *container) resume() error {
 	return err
 }
 
+// alive takes a container for alive of which the daemon has not said that it is not: a busy machine
+// may leave the question unanswered.
 func (c *container) alive() bool {
 	out, err := docker(dockerTimeout, "inspect", "--format", "{{.State.Running}}", c.name)
-	return err == nil && out == "true"
+	if err != nil {
+		return !strings.Contains(strings.ToLower(err.Error()), "no such")
+	}
+	return out == "true"
 }
 
 func (c *container) log() string {

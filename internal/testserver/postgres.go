@@ -98,7 +98,7 @@ func NewPostgresPair(tb testing.TB) PostgresPair {
 // Promote makes the standby a primary, and returns when it takes writes.
 func (p PostgresPair) Promote() {
 	p.Standby.tb.Helper()
-	if err := p.Standby.postgresTrue("SELECT pg_promote(true, 30)"); err != nil {
+	if err := p.Standby.postgresTrue("SELECT pg_promote(wait => false)"); err != nil {
 		p.Standby.tb.Fatalf("testserver: promoting %s: %v", p.Standby.addr, err)
 	}
 	eventually(p.Standby.tb, startTimeout, "the new primary", func() error {
