@@ -12,7 +12,6 @@ var nginxKind = &kind{
 	image:   "nginx:1.28-alpine",
 	program: "nginx",
 	install: "nginx",
-	places:  []string{"/usr/sbin/nginx"},
 	ready: func(ctx context.Context, addr string) error {
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 		if err == nil {

@@ -29,7 +29,7 @@ func (n nativeSource) prepare(k *kind, command []string) (process, error) {
 // native is a child process. What it starts itself is killed and frozen with it.
 type native struct {
 	command []string
-	path    string // the program's folder, added to the child's PATH
+	path    string // the program's folder, the first in the child's PATH
 	dir     string // its working folder, for data and log
 
 	cmd  *exec.Cmd
@@ -45,7 +45,7 @@ func (p *native) start() error {
 	cmd := exec.Command(p.command[0], p.command[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, out, out
 	cmd.Env = append(os.Environ(),
-		"PATH="+os.Getenv("PATH")+string(os.PathListSeparator)+p.path,
+		"PATH="+p.path+string(os.PathListSeparator)+os.Getenv("PATH"),
 		"LC_ALL=C") // Redis ends where the user's locale is one that the machine has not
 	dieWithParent(cmd)
 

@@ -130,7 +130,7 @@ type kind struct {
 	install string // what to install where there is no server
 
 	// places are folders, as patterns for filepath.Glob, where program is looked for
-	// before the PATH. Of several matches the last wins: the newest version.
+	// before the PATH. Of several matches the newest version wins, by the numbers in its name.
 	places []string
 
 	// ready returns nil once the server at addr does its work.

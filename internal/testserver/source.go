@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 )
 
 // source is where servers come from.
@@ -65,15 +67,27 @@ func findProgram(name string, places []string) (string, error) {
 	return "", fmt.Errorf("native: %w", err)
 }
 
-// findIn looks in the folders that match the pattern, the last first.
+// findIn looks in the folders that match the pattern, the newest version first.
 func findIn(pattern, name string) (string, error) {
 	dirs, _ := filepath.Glob(pattern)
+	slices.SortStableFunc(dirs, func(a, b string) int { return slices.Compare(numbersIn(a), numbersIn(b)) })
 	for _, dir := range slices.Backward(dirs) {
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			return path, nil
 		}
 	}
 	return "", fmt.Errorf("no %s in %s", name, pattern)
+}
+
+var number = regexp.MustCompile(`\d+`)
+
+// numbersIn are those in a folder's name, which are its version.
+func numbersIn(dir string) (ns []int) {
+	for _, s := range number.FindAllString(dir, -1) {
+		n, _ := strconv.Atoi(s)
+		ns = append(ns, n)
+	}
+	return ns
 }
 
 // cacheDir is where servers.sh puts servers that no package manager has: LOCK_TEST_CACHE,
