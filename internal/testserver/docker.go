@@ -26,9 +26,9 @@ const (
 // a cluster and a client must know it by the same address.
 type dockerSource struct{}
 
-// findImage returns nil if there is a Docker daemon that can put containers on this
-// machine's network, and that has the image or can pull it.
-func findImage(image string) error {
+// findDaemon returns nil if there is a Docker daemon that can put containers on this machine's
+// network.
+func findDaemon() error {
 	if _, err := exec.LookPath("docker"); err != nil {
 		return fmt.Errorf("docker: %w", err)
 	}
@@ -39,13 +39,19 @@ func findImage(image string) error {
 	if host, _ := os.Hostname(); !sharesNetwork(info, host) {
 		return fmt.Errorf("docker: the host's network is not this machine's: %s", info)
 	}
-	if _, err := docker(dockerTimeout, "image", "inspect", "--format", "{{.Id}}", image); err != nil {
-		if _, err := docker(pullTimeout, "pull", "--quiet", image); err != nil {
-			return err
-		}
-	}
 	sweepOnce.Do(sweep)
 	return nil
+}
+
+// findImage returns nil if the daemon has the image.
+func findImage(image string) error {
+	_, err := docker(dockerTimeout, "image", "inspect", "--format", "{{.Id}}", image)
+	return err
+}
+
+func pullImage(image string) error {
+	_, err := docker(pullTimeout, "pull", "--quiet", image)
+	return err
 }
 
 // sharesNetwork takes the daemon's name and its security options. With another name it has

@@ -16,6 +16,7 @@ var dynamoKind = &kind{
 	program: "java",
 	install: "a Java runtime, version 17, and run `make servers` for DynamoDB Local",
 	places:  []string{"/usr/lib/jvm/*/bin"},
+	file:    filepath.Join(cacheDir(), dynamoFolder, "DynamoDBLocal.jar"),
 	ready:   dynamoReady,
 }
 

@@ -8,10 +8,11 @@
 //
 //   - an address in the environment (LOCK_TEST_REDIS_ADDR), which gives no control: a
 //     test that wants to kill or freeze such a server is skipped, and says why;
-//   - a Docker daemon that has, or can pull, the image that compose.yaml names;
-//   - a program installed on this machine.
+//   - a Docker daemon that has the image that compose.yaml names;
+//   - a program installed on this machine;
+//   - a Docker daemon that can pull the image.
 //
-// LOCK_TEST_SERVERS=docker or =native insists on one of the last two. Where there is
+// LOCK_TEST_SERVERS=docker or =native insists on Docker or on a program. Where there is
 // none the test fails and says what to install. Under -short it is skipped.
 //
 // A new store adds one file: a [kind] and a constructor that calls [launch].
@@ -132,6 +133,7 @@ type kind struct {
 	// places are folders, as patterns for filepath.Glob, where program is looked for
 	// before the PATH. Of several matches the newest version wins, by the numbers in its name.
 	places []string
+	file   string // what program needs besides itself; "" if nothing
 
 	// ready returns nil once the server at addr does its work.
 	ready func(ctx context.Context, addr string) error

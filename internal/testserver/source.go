@@ -31,15 +31,29 @@ func (k *kind) find() (source, error) {
 	default:
 		return nil, fmt.Errorf("LOCK_TEST_SERVERS=%q: it may be docker or native", want)
 	}
+	daemon := false
 	if want != "native" {
-		if dockerErr = findImage(k.image); dockerErr == nil {
+		dockerErr = findDaemon()
+		if daemon = dockerErr == nil; daemon {
+			dockerErr = findImage(k.image)
+		}
+		if dockerErr == nil {
 			return dockerSource{}, nil
 		}
 	}
 	if want != "docker" {
 		var path string
-		if path, nativeErr = findProgram(k.program, k.places); nativeErr == nil {
+		path, nativeErr = findProgram(k.program, k.places)
+		if nativeErr == nil && k.file != "" {
+			_, nativeErr = os.Stat(k.file)
+		}
+		if nativeErr == nil {
 			return nativeSource{path}, nil
+		}
+	}
+	if daemon { // last, since it may take minutes
+		if dockerErr = pullImage(k.image); dockerErr == nil {
+			return dockerSource{}, nil
 		}
 	}
 	return nil, fmt.Errorf("no %s server to test with: run `make servers`, or install %s, "+

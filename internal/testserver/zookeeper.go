@@ -18,6 +18,7 @@ var zookeeperKind = &kind{
 	image:   "zookeeper:3.8",
 	program: "java",
 	install: "Debian's package zookeeper, version 3.8",
+	file:    "/usr/share/java/zookeeper.jar",
 	ready: func(ctx context.Context, addr string) error {
 		_, err := zookeeperMode(ctx, addr)
 		return err
