@@ -150,8 +150,8 @@ func (c *container) remove() {
 
 var sweepOnce sync.Once
 
-// sweep removes the containers of test processes on this host that have ended without
-// doing so.
+// sweep removes the containers of test processes of this host and PID namespace that have ended
+// without doing so.
 func sweep() {
 	out, err := docker(dockerTimeout, "ps", "--all", "--filter", "label="+ownerLabel,
 		"--format", `{{.ID}} {{.Label "`+ownerLabel+`"}}`)
@@ -159,19 +159,25 @@ func sweep() {
 		return
 	}
 	for line := range strings.Lines(out) {
-		id, label, _ := strings.Cut(strings.TrimSpace(line), " ")
-		i := strings.LastIndexByte(label, '/')
-		pid, err := strconv.Atoi(label[i+1:])
-		if err != nil || label != owner(pid) || processRuns(pid) {
-			continue
+		if id, label, _ := strings.Cut(strings.TrimSpace(line), " "); abandoned(label) {
+			_, _ = docker(dockerTimeout, "rm", "--force", "--volumes", id)
 		}
-		_, _ = docker(dockerTimeout, "rm", "--force", "--volumes", id)
 	}
 }
 
+// abandoned reports whether label is that of a process which has ended. Of those in another
+// container this one knows nothing.
+func abandoned(label string) bool {
+	i := strings.LastIndexByte(label, '/')
+	pid, err := strconv.Atoi(label[i+1:])
+	return err == nil && label == owner(pid) && !processRuns(pid)
+}
+
+// owner names a process of this host and this PID namespace.
 func owner(pid int) string {
 	host, _ := os.Hostname()
-	return host + "/" + strconv.Itoa(pid)
+	namespace, _ := os.Readlink("/proc/self/ns/pid") // of Linux alone
+	return host + "/" + namespace + "/" + strconv.Itoa(pid)
 }
 
 // docker runs the client and returns what it printed, without surrounding space.

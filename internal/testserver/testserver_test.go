@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -195,6 +197,69 @@ func TestImagesAreThoseOfCompose(t *testing.T) {
 	for _, k := range []*kind{redisKind, etcdKind, postgresKind, pgbouncerKind, nginxKind, zookeeperKind, dynamoKind} {
 		assert.True(t, bytes.Contains(compose, []byte("image: "+k.image+"\n")), k.image)
 	}
+}
+
+func TestContainersOfOthersAreLeftAlone(t *testing.T) {
+	const none = 1 << 22 // above every PID
+	host, _ := os.Hostname()
+	assert.True(t, abandoned(owner(none)))
+	assert.False(t, abandoned(owner(os.Getpid())))
+	assert.False(t, abandoned(fmt.Sprintf("%s/pid:[1]/%d", host, none)), "of another namespace")
+	assert.False(t, abandoned(""))
+}
+
+// program writes a shell script.
+func program(t *testing.T, path, script string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o755))
+}
+
+func TestNewestVersionIsFound(t *testing.T) {
+	dir := t.TempDir()
+	for _, version := range []string{"v9", "v15", "v8.30"} {
+		program(t, filepath.Join(dir, version, "server"), "")
+	}
+	path, err := findIn(filepath.Join(dir, "*"), "server")
+	require.NoError(t, err)
+	assert.Equal(t, filepath.Join(dir, "v15", "server"), path)
+}
+
+// A script runs the program that was found, whatever the PATH has of that name.
+func TestFoundProgramIsTheOneThatRuns(t *testing.T) {
+	dir := t.TempDir()
+	old, found := filepath.Join(dir, "old"), filepath.Join(dir, "found", "server")
+	program(t, filepath.Join(old, "server"), "echo old")
+	program(t, found, "echo found")
+	t.Setenv("PATH", old+string(os.PathListSeparator)+os.Getenv("PATH"))
+	p, err := nativeSource{found}.prepare(&kind{name: "test", program: "server"}, []string{"sh", "-c", "exec server"})
+	require.NoError(t, err)
+	defer p.remove()
+	require.NoError(t, p.start())
+	<-p.(*native).gone
+	assert.Equal(t, "found", p.log())
+}
+
+// A pull may take minutes.
+func TestNothingIsPulledThatIsInstalled(t *testing.T) {
+	dir := t.TempDir()
+	host, _ := os.Hostname()
+	docker := filepath.Join(dir, "bin", "docker")
+	program(t, docker, `case $1 in info) echo "`+host+` []";; image) exit 1;; pull) touch "`+dir+`/pulled";; esac`)
+	program(t, filepath.Join(dir, "v1", "server"), "")
+	t.Setenv("PATH", filepath.Dir(docker)+string(os.PathListSeparator)+os.Getenv("PATH"))
+	t.Setenv("LOCK_TEST_SERVERS", "")
+	k := &kind{name: "test", image: "image", program: "server", places: []string{filepath.Join(dir, "v*")}}
+	src, err := k.find()
+	require.NoError(t, err)
+	assert.IsType(t, nativeSource{}, src)
+	assert.NoFileExists(t, filepath.Join(dir, "pulled"))
+
+	k.file = filepath.Join(dir, "none") // without which the program is no server
+	src, err = k.find()
+	require.NoError(t, err)
+	assert.Equal(t, dockerSource{}, src)
+	assert.FileExists(t, filepath.Join(dir, "pulled"))
 }
 
 func TestDockerOfAnotherNetworkIsPassedOver(t *testing.T) {
