@@ -33,7 +33,8 @@ func Nginx(tb testing.TB, addr string) *Server {
 
 // nginxScript listens on port $1 in front of the server at $2.
 const nginxScript = `set -e
-dir=$(mktemp -d)
+dir=$PWD
+[ -w . ] || dir=$(mktemp -d) # in a container
 cat >"$dir/nginx.conf" <<END
 daemon off;
 master_process off;

@@ -182,7 +182,8 @@ func postgresCommand(port int, primary string, args ...string) []string {
 // pgbouncerScript listens on port $1 in front of the server at $2:$3. auth_type any takes
 // every client for the user that the database line names.
 const pgbouncerScript = `set -e
-dir=$(mktemp -d)
+dir=$PWD
+[ -w . ] || dir=$(mktemp -d) # in a container
 cat >"$dir/pgbouncer.ini" <<END
 [databases]
 * = host=$2 port=$3 user=postgres

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -25,6 +28,9 @@ func suspend(p *os.Process) error {
 		pids := family(p.Pid)
 		if len(pids) == frozen {
 			return nil
+		}
+		if err := endWithUs(p.Pid, pids); err != nil {
+			return err
 		}
 		for _, pid := range pids {
 			if err := freeze(pid); err != nil {
@@ -55,7 +61,50 @@ func unsuspend(p *os.Process) error {
 			return err
 		}
 	}
-	return nil
+	return endWithUs(p.Pid, nil)
+}
+
+// frozen are the families that are frozen, by their first. The kernel ends only the first with
+// this process, and the others do not run to notice.
+var frozen struct {
+	mu     sync.Mutex // guards the rest
+	pids   map[int][]int
+	helper io.Writer // the input of a process that ends them when this one does
+}
+
+// helperScript keeps the last line of its input, and kills what it names when there is no more.
+const helperScript = `last=
+while read -r pids; do last=$pids; done
+[ -z "$last" ] || kill -KILL $last`
+
+// endWithUs has pids, which are first's family, killed when this process ends, however it does.
+func endWithUs(first int, pids []int) error {
+	frozen.mu.Lock()
+	defer frozen.mu.Unlock()
+	if frozen.helper == nil && len(pids) == 0 {
+		return nil
+	}
+	if frozen.helper == nil {
+		cmd := exec.Command("sh", "-c", helperScript)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what ends this process by its group spares it
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			return err
+		}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		frozen.helper, frozen.pids = in, make(map[int][]int)
+	}
+	frozen.pids[first] = pids
+	var all []string
+	for _, family := range frozen.pids {
+		for _, pid := range family {
+			all = append(all, strconv.Itoa(pid))
+		}
+	}
+	_, err := fmt.Fprintln(frozen.helper, strings.Join(all, " "))
+	return err
 }
 
 // destroy kills the process and its descendants, and returns when the latter are gone.
@@ -80,7 +129,7 @@ func destroy(p *os.Process) error {
 			}
 		}
 	}
-	return nil
+	return endWithUs(p.Pid, nil)
 }
 
 func ignoreGone(err error) error {

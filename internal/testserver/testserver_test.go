@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,24 +98,13 @@ func TestServersAreGoneWithTheirTest(t *testing.T) {
 
 // A test process that is killed can clean up nothing by itself.
 func TestServersAreGoneWithTheirProcess(t *testing.T) {
-	const helper = "LOCK_TESTSERVER_HELPER"
-	if os.Getenv(helper) != "" {
-		_, _ = os.Stdout.WriteString("addr " + redis(t).Addr() + "\n")
-		select {}
+	if isHelper() {
+		helps(redis(t).Addr())
 	}
 	NeedServer(t)
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
-	cmd.Env = append(os.Environ(), helper+"=1", "TMPDIR="+t.TempDir()) // where the dead one leaves its folder
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	var addr string
-	for lines := bufio.NewScanner(out); addr == "" && lines.Scan(); {
-		addr, _ = strings.CutPrefix(lines.Text(), "addr ")
-	}
+	kill, addr := startHelper(t)
 	pingErr := ping(addr)
-	require.NoError(t, cmd.Process.Kill())
-	_ = cmd.Wait()
+	kill()
 	require.NoError(t, pingErr)
 
 	if src, _ := redisKind.source(); src == (dockerSource{}) {
@@ -126,6 +116,63 @@ func TestServersAreGoneWithTheirProcess(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+const helperEnv = "LOCK_TESTSERVER_HELPER"
+
+func isHelper() bool { return os.Getenv(helperEnv) != "" }
+
+// helps tells what to the test that has started this process, and returns when that has ended.
+func helps(what string) {
+	_, _ = os.Stdout.WriteString("helper: " + what + "\n")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// startHelper runs the test in a process of its own, and returns what it tells and what kills it.
+func startHelper(t *testing.T) (kill func(), told string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	// Where the dead one leaves its folder.
+	cmd.Env = append(os.Environ(), helperEnv+"=1", "TMPDIR="+openTempDir(t))
+	_, err := cmd.StdinPipe() // it ends with this process
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	for lines := bufio.NewScanner(out); told == "" && lines.Scan(); {
+		told, _ = strings.CutPrefix(lines.Text(), "helper: ")
+		if told == lines.Text() {
+			told = ""
+		}
+	}
+	return func() {
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait()
+	}, told
+}
+
+// openTempDir is a folder that servers can use which run as other users.
+func openTempDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		require.NoError(t, os.Chmod(d, 0o777))
+	}
+	return dir
+}
+
+func TestServersLeaveNoFolder(t *testing.T) {
+	NeedServer(t)
+	postgres := SharedPostgres(t)
+	dir := openTempDir(t)
+	t.Setenv("TMPDIR", dir)
+	t.Run("servers", func(t *testing.T) {
+		Nginx(t, postgres.Addr())
+		PgBouncer(t, postgres)
+	})
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Empty(t, left)
 }
 
 func TestSharedIsOneServerAndMended(t *testing.T) {
