@@ -13,10 +13,7 @@ const RedlockNodes = 5
 // redlockKinds are those of the shared servers, of which there is one of a kind.
 var redlockKinds = func() (ks [RedlockNodes]*kind) {
 	for i := range ks {
-		ks[i] = &kind{
-			name: redisKind.name, image: redisKind.image, program: redisKind.program,
-			install: redisKind.install, ready: redisKind.ready,
-		}
+		ks[i] = redisKind.anew()
 	}
 	return ks
 }()

@@ -143,6 +143,14 @@ type kind struct {
 	err  error
 }
 
+// anew is k without what has been found for it.
+func (k *kind) anew() *kind {
+	return &kind{
+		name: k.name, image: k.image, program: k.program, install: k.install,
+		places: k.places, file: k.file, ready: k.ready,
+	}
+}
+
 // process is one server under somebody's control: the kernel's or Docker's.
 // Its methods are never called at the same time.
 type process interface {

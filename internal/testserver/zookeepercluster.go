@@ -13,16 +13,14 @@ import (
 
 // zookeeperMemberKind is a member of an ensemble: ready when its process is, since it
 // serves only when there is a quorum.
-var zookeeperMemberKind = &kind{
-	name:    zookeeperKind.name,
-	image:   zookeeperKind.image,
-	program: zookeeperKind.program,
-	install: zookeeperKind.install,
-	ready: func(ctx context.Context, addr string) error {
+var zookeeperMemberKind = func() *kind {
+	k := zookeeperKind.anew()
+	k.ready = func(ctx context.Context, addr string) error {
 		_, err := zookeeperWord(ctx, addr, "ruok")
 		return err
-	},
-}
+	}
+	return k
+}()
 
 // ZooKeeperEnsemble is three servers of the test's own, of which one leads.
 type ZooKeeperEnsemble struct {
