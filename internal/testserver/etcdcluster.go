@@ -47,18 +47,9 @@ func NewEtcdCluster(tb testing.TB, args ...string) *EtcdCluster {
 	wg.Wait()
 	c := &EtcdCluster{tb: tb}
 	for _, inst := range insts {
-		if inst == nil {
-			continue
+		if inst != nil {
+			c.Members = append(c.Members, inst.endsWith(tb))
 		}
-		tb.Cleanup(func() {
-			if tb.Failed() {
-				tb.Logf("etcd at %s printed last:\n%s", inst.addr, inst.proc.log())
-			}
-			if err := inst.close(); err != nil {
-				tb.Errorf("testserver: %v", err)
-			}
-		})
-		c.Members = append(c.Members, &Server{tb: tb, addr: inst.addr, inst: inst})
 	}
 	if err := errors.Join(errs...); err != nil {
 		tb.Fatalf("testserver: %v", err)

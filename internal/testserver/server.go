@@ -182,15 +182,20 @@ func launch(tb testing.TB, k *kind, ports int, command func(ports []int) []strin
 	if err != nil {
 		tb.Fatalf("testserver: %v", err)
 	}
+	return inst.endsWith(tb)
+}
+
+// endsWith makes i a server of tb.
+func (i *instance) endsWith(tb testing.TB) *Server {
 	tb.Cleanup(func() {
 		if tb.Failed() {
-			tb.Logf("%s at %s printed last:\n%s", k.name, inst.addr, inst.proc.log())
+			tb.Logf("%s at %s printed last:\n%s", i.kind.name, i.addr, i.proc.log())
 		}
-		if err := inst.close(); err != nil {
+		if err := i.close(); err != nil {
 			tb.Errorf("testserver: %v", err)
 		}
 	})
-	return &Server{tb: tb, addr: inst.addr, inst: inst}
+	return &Server{tb: tb, addr: i.addr, inst: i}
 }
 
 func newInstance(k *kind, nports int, command func(ports []int) []string) (*instance, error) {
