@@ -13,8 +13,8 @@ import (
 
 var (
 	// errTimeout is context.DeadlineExceeded, as a dial's timeout is.
-	errTimeout  = fmt.Errorf("%w: %w", errIO, context.DeadlineExceeded)
-	unavailable = fmt.Errorf("%w: %w", ErrUnavailable, errTimeout)
+	errTimeout = fmt.Errorf("%w: %w", errIO, context.DeadlineExceeded)
+	errDown    = fmt.Errorf("%w: %w", ErrUnavailable, errTimeout)
 )
 
 // notOfContext fails the test if err passes for the end of the caller's ctx, which goes on.
@@ -37,7 +37,7 @@ func TestOutageIsNotHeld(t *testing.T) {
 			return Grant{}, fmt.Errorf("%w: %w", ctx.Err(), errIO)
 		}, errIO},
 		"timed out":            {func(context.Context, Request, acquireFunc) (Grant, error) { return Grant{}, errTimeout }, errIO},
-		"unavailable, it says": {func(context.Context, Request, acquireFunc) (Grant, error) { return Grant{}, unavailable }, errIO},
+		"unavailable, it says": {func(context.Context, Request, acquireFunc) (Grant, error) { return Grant{}, errDown }, errIO},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -120,7 +120,7 @@ func TestStoreErrors(t *testing.T) {
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.Equal(t, context.Canceled, storeError(ended, context.Canceled), "the caller's ctx is not the store")
-		for _, err := range []error{context.DeadlineExceeded, context.Canceled, unavailable, &LostError{Err: errTimeout}} {
+		for _, err := range []error{context.DeadlineExceeded, context.Canceled, errDown, &LostError{Err: errTimeout}} {
 			notOfContext(t, storeError(t.Context(), err))
 		}
 		require.ErrorIs(t, storeError(t.Context(), context.DeadlineExceeded), ErrUnavailable)
