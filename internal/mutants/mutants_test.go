@@ -19,15 +19,34 @@ func TestTablesAreFresh(t *testing.T) {
 	ms, err := load("tables", nil)
 	require.NoError(t, err)
 	require.NotEmpty(t, ms)
-	names := make(map[string]bool)
+	names, inDir := make(map[string]bool), make(map[string][]string)
 	for _, m := range ms {
 		assert.False(t, names[m.name], "%s: there are two", m.name)
 		names[m.name] = true
 		_, err := m.apply(root)
 		assert.NoError(t, err, "%s is stale: change its text, or remove it with what it broke", m.name)
 		for _, ts := range m.tests {
-			assert.NoError(t, ts.known(root), "%s", m.name)
+			if inDir[ts.dir] == nil {
+				inDir[ts.dir], err = testsIn(filepath.Join(root, ts.dir))
+				require.NoError(t, err)
+			}
+			assert.NoError(t, ts.known(inDir[ts.dir]), "%s", m.name)
 		}
+	}
+}
+
+// TestKnown: each alternative of a pattern must mean a test.
+func TestKnown(t *testing.T) {
+	names, err := testsIn(".")
+	require.NoError(t, err)
+	for pattern, want := range map[string]bool{
+		"TestKnown|TestBy":           true,
+		"TestKnown/a|TestBy/(b|c)":   true,
+		"Test(Known|Renamed)|TestBy": true,
+		"TestKnown|TestRenamed":      false,
+		"TestRenamed/a|TestBy":       false,
+	} {
+		assert.Equal(t, want, tests{".", pattern}.known(names) == nil, pattern)
 	}
 }
 

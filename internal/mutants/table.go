@@ -203,27 +203,51 @@ func (m *mutant) apply(root string) ([]byte, error) {
 
 var testFunc = regexp.MustCompile(`(?m)^func (Test\w+|Example\w*|Fuzz\w+)\(`)
 
-// known returns an error if t's package has no test that t's pattern could mean.
-func (t tests) known(root string) error {
-	first, _, _ := strings.Cut(t.pattern, "/")
-	re, err := regexp.Compile(first)
-	if err != nil {
-		return err
-	}
-	files, err := filepath.Glob(filepath.Join(root, t.dir, "*_test.go"))
-	if err != nil {
-		return err
-	}
+// testsIn are the names of the tests in the package in dir.
+func testsIn(dir string) (names []string, err error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, f := range testFunc.FindAllSubmatch(text, -1) {
-			if re.Match(f[1]) {
-				return nil
+			names = append(names, string(f[1]))
+		}
+	}
+	return names, err
+}
+
+// known returns an error if one of the alternatives in t's pattern means none of the tests with
+// those names.
+func (t tests) known(names []string) error {
+	for _, pattern := range t.alternatives() {
+		first, _, _ := strings.Cut(pattern, "/")
+		re, err := regexp.Compile(first)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(names, re.MatchString) {
+			return fmt.Errorf("no test in ./%s matches %q", t.dir, first)
+		}
+	}
+	return nil
+}
+
+// alternatives are what stands between the | of t's pattern that are in no parentheses.
+func (t tests) alternatives() (all []string) {
+	depth, from := 0, 0
+	for i, r := range t.pattern {
+		switch r {
+		case '(':
+			depth++
+		case ')':
+			depth--
+		case '|':
+			if depth == 0 {
+				all, from = append(all, t.pattern[from:i]), i+1
 			}
 		}
 	}
-	return fmt.Errorf("no test in ./%s matches %q", t.dir, first)
+	return append(all, t.pattern[from:])
 }
