@@ -78,11 +78,7 @@ func (a *acquisition) refused(ctx context.Context, err error) error {
 	case errors.Is(err, lock.ErrInvalid), errors.As(err, &held) && slices.ContainsFunc(held.Record.Holders, own):
 		err = fmt.Errorf("lock: %s: a request was not answered, and its copy was refused: %s", a.c.name, err.Error())
 	case held != nil:
-		undone := a.c.undo(ctx, lock.Grant{Key: a.req.Key, Owner: a.req.Owner})
-		if undone == nil {
-			return err
-		}
-		err = fmt.Errorf("lock: %s: the key is held, but an earlier copy of this try may still be executed: %w", a.c.name, undone)
+		return storekit.Tried(ctx, a.req, err, true, a.c.undo)
 	}
 	if ctx.Err() != nil {
 		return storekit.Ended(ctx, err, nil)
