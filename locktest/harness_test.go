@@ -175,8 +175,11 @@ func TestErrorsOfTheStoresOwn(t *testing.T) {
 	own := func(ctx context.Context, call func(ctx context.Context) error) error {
 		limited, cancel := context.WithTimeout(ctx, Harness{}.ttl()/4)
 		defer cancel()
-		if err := call(limited); err == nil || ctx.Err() != nil {
-			return err
+		switch err := call(limited); {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
 		}
 		return errBroken
 	}
@@ -198,7 +201,7 @@ func TestErrorsOfTheStoresOwn(t *testing.T) {
 	}))
 	for _, c := range allCases() {
 		if c.path == "CancelIsPrompt/Freeze/exclusive" {
-			for range 30 {
+			for range repeats(200) {
 				require.Empty(t, record(t, h, c).failures)
 			}
 		}
