@@ -48,6 +48,7 @@ type env struct {
 	calls   chan func()    // to the goroutine that calls the store
 	over    atomic.Bool    // nothing may be reported any more
 	trial   atomic.Pointer[trial]
+	unkept  atomic.Bool // a renewal of keep's was so late that a grant may be over
 }
 
 func newEnv(tb testing.TB, r reporter, h Harness, c testCase) *env {

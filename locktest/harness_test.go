@@ -303,3 +303,29 @@ func TestFailuresOfALateMachine(t *testing.T) {
 		}
 	}
 }
+
+// TestRenewalsOfALateMachine: a grant that is shorter than asked is over if the suite is late to
+// renew it.
+func TestRenewalsOfALateMachine(t *testing.T) {
+	t.Parallel()
+	for _, stall := range []time.Duration{0, 3 * time.Second} {
+		h := refHarness(flaws{}, alter(func(a *altered, c *refClient) {
+			a.acquire = func(ctx context.Context, req lock.Request) (lock.Grant, error) {
+				req.TTL = min(req.TTL, 2*time.Second)
+				return c.Acquire(ctx, req)
+			}
+			a.renew = func(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+				time.Sleep(stall)
+				return c.Renew(ctx, g)
+			}
+		}))
+		r := record(t, h, testCase{row: row{check: func(e *env) {
+			a, b := e.open(), e.open()
+			first := e.lasting(a, e.rival(e.key()))
+			time.Sleep(2500 * time.Millisecond)
+			e.mustBeHeld(b, e.rival(first.g.Key))
+		}}})
+		assert.Empty(t, r.failures)
+		assert.Equal(t, stall > 0, strings.Contains(r.skipped, "late with a renewal"), r.skipped)
+	}
+}
