@@ -2,6 +2,7 @@ package redlock_test
 
 import (
 	"context"
+	"crypto/rand"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,42 @@ func TestRefusedConnections(t *testing.T) {
 			require.ErrorIs(t, err, redlock.ErrNoQuorum)
 			return strings.Count(err.Error(), "connection refused") == len(w.servers)
 		})
+	}
+}
+
+// TestPasswordChanged: nodes that have voted before refuse the login of new connections. Each of the calls
+// that share one says so.
+func TestPasswordChanged(t *testing.T) {
+	t.Parallel()
+	w := ownWorld(t, "--requirepass", "old")
+	var nodes []goredis.UniversalClient
+	for _, s := range w.servers {
+		rdb := goredis.NewClient(&goredis.Options{Addr: s.Addr(), Password: "old"})
+		t.Cleanup(func() { _ = rdb.Close() })
+		nodes = append(nodes, rdb)
+	}
+	l := redlock.New(nodes, redlock.WithPrefix(w.prefix), redlock.WithTimeout(5*time.Second))
+	t.Cleanup(func() { _ = l.Close() })
+	storetest.Eventually(t, "a first grant", func() bool {
+		_, err := l.Acquire(storetest.Bounded(t), storetest.Request("k"))
+		return err == nil
+	})
+	for _, rdb := range nodes {
+		require.NoError(t, rdb.ConfigSet(storetest.Bounded(t), "requirepass", "new").Err())
+		require.NoError(t, rdb.Do(storetest.Bounded(t), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no").Err())
+	}
+	errs := make(chan error, 64)
+	for range cap(errs) {
+		go func() {
+			_, err := l.Acquire(storetest.Bounded(t), storetest.Request(rand.Text()))
+			errs <- err
+		}()
+	}
+	for range cap(errs) {
+		err := storetest.Receive(t, errs)
+		require.ErrorIs(t, err, redlock.ErrNoQuorum)
+		require.ErrorContains(t, err, "WRONGPASS")
+		require.NotContains(t, err.Error(), "unexpected reply")
 	}
 }
 
