@@ -210,7 +210,8 @@ func (k *call) granted(l *Lease, g Grant) (again bool, err error) {
 	defer func() {
 		s.unlock()
 		if s.n > 0 { // k counts again, and an Observer may call Close
-			go s.observe()
+			late := s
+			go late.observe()
 		}
 	}()
 	s.timeUp(l)
