@@ -17,7 +17,7 @@ func capabilities() group {
 		refused  = "A capability that is not declared is refused with ErrUnsupported, never silently approximated."
 		constant = "Capabilities says what the store promises. It must be constant and do no I/O."
 		fifo     = "Capabilities.FIFO: waiters are served in the order of arrival"
-		early    = "Lost, if not nil, is an early notice that the grant is gone. A store that declares EarlyLoss calls it at most once, under no mutex of its own, never after the holder's own Release, maybe before Acquire returns."
+		early    = "Lost, if not nil, is an early notice that the grant is gone. A store that declares EarlyLoss calls it at most once, under no mutex of its own, never for a loss that it learns of after the holder's own Release, maybe before Acquire returns."
 		minTTL   = "Capabilities.MinTTL: less is ErrInvalid before any I/O"
 	)
 	return group{"Capabilities", []row{

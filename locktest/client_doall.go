@@ -20,7 +20,7 @@ func doingAll() group {
 		whole   = "[WithWait] bounds the whole."
 		renewed = "Keys that DoAll has already are renewed while it waits for others."
 		again   = "If one of them is lost, fn has not run yet, so DoAll gives all back and begins again, within the same wait; without a wait it returns ErrLost."
-		loss    = "fn's ctx ends with ctx and with the lease that is lost first. DoAll returns what Do does: fn's error as it is, joined once with a loss, however many were lost."
+		loss    = "fn's ctx ends with ctx and with the lease that is lost, or released by fn, first. DoAll returns what Do does: fn's error as it is, joined once with a loss, however many were lost."
 		nested  = "A key that ctx holds already, or one that sorts before a key that ctx holds, is ErrDeadlock at once: ctx holds the keys of each Do and DoAll of this Client from whose fn it comes."
 		empty   = "No keys are ErrInvalid."
 	)

@@ -14,7 +14,7 @@ import (
 const (
 	ofOutcome   = "DoAll returns what Do does: fn's error as it is, joined once with a loss. Calls of DoAll never deadlock with each other."
 	ofAll       = "DoAll gets all keys or none. fn gets the leases in the order of keys."
-	ofEnds      = "fn's ctx ends with ctx and with the lease that is lost first."
+	ofEnds      = "fn's ctx ends with ctx and with the lease that is lost, or released by fn, first."
 	ofGivenBack = "DoAll releases all keys. If one cannot be had, the others are given back in the background. A semaphore undoes the waits that are not needed any more."
 	ofPermits   = "Package semaphore lets at most n callers, in any number of processes, do a thing at once."
 	ofTurns     = "Who waits for permits takes the line first. The callers of one Semaphore share a place in line, and are served in the order in which they came."

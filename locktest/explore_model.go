@@ -22,7 +22,7 @@ const (
 	ofWakeups   = "Wake-ups are hints. A release must wake the next waiter promptly if Push is declared, and a lost wake-up must cost no more than a bounded recheck."
 	ofCancel    = "Cancel is prompt. When ctx ends every method must return promptly with an error for which errors.Is(err, ctx.Err()) holds."
 	ofReasons   = "A reason is a fact. ReasonExpired must be told only if the TTL can have run out; a grant that vanished before is ReasonForced, ReasonTaken or unknown (0)."
-	ofLosses    = "Request.Lost: a store that declares EarlyLoss calls it at most once, under no mutex of its own, never after the holder's own Release."
+	ofLosses    = "Request.Lost: a store that declares EarlyLoss calls it at most once, under no mutex of its own, never for a loss that it learns of after the holder's own Release."
 	ofGrants    = "A Grant is what was asked for. Its Start is no later than the store's own start of TTL: it was taken before the request was sent whose reply proved the grant."
 	ofInspect   = "Inspect returns what the store knows of key at one moment."
 	ofErrors    = "Acquire returns ErrHeld when the key is taken; with Wait it stands in line until ctx ends."

@@ -21,8 +21,8 @@ func TestDockerImage(t *testing.T) {
 
 	found := 0
 	for _, need := range regexp.MustCompile(`(?ms)^need_\w+\(\) \{.*?^\}`).FindAllString(string(servers), -1) {
-		install := regexp.MustCompile(`\tinstall (.*) -- `).FindStringSubmatch(need)
-		if !strings.Contains(need, "docker_has") || install == nil {
+		install := regexp.MustCompile(`\twant "[^"]*" \S+ (.*)`).FindStringSubmatch(need)
+		if !strings.Contains(need, "docker_has") || install == nil || install[1] == "npm" { // the image has what npm fetches
 			continue
 		}
 		for _, pkg := range strings.Fields(install[1]) {
