@@ -218,9 +218,9 @@ func TestDoctorIsContent(t *testing.T) {
 func TestDoctorFindsLostWakeups(t *testing.T) {
 	server := testserver.Postgres(t)
 	url := testserver.PostgresURL(server.Addr())
-	status, out, errOut := outcome(t, url, "migrate")
+	status, _, errOut := outcome(t, url, "migrate")
 	require.Zero(t, status, errOut)
-	status, out, errOut = outcome(t, url, "doctor")
+	status, out, errOut := outcome(t, url, "doctor")
 	assert.Zero(t, status, out+errOut)
 	assert.Contains(t, out, "ok    hand over")
 	assert.Contains(t, out, "ok    force")
