@@ -63,7 +63,10 @@ func BrokenConnections(t *testing.T, l interface {
 		}
 		return fmt.Errorf("want ErrHeld, got: %w", err)
 	})
-	all(func(int) error {
+	all(func(i int) error {
+		if i%(crowd/6) != 0 {
+			return nil // a store whose List is a scan has all that a busy machine can do
+		}
 		n := 0
 		for rec, err := range l.List(Bounded(t), "broken ") {
 			if err != nil {
