@@ -43,8 +43,9 @@ func (a *acquisition) look(ctx context.Context, woken bool) (lock.Grant, *storek
 	return lock.Grant{}, &storekit.Refusal{Record: a.last, Recheck: a.l.pollAfter(time.Hour, a.ahead)}, nil
 }
 
-// lineUp is claim for a newcomer, who may wait for the row, and leaves connections to others. As long as
-// newcomers are answered, time among them is no sign of trouble, nor is a claim that was cut off soon.
+// lineUp is claim for a newcomer. It may have to wait for the row, so newcomers take turns and leave
+// connections to others. While the server answers newcomers, waiting for a turn is no sign of trouble,
+// and neither is a claim that ctx cut short.
 func (a *acquisition) lineUp(ctx context.Context) (lock.Grant, *storekit.Refusal, error) {
 	if err := a.listen(ctx); err != nil {
 		return lock.Grant{}, nil, err

@@ -168,8 +168,8 @@ func (e *Elector) Lease() *lock.Lease {
 	return nil
 }
 
-// Close gives up leadership, when a question to the store has come to its end. Shut the scheduler down first: running jobs go on, and a scheduler
-// that asks again may lead again.
+// Close waits for a question to the store that is under way, and gives up leadership. Shut the
+// scheduler down first: running jobs go on, and a scheduler that asks again may lead again.
 func (e *Elector) Close(ctx context.Context) error {
 	e.mu.Lock()
 	q := e.asked
