@@ -184,20 +184,21 @@ func calls(tb testing.TB, rdb *goredis.Client, commands ...string) int {
 	return total
 }
 
-// spy listens for all messages of a server. heard returns those that were sent since it was called
+// spy listens for all messages of this keyspace. heard returns those that were sent since it was called
 // last, without what Lockers send to themselves.
 func (w world) spy(tb testing.TB) (heard func() []string) {
 	tb.Helper()
-	ps := w.rdb.PSubscribe(bounded(tb), "*")
+	ps := w.rdb.PSubscribe(bounded(tb), w.prefix+"*")
 	tb.Cleanup(func() { _ = ps.Close() })
 	_, err := ps.Receive(bounded(tb))
 	require.NoError(tb, err)
 	return func() (all []string) {
-		require.NoError(tb, w.rdb.Publish(bounded(tb), "until here", "").Err())
+		end := w.prefix + "until here"
+		require.NoError(tb, w.rdb.Publish(bounded(tb), end, "").Err())
 		for {
 			m, err := ps.ReceiveMessage(bounded(tb))
 			require.NoError(tb, err)
-			if m.Channel == "until here" {
+			if m.Channel == end {
 				return all
 			}
 			if m.Payload != "probe" {
