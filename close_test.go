@@ -62,6 +62,47 @@ func TestCloseEndsWaits(t *testing.T) {
 	})
 }
 
+// stuckContext is a ctx of the application that stops its children only when free is closed.
+type stuckContext struct {
+	context.Context
+	free chan struct{}
+}
+
+func (c stuckContext) Done() <-chan struct{} { return make(chan struct{}) }
+
+func (c stuckContext) AfterFunc(func()) (stop func() bool) {
+	return func() bool { <-c.free; return true }
+}
+
+// TestContextsEndBeforeAnyRelease: who ends a lease is held up before its contexts have ended,
+// and another goroutine comes to its release first.
+func TestContextsEndBeforeAnyRelease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		mustLock(t, client(t, f), "taken")
+		c := client(t, f)
+		held := mustLock(t, c, "k").Context()
+		f.onRelease(func(ctx context.Context, g Grant, release releaseFunc) error {
+			if g.Key == "k" {
+				require.ErrorIs(t, context.Cause(held), ErrClosed)
+			}
+			return release(ctx, g)
+		})
+		stuck := stuckContext{t.Context(), make(chan struct{})}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := c.Lock(stuck, "taken")
+			require.ErrorIs(t, err, ErrClosed)
+		})
+		synctest.Wait()
+		wg.Go(func() { require.NoError(t, c.Close(t.Context())) })
+		synctest.Wait()
+		require.False(t, f.held("k"))
+		close(stuck.free)
+		wg.Wait()
+	})
+}
+
 func TestCloseReleasesLeases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()

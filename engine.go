@@ -221,7 +221,7 @@ func (s *section) attempt(l *Lease) time.Duration {
 // work carries out a call of the engine's own.
 func (e *engine) work(ctx context.Context, l *Lease, o *op, g Grant) {
 	o.slot.inStore.Store(true)
-	g, err := e.send(ctx, o, g)
+	g, err := l.send(ctx, o, g)
 	o.slot.inStore.Store(false)
 	o.cancel()
 	var s section
@@ -231,14 +231,19 @@ func (e *engine) work(ctx context.Context, l *Lease, o *op, g Grant) {
 	s.leave()
 }
 
-// send asks the store. It is all that happens outside of the mutex.
-func (e *engine) send(ctx context.Context, o *op, g Grant) (Grant, error) {
+// send asks the store. It is all that happens outside of the mutex. Before a release it ends l's
+// contexts: the section that has ended l may not have come to its chores yet.
+func (l *Lease) send(ctx context.Context, o *op, g Grant) (Grant, error) {
 	if !o.renews {
-		return g, e.store.Release(ctx, g)
+		l.e.mu.Lock()
+		c := l.endings()
+		l.e.mu.Unlock()
+		c.run()
+		return g, l.e.store.Release(ctx, g)
 	}
-	g, err := e.store.Renew(ctx, g)
+	g, err := l.e.store.Renew(ctx, g)
 	if err == nil {
-		err = e.sound(&g)
+		err = l.e.sound(&g)
 	}
 	return g, err
 }

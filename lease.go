@@ -158,7 +158,7 @@ func (l *Lease) renew(ctx context.Context) error {
 	o.byHand = true
 	s.leave()
 
-	g, err := l.e.send(sent, o, g)
+	g, err := l.send(sent, o, g)
 	c := callerOf(ctx)
 	s.enter(l.e)
 	s.answered(c, l, o, g, err)
@@ -257,7 +257,7 @@ func (l *Lease) finish(p parting) error {
 		defer time.AfterFunc(min(p.within, l.cfg.ttl), p.cancel).Stop()
 	}
 	s.leave()
-	g, err := l.e.send(p.ctx, o, g)
+	g, err := l.send(p.ctx, o, g)
 	c := callerOf(p.caller)
 	s.enter(l.e)
 	s.answered(c, l, o, g, err)

@@ -108,8 +108,13 @@ func (s *section) end(l *Lease, cause error) {
 	}
 	l.ended = cause
 	if l.endFn != nil || l.endCtx != nil {
-		s.note(chore{ends: [2]context.CancelCauseFunc{l.endFn, l.endCtx}, cause: cause})
+		s.note(l.endings())
 	}
+}
+
+// endings ends l's contexts.
+func (l *Lease) endings() chore {
+	return chore{ends: [2]context.CancelCauseFunc{l.endFn, l.endCtx}, cause: l.ended}
 }
 
 // cancel ends the call of l, if it has one.
