@@ -140,12 +140,12 @@ func TestFollowerFrozen(t *testing.T) {
 	t.Parallel()
 	cluster := testserver.NewEtcdCluster(t)
 	l := openOn(t, testserver.Prefix(), cluster.Addrs())
-	c := lock.New(l, lock.WithTTL(6*time.Second))
+	c := lock.New(l, lock.WithTTL(12*time.Second))
 	ctx := storetest.Bounded(t)
 	lease, err := c.Lock(ctx, "k")
 	require.NoError(t, err)
 	cluster.Followers()[0].Pause()
-	time.Sleep(10 * time.Second) // more than a TTL
+	time.Sleep(15 * time.Second) // more than a TTL
 	require.NoError(t, lease.Err())
 	require.NoError(t, c.Close(ctx))
 }

@@ -192,7 +192,7 @@ func TestAbstentionEnds(t *testing.T) {
 // since it is given back to those that have forgotten it.
 func TestRollingRestarts(t *testing.T) {
 	t.Parallel()
-	const maxTTL = 6 * time.Second
+	const maxTTL = 12 * time.Second
 	for _, shared := range []bool{false, true} {
 		t.Run(fmt.Sprint("shared ", shared), func(t *testing.T) {
 			t.Parallel()

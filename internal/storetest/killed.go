@@ -121,11 +121,10 @@ func (h Holder) Kill(tb testing.TB) {
 }
 
 // KilledHolder kills a process that has held a lock for longer than its TTL: the first
-// TryLock after another TTL and the ExpirySlack must get it, with a greater token.
+// Acquire after another TTL and the ExpirySlack must get it, with a greater token.
 func KilledHolder(t *testing.T, rival lock.Locker, ttl time.Duration, args ...string) {
 	t.Helper()
 	const key = "killed holder"
-	ctx := Bounded(t)
 	h := StartHolder(t, key, ttl, args...)
 	Refused(t, rival, Lasting(Request(key), ttl))
 	time.Sleep(ttl + ttl/2) // it is renewed beyond its first TTL
@@ -133,9 +132,6 @@ func KilledHolder(t *testing.T, rival lock.Locker, ttl time.Duration, args ...st
 	h.Kill(t)
 	time.Sleep(ttl + rival.Capabilities().ExpirySlack)
 
-	c := lock.New(rival, lock.WithTTL(ttl))
-	lease, err := c.TryLock(ctx, key)
-	require.NoError(t, err)
-	require.Greater(t, lease.Token(), h.Token)
-	require.NoError(t, c.Close(ctx))
+	g := Acquire(t, rival, Lasting(Request(key), ttl))
+	require.Greater(t, g.Token, h.Token)
 }
