@@ -46,7 +46,7 @@ func resource(db *dynamodb.Client, table, prefix string) storetest.Resource {
 func TestKilledHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	storetest.KilledHolder(t, w.open(t), 2*time.Second, w.server.Addr(), w.table, w.prefix)
+	storetest.KilledHolder(t, w.open(t), 6*time.Second, w.server.Addr(), w.table, w.prefix)
 }
 
 // TestStoppedHolder: the write of a process that was stopped for longer than its lease.
@@ -54,7 +54,7 @@ func TestStoppedHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	r := resource(w.db, w.table, w.prefix)
-	storetest.StoppedHolder(t, w.open(t), r, 2*time.Second, w.server.Addr(), w.table, w.prefix)
+	storetest.StoppedHolder(t, w.open(t), r, 6*time.Second, w.server.Addr(), w.table, w.prefix)
 }
 
 // TestBrokenConnections: no call fails since a connection did.

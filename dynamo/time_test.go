@@ -42,7 +42,7 @@ func TestWallClockDoesNotMatter(t *testing.T) {
 			a.http.shift(always(by))
 			b.http.shift(always(by))
 			begin := time.Now()
-			g := storetest.Acquire(t, a, storetest.Lasting(storetest.Request("k"), 2*time.Second))
+			g := storetest.Acquire(t, a, storetest.Lasting(storetest.Request("k"), 6*time.Second))
 			require.WithinDuration(t, begin.Add(by), time.UnixMicro(int64(g.Token)), time.Minute)
 			storetest.Refused(t, b, storetest.Request("k"))
 			time.Sleep(time.Until(g.Start.Add(g.TTL + b.Capabilities().ExpirySlack)))

@@ -159,7 +159,7 @@ func TestAcquireAgain(t *testing.T) {
 func TestRenewalForLonger(t *testing.T) {
 	t.Parallel()
 	l, other, cli := pair(t, etcd.WithMaxTTL(40*time.Second))
-	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), 4*time.Second))
+	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("k"), 15*time.Second))
 	short := leaseOf(t, cli, l.prefix, g.Owner)
 	g.TTL = time.Minute
 	g = storetest.Renew(t, l, g)

@@ -40,7 +40,7 @@ func resource(cli *clientv3.Client, prefix string) storetest.Resource {
 func TestKilledHolder(t *testing.T) {
 	t.Parallel()
 	server, prefix := testserver.SharedEtcd(t), testserver.Prefix()
-	storetest.KilledHolder(t, open(t, server, prefix, etcd.Stable), 2*time.Second, prefix, server.Addr())
+	storetest.KilledHolder(t, open(t, server, prefix, etcd.Stable), 6*time.Second, prefix, server.Addr())
 }
 
 // TestStoppedHolder: the write of a process that was stopped for longer than its lease.
@@ -48,5 +48,5 @@ func TestStoppedHolder(t *testing.T) {
 	t.Parallel()
 	server, prefix := testserver.SharedEtcd(t), testserver.Prefix()
 	r := resource(plain(t, server.Addr()), prefix)
-	storetest.StoppedHolder(t, open(t, server, prefix), r, 2*time.Second, prefix, server.Addr())
+	storetest.StoppedHolder(t, open(t, server, prefix), r, 6*time.Second, prefix, server.Addr())
 }

@@ -479,7 +479,7 @@ func TestWaitBehindWhatAnotherRenews(t *testing.T) {
 	t.Parallel()
 	l, other, _ := pair(t)
 	lost := make(chan lock.LostReason, 1)
-	req := storetest.Lasting(storetest.Request("k"), 3*time.Second)
+	req := storetest.Lasting(storetest.Request("k"), 6*time.Second)
 	req.Lost = func(r lock.LostReason) { lost <- r }
 	g := storetest.Acquire(t, l, req)
 	g.TTL = time.Minute

@@ -41,7 +41,7 @@ func TestKilledHolder(t *testing.T) {
 func TestStoppedHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	storetest.StoppedHolder(t, w.open(t), resource(w.rdb, w.prefix), 3*time.Second, w.server.Addr(), w.prefix)
+	storetest.StoppedHolder(t, w.open(t), resource(w.rdb, w.prefix), 6*time.Second, w.server.Addr(), w.prefix)
 }
 
 // TestKilledHolderWaiter: a waiting Lock gets it, and asks no more than once a second and

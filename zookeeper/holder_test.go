@@ -50,7 +50,7 @@ func TestKilledHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	w.timeout = holderTimeout
-	storetest.KilledHolder(t, w.open(t), 3*time.Second, w.server.Addr(), w.root)
+	storetest.KilledHolder(t, w.open(t), 6*time.Second, w.server.Addr(), w.root)
 }
 
 // TestStoppedHolder: the write of a process that was stopped for longer than its session
@@ -61,5 +61,5 @@ func TestStoppedHolder(t *testing.T) {
 	rival := w.open(t)
 	_, err := rival.conn.Create(w.root+"/stock", nil, 0, zk.WorldACL(zk.PermAll))
 	require.NoError(t, err)
-	storetest.StoppedHolder(t, rival, resource(rival.conn, w.root), 3*time.Second, w.server.Addr(), w.root)
+	storetest.StoppedHolder(t, rival, resource(rival.conn, w.root), 6*time.Second, w.server.Addr(), w.root)
 }
