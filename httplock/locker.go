@@ -31,7 +31,8 @@ var (
 // If the reply to a Release is lost, Release asks again. It returns nil if it then finds the grant
 // gone before the grant can have expired: the first request must have released it. List,
 // ForceRelease and Watch are ErrUnsupported if the service's store does not have them. Request.Lost
-// is not called.
+// is not called. A renewal can learn of a forced loss before the service has learned why; then the
+// LostError has no reason.
 type Locker struct {
 	client
 	transport transport

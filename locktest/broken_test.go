@@ -3,6 +3,7 @@ package locktest
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -263,6 +264,7 @@ func brokenStores() []broken {
 			}
 		})},
 		{what: "a forced grant lives on", caught: in("Admin/ForceRelease/exclusive", "Admin/ForceReleaseForAWaiter/exclusive"), flaws: flaws{forceWarnsOnly: true}},
+		{what: "a forced loss has no reason", caught: in("Admin/ForceRelease/exclusive", "Admin/ForceRelease/shared"), wrap: reasonAfter(math.MaxInt)},
 		{what: "ForceRelease ends all readers", caught: in("Admin/ForceReleaseOfOneReader", "Admin/ForceReleaseOfNoHolder/exclusive"), flaws: flaws{forcesAll: true}},
 
 		{what: "keys not validated", caught: in("BadInput/Key/exclusive"), flaws: flaws{lax: "key"}},

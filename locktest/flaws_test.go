@@ -2,6 +2,7 @@ package locktest
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"maps"
 	"path"
@@ -204,6 +205,26 @@ func declaring(change func(c *lock.Capabilities)) func(*refClient) lock.Locker {
 			caps := c.Capabilities()
 			change(&caps)
 			return caps
+		}
+	})
+}
+
+// reasonAfter is a store that tells nothing early, and the reason of a loss after n renewals.
+func reasonAfter(n int) func(*refClient) lock.Locker {
+	return alter(func(a *altered, c *refClient) {
+		a.caps = func() lock.Capabilities {
+			caps := c.Capabilities()
+			caps.EarlyLoss = false
+			return caps
+		}
+		a.renew = func(ctx context.Context, g lock.Grant) (lock.Grant, error) {
+			g, err := c.Renew(ctx, g)
+			var lost *lock.LostError
+			if n > 0 && errors.As(err, &lost) {
+				n--
+				lost.Reason = 0
+			}
+			return g, err
 		}
 	})
 }

@@ -237,6 +237,19 @@ func soundStores() map[string]Harness {
 	}
 }
 
+// TestReasonMayBeLate: a service answers a renewal before it has heard from its store why the grant
+// is lost.
+func TestReasonMayBeLate(t *testing.T) {
+	t.Parallel()
+	for _, c := range allCases() {
+		if strings.HasPrefix(c.path, "Admin/ForceRelease/") {
+			if r := record(t, refHarness(flaws{}, reasonAfter(1)), c); len(r.failures) > 0 || r.skipped != "" {
+				t.Errorf("%s: %q, skipped: %q", c.path, r.failures, r.skipped)
+			}
+		}
+	}
+}
+
 // TestSoundStorePasses runs the suite a hundred times on stores that keep the contract: it
 // has no false positives, and no fault of theirs misses.
 func TestSoundStorePasses(t *testing.T) {
