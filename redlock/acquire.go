@@ -41,14 +41,14 @@ type acquisition struct {
 	ttl  int64 // ms
 	meta string
 
-	mu     sync.Mutex          // guards the rest
-	has    [maxNodes]bool      // by node: its vote
-	doubt  [maxNodes]bool      // whether it has it, or may yet get it, is not known
-	busy   [maxNodes]int       // requests under way
-	barred [maxNodes]time.Time // until when one may be executed that is over
-	out    [maxNodes]bool      // the last poll has not asked it
-	trying bool                // else what still comes is to be given back at once
-	failed bool                // for good
+	mu     sync.Mutex      // guards the rest
+	has    [maxNodes]bool  // by node: its vote
+	cast   [maxNodes]int64 // when it cast its last, in µs by its own clock
+	doubt  [maxNodes]bool  // whether it has it, or may yet get it, is not known
+	busy   [maxNodes]int   // votes and confirmations under way
+	out    [maxNodes]bool  // the last poll has not asked it
+	trying bool            // else what still comes is to be given back at once
+	failed bool            // for good
 
 	wake chan struct{} // with room for one: a node is not busy any more
 }
@@ -128,6 +128,20 @@ func readVote(a answer) vote {
 	return unknown
 }
 
+// readMicros reads when a vote was cast, and the least token that it would record; 0 if it has
+// recorded the one that was proposed.
+func readMicros(reply any) (micros int64, least lock.Token) {
+	switch r := reply.(type) {
+	case int64:
+		return r, 0
+	case []any:
+		micros, _ = r[0].(int64)
+		n, _ := r[1].(int64)
+		return micros, lock.Token(n)
+	}
+	return 0, 0
+}
+
 // readAbstention is for replies that say nothing else.
 func readAbstention(reply any) vote {
 	switch _, s, ok := abstains(reply); {
@@ -174,11 +188,15 @@ func (a *acquisition) confirm(ctx context.Context, token lock.Token) error {
 		if !errors.Is(r.err, errBusy) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			a.idle(i, r.late())
+			a.idle(i)
 		}
 		return readFlag(i, r)
 	})
-	a.send(b, a.l.question(a.l.scripts.confirm, a.req.Key, a.req.Owner, token.String()))
+	a.send(b, func(i int) question {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.l.question(a.l.scripts.confirm, a.req.Key, a.req.Owner, token.String(), a.cast[i])
+	})
 	if err := a.l.await(ctx, b); err != nil {
 		return err
 	}

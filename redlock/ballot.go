@@ -51,8 +51,8 @@ func (l *Locker) poll(q question, rule func(*ballot) bool, read func(int, answer
 	return b
 }
 
-// errBusy is for a node that may yet execute another request of the same owner.
-var errBusy = errors.New("it may not have got the last request yet")
+// errBusy is for a node that has not answered another request of the same owner.
+var errBusy = errors.New("it has not answered the last request yet")
 
 func (b *ballot) send(q question) {
 	for i, n := range b.nodes {

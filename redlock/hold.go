@@ -54,7 +54,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	}
 	doubtful := l.doubts.Take(g.Owner)
 	q := l.question(l.scripts.release, g.Key,
-		g.Owner, g.Token.String(), storekit.UndoLife.Milliseconds(), flag(g.Shared), flag(doubtful))
+		g.Owner, g.Token.String(), storekit.UndoLife.Milliseconds(), flag(g.Shared), flag(doubtful), "")
 	q.until = time.Now().Add(l.maxTTL)
 	if g.TTL > 0 && g.TTL < l.maxTTL {
 		q.until = time.Now().Add(g.TTL)

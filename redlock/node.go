@@ -68,11 +68,6 @@ type answer struct {
 	again bool // it was sent more than once: an earlier one may have been executed
 }
 
-// late tells whether it may yet be executed, so far as is known. What was answered was not.
-func (a answer) late() bool {
-	return a.again || a.err != nil && !rediskit.IsReply(a.err)
-}
-
 // ask sends q to the node and returns at once. done is called once, on another goroutine that may
 // have other work too.
 func (n *node) ask(q question, done func(answer)) {

@@ -12,7 +12,7 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storetest"
 )
 
-// TestConfirmScript: it neither lowers a counter nor confirms what is not there.
+// TestConfirmScript: it neither lowers a counter nor confirms what is not there, or another vote.
 func TestConfirmScript(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
@@ -28,13 +28,38 @@ func TestConfirmScript(t *testing.T) {
 		{"100" + holds, 1, "100:"},
 		{"49" + holds, 1, "50:"},
 		{"49:", 0, "49:"},
+		{"49" + strings.Replace(holds, ":1:", ":2:", 1), 0, "49:"},
 		{"49" + strings.Replace(holds, ":o:", ":p:", 1), 0, "49:"},
 	} {
 		require.NoError(t, w.plain[0].Set(ctx, keys[1], c.state, time.Hour).Err())
-		got, err := w.plain[0].EvalSha(ctx, confirm, keys, "o", "50").Result()
+		got, err := w.plain[0].EvalSha(ctx, confirm, keys, "o", "50", 1).Result()
 		require.NoError(t, err)
 		require.Equal(t, c.want, got, c.state)
 		require.Regexp(t, "^"+c.digits, w.plain[0].Get(ctx, keys[1]).Val(), c.state)
+	}
+}
+
+// TestVoteByName: what gives a vote back ends no later one of the same owner, though the first one
+// stood when that was asked for.
+func TestVoteByName(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []string{"", "1"} {
+		w := sharedWorld(t)
+		p := w.ready(t)
+		ctx, keys := storetest.Bounded(t), p.Keys("k")
+		vote := func() int64 {
+			r, err := w.plain[0].EvalSha(ctx, p.Scripts()["lock"].SHA, keys, "o", 60000, "1", 0, "", shared).Int64Slice()
+			require.NoError(t, err)
+			return r[0]
+		}
+		giveBack := func(cast int64) {
+			require.NoError(t, w.plain[0].EvalSha(ctx, p.Scripts()["release"].SHA, keys, "o", 0, 0, shared, "", cast).Err())
+		}
+		first, second := vote(), vote()
+		giveBack(first)
+		require.True(t, w.has(t, 0, "k", "o"))
+		giveBack(second)
+		require.False(t, w.has(t, 0, "k", "o"))
 	}
 }
 

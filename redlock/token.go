@@ -46,15 +46,15 @@ func (l *Locker) guess() lock.Token {
 func (l *Locker) agreed(b *ballot, guess lock.Token) (token lock.Token) {
 	var clocks []int64
 	for i, v := range b.votes {
-		switch r := b.answers[i].reply; v {
-		case yes:
-			token = max(token, guess)
-			clocks = append(clocks, r.(int64))
-		case blank:
-			micros, least := r.([]any)[0].(int64), r.([]any)[1].(int64)
-			token = max(token, lock.Token(least))
-			clocks = append(clocks, micros)
+		if v != yes && v != blank {
+			continue
 		}
+		micros, least := readMicros(b.answers[i].reply)
+		if v == yes {
+			least = guess
+		}
+		token = max(token, least)
+		clocks = append(clocks, micros)
 	}
 	slices.Sort(clocks) // of the few that are off most are on the outside
 	l.ahead.Store(clocks[len(clocks)/2] - time.Now().UnixMicro())

@@ -3,6 +3,7 @@ package redlock
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -12,10 +13,10 @@ import (
 // What an owner has on the nodes while it tries: asking for votes, and giving them back.
 //
 // Requests take different connections, and one that is sent again, since its connection
-// broke, may be executed twice, the first sending last. If one that gives a vote back were
-// executed after one that asks for it again, the vote would be counted and not be there. So
-// a node is left out of a try while anything of the owner is under way to it, and for as long
-// as something may be that is not heard of any more, unless that is another vote.
+// broke, may be executed twice, the first sending last. If one that gives a vote back ended the
+// one that was asked for after it, that vote would be counted and not be there. So each vote has
+// its own name, the node's µs at which it was cast, and what gives it back, or confirms it, says
+// which it means. A node is left out of a try while its answer to another one is missing.
 
 // poll asks for votes. One that was asked for again may come again, after the release even: so that
 // leaves a mark.
@@ -26,23 +27,22 @@ func (a *acquisition) poll(guess lock.Token) *ballot {
 	b := a.l.newBallot(granting, func(i int, r answer) vote {
 		v := readVote(r)
 		if !errors.Is(r.err, errBusy) {
-			a.note(i, v, r.again)
+			a.note(i, v, r)
 		}
 		return v
 	})
 	a.mu.Lock()
 	a.trying = true
-	now := time.Now()
 	for i := range b.nodes {
-		a.out[i] = a.busy[i] > 0 || now.Before(a.barred[i])
+		a.out[i] = a.busy[i] > 0
 	}
 	a.mu.Unlock()
-	a.send(b, q)
+	a.send(b, func(int) question { return q })
 	return b
 }
 
 // send asks all nodes that are not left out.
-func (a *acquisition) send(b *ballot, q question) {
+func (a *acquisition) send(b *ballot, q func(i int) question) {
 	a.mu.Lock()
 	out := a.out
 	for i := range b.nodes {
@@ -55,30 +55,29 @@ func (a *acquisition) send(b *ballot, q question) {
 		if out[i] {
 			b.add(i, answer{err: n.why(errBusy)})
 		} else {
-			n.ask(q, func(r answer) { b.add(i, r) })
+			n.ask(q(i), func(r answer) { b.add(i, r) })
 		}
 	}
 }
 
 // note remembers what there is to give back. A vote that comes after the decision is part of
 // the grant, if that is what came of it.
-func (a *acquisition) note(i int, v vote, again bool) {
+func (a *acquisition) note(i int, v vote, r answer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.has[i] = v == yes || v == blank
-	a.doubt[i] = a.doubt[i] || v == unknown || again
+	if a.has[i] {
+		a.cast[i], _ = readMicros(r.reply)
+	}
+	a.doubt[i] = a.doubt[i] || v == unknown || r.again
 	if a.doubt[i] && a.has[i] {
 		a.l.doubts.Add(a.req.Owner)
 	}
-	a.idle(i, false)
+	a.idle(i)
 }
 
-// idle notes that a request to a node is over, and whether it may yet be executed. It is
-// called under mu.
-func (a *acquisition) idle(i int, late bool) {
-	if late {
-		a.barred[i] = time.Now().Add(storekit.UndoLife)
-	}
+// idle notes that a request to a node is over. It is called under mu.
+func (a *acquisition) idle(i int) {
 	a.busy[i]--
 	a.settle(i)
 	select {
@@ -106,25 +105,20 @@ func (a *acquisition) yield(failed bool) {
 	}
 }
 
-// giveBack releases what the owner has on a node. Once the owner has failed, a mark refuses
-// what comes late where it is in doubt whether it has anything.
+// giveBack releases the vote that the owner has on a node. Once the owner has failed, and it is in
+// doubt what it has, it releases whatever that is, and a mark refuses what comes late.
 func (a *acquisition) giveBack(i int) {
-	mark := time.Duration(0)
-	if a.doubt[i] && a.failed {
-		mark, a.doubt[i] = storekit.UndoLife, false
+	mark, which := time.Duration(0), strconv.FormatInt(a.cast[i], 10)
+	if a.failed && a.doubt[i] {
+		mark, which, a.doubt[i] = storekit.UndoLife, "", false
 	}
 	a.has[i] = false
-	a.busy[i]++
-	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), flag(a.req.Shared), flag(mark > 0))
+	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), flag(a.req.Shared), flag(mark > 0), which)
 	q.until = time.Now().Add(a.req.TTL)
-	a.l.nodes[i].ask(q, func(r answer) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.idle(i, r.late())
-	})
+	a.l.nodes[i].ask(q, func(answer) {})
 }
 
-// quiet returns when only silent nodes are busy. What is busy for longer than the
+// quiet returns when only silent nodes owe an answer. What is busy for longer than the
 // timeout is silent.
 func (a *acquisition) quiet(ctx context.Context) {
 	timer := time.NewTimer(a.l.timeout)

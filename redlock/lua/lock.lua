@@ -20,7 +20,7 @@
 local shared = ARGV[6] == '1'
 if other and not (shared and reader) then return seen(16) end
 reader, token = shared, expiry and token or '0'
-tail = expiry and tail or string.format('%.0f', micros) .. ':' .. ARGV[5]
+tail = string.format('%.0f', micros) .. ':' .. ARGV[5]
 -- include mint.lua
 expiry = string.format('%.0f', now + ARGV[2])
 put()

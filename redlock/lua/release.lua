@@ -4,6 +4,7 @@
 --
 -- ARGV 1 owner  2 token, or 0 for any  3 mark's life ms, or 0 for none  4 "1" if shared
 --      5 "1" if it leaves the mark whatever there is
+--      6 granted µs of the vote that it ends, or "" for any
 --
 -- Returns 1; 0 when the owner has nothing here, 2 when another has the lock. A node that does
 -- not vote does so too, and returns {"abstains", ms, node, one of these}.
@@ -16,7 +17,8 @@
 -- include marks.lua
 
 local ended = 0
-if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2])) then
+if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2]))
+  and (ARGV[6] == '' or string.match(tail, '^%d+') == ARGV[6]) then
   insist()
   if reader then
     redis.call('ZREM', READERS, owner)
