@@ -70,6 +70,53 @@ func newWorld(tb testing.TB, server *testserver.Server) world {
 	return w
 }
 
+// reused gives t's cases the sets that fresh makes, one case after the other: to make a schema is more
+// work than what most of them do in it. A case that fails keeps its own.
+func reused(t *testing.T, fresh func(testing.TB) world) func(testing.TB) world {
+	var mu sync.Mutex
+	var free []world
+	return func(tb testing.TB) world {
+		tb.Helper()
+		mu.Lock()
+		var w world
+		if n := len(free); n > 0 {
+			w, free = free[n-1], free[:n-1]
+		}
+		mu.Unlock()
+		if w.admin == nil {
+			w = fresh(t)
+		}
+		tb.Cleanup(func() {
+			if !tb.Failed() && w.emptied(tb) {
+				mu.Lock()
+				defer mu.Unlock()
+				free = append(free, w)
+			}
+		})
+		return w
+	}
+}
+
+// emptied deletes all rows once nothing more can come of the processes in w. It reports false if that
+// takes too long.
+func (w world) emptied(tb testing.TB) bool {
+	// A backend whose client has gone first does what it has still got of it. A pooler's are idle then.
+	busy := "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+	if w.bouncer != nil {
+		busy += " AND state <> 'idle'"
+	}
+	for begin := time.Now(); time.Since(begin) < 5*time.Second; time.Sleep(5 * time.Millisecond) {
+		if value[int](tb, w, busy, w.schema) > 0 {
+			continue
+		}
+		w.exec(tb, "TRUNCATE "+strings.Join([]string{
+			w.table(""), w.table("_readers"), w.table("_waiters"), w.table("_tombstones"), w.table("_marks"),
+		}, ", "))
+		return true
+	}
+	return false
+}
+
 func pool(tb testing.TB, url string) *pgxpool.Pool {
 	tb.Helper()
 	p, err := pgxpool.New(context.Background(), url)
@@ -155,7 +202,7 @@ func (w world) open(tb testing.TB, params ...string) *process {
 	if strings.Contains(tb.Name(), "Late") || strings.Contains(tb.Name(), "LostReply") {
 		params = append(params, "default_query_exec_mode=exec")
 	}
-	params = append(params, "pool_max_conns=6")
+	params = append(params, "pool_max_conns=6", "application_name="+w.schema)
 	config, err := pgxpool.ParseConfig(testserver.PostgresURL(strings.Join(addrs, ",")) + "&" + strings.Join(params, "&"))
 	require.NoError(tb, err)
 	p.pool, err = pgxpool.NewWithConfig(context.Background(), config)

@@ -34,9 +34,9 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("github.com/jackc/pgx/v5/pgconn/internal/ctxwatch.(*ContextWatcher).Watch.func1"))
 }
 
-// TestSuite gives each case a schema of its own on the shared server, and a server of its own
+// TestSuite gives each case a schema to itself on the shared server, and a server of its own
 // where that is to be killed.
-func TestSuite(t *testing.T) { runSuite(t, sharedWorld, nil) }
+func TestSuite(t *testing.T) { runSuite(t, reused(t, sharedWorld), nil) }
 
 // TestSuiteFarAway is TestSuite on a network with a round trip of 200 ms.
 func TestSuiteFarAway(t *testing.T) {
@@ -48,12 +48,12 @@ func TestSuiteFarAway(t *testing.T) {
 func TestSuiteBehindPgBouncer(t *testing.T) {
 	testserver.NeedServer(t)
 	bouncer := testserver.PgBouncer(t, testserver.SharedPostgres(t))
-	runSuite(t, func(tb testing.TB) world {
+	runSuite(t, reused(t, func(tb testing.TB) world {
 		w := sharedWorld(tb)
 		w.bouncer = bouncer
 		w.options = append(w.options, postgres.WithPolling(20*time.Millisecond))
 		return w
-	}, map[string]string{
+	}), map[string]string{
 		"Exclusion/Restart":        own,
 		"Exclusion/Failover":       own,
 		"TokensRise/AfterRestart":  own,
@@ -73,7 +73,7 @@ func runSuite(t *testing.T, usual func(testing.TB) world, skips map[string]strin
 func TestClientSuite(t *testing.T) {
 	testserver.NeedServer(t)
 	t.Parallel()
-	locktest.RunClient(t, suite(sharedWorld, 0, nil))
+	locktest.RunClient(t, suite(reused(t, sharedWorld), 0, nil))
 }
 
 // suite is the harness of processes which are oneWay from their servers.
