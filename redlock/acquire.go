@@ -46,6 +46,7 @@ type acquisition struct {
 	cast   [maxNodes]int64 // when it cast its last, in µs by its own clock
 	doubt  [maxNodes]bool  // whether it has it, or may yet get it, is not known
 	busy   [maxNodes]int   // votes and confirmations under way
+	back   [maxNodes]int   // likewise, what gives votes back
 	out    [maxNodes]bool  // the last poll has not asked it
 	trying bool            // else what still comes is to be given back at once
 	failed bool            // for good

@@ -58,6 +58,31 @@ func TestLateGiveBack(t *testing.T) {
 	}
 }
 
+// TestGiveBackComesFirst: a waiter whose votes were split does not ask for them again before it has
+// given back what it had. Else two that are far from the nodes would split them for ever.
+func TestGiveBackComesFirst(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t, redlock.WithTimeout(time.Minute))
+	for _, i := range []int{2, 3, 4} {
+		w.block(t, i, "k")
+	}
+	req := storetest.Request("k")
+	back := p.nets[0].set(&trap{texts: []string{p.Scripts()["release"].SHA, req.Owner}, slow: true})
+	waiting := storetest.Waits(t, p, req)
+	back.await(t)
+	storetest.Eventually(t, "the other vote to be given back", func() bool { return !w.has(t, 1, "k", req.Owner) })
+	for range 50 {
+		storetest.Inspect(t, p, "other") // time enough for a poll that must not be
+		require.False(t, w.has(t, 1, "k", req.Owner))
+	}
+	back.deliver(t)
+	for _, i := range []int{2, 3} {
+		w.counter(t, i, "k", 1)
+	}
+	storetest.Release(t, p, waiting.Granted(t))
+}
+
 // TestLateSecondVote: node 4 votes, and its reply is lost. The release overtakes what was sent
 // again, finds the vote and ends it. Nobody must have it then, when the second one comes.
 func TestLateSecondVote(t *testing.T) {

@@ -80,6 +80,11 @@ func (a *acquisition) note(i int, v vote, r answer) {
 func (a *acquisition) idle(i int) {
 	a.busy[i]--
 	a.settle(i)
+	a.stir()
+}
+
+// stir has quiet look again.
+func (a *acquisition) stir() {
 	select {
 	case a.wake <- struct{}{}:
 	default:
@@ -113,13 +118,19 @@ func (a *acquisition) giveBack(i int) {
 		mark, which, a.doubt[i] = storekit.UndoLife, "", false
 	}
 	a.has[i] = false
+	a.back[i]++
 	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), flag(a.req.Shared), flag(mark > 0), which)
 	q.until = time.Now().Add(a.req.TTL)
-	a.l.nodes[i].ask(q, func(answer) {})
+	a.l.nodes[i].ask(q, func(answer) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.back[i]--
+		a.stir()
+	})
 }
 
-// quiet returns when only silent nodes owe an answer. What is busy for longer than the
-// timeout is silent.
+// quiet returns when only silent nodes owe an answer: rivals get what has been given back before it
+// is asked for again. Who owes one for longer than the timeout is silent.
 func (a *acquisition) quiet(ctx context.Context) {
 	timer := time.NewTimer(a.l.timeout)
 	defer timer.Stop()
@@ -140,7 +151,7 @@ func (a *acquisition) noise(late bool) (some bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i, n := range a.l.nodes {
-		busy := a.busy[i] > 0
+		busy := a.busy[i]+a.back[i] > 0
 		if busy && late {
 			n.silent.Store(true)
 		}
