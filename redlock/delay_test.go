@@ -427,6 +427,25 @@ func TestReleaseBeyondReach(t *testing.T) {
 	storetest.Eventually(t, "nothing to be owed", func() bool { return !p.Owes(4) })
 }
 
+// TestReleaseAfterTTL: two nodes have a grant for longer than the others, since they voted late, and a
+// third cannot be asked. The grant's TTL is over, so it is lost, whatever that one knows.
+func TestReleaseAfterTTL(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	g := storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), 300*time.Millisecond))
+	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 && p.Idle(4) })
+	for _, i := range []int{3, 4} {
+		w.prolong(t, i, "k")
+	}
+	p.nets[2].sever()
+	storetest.Eventually(t, "the TTL to be over", func() bool { return time.Since(g.Start) > g.TTL })
+	require.ErrorIs(t, p.Release(storetest.Bounded(t), g), lock.ErrLost)
+	for _, i := range []int{3, 4} {
+		storetest.Eventually(t, "the release", func() bool { return !w.has(t, i, "k", g.Owner) })
+	}
+}
+
 // TestLateRenewal: a node gets a renewal after the release that followed it, and has nothing
 // to renew. It must not be given the grant back.
 func TestLateRenewal(t *testing.T) {
@@ -479,6 +498,16 @@ func (w world) block(tb testing.TB, i int, key string) {
 	tb.Helper()
 	held := fmt.Sprintf("1:%d:0:blocker:1:", time.Now().Add(time.Hour).UnixMilli())
 	require.NoError(tb, w.plain[i].Set(storetest.Bounded(tb), w.prefix+"s:"+key, held, time.Hour).Err())
+}
+
+// prolong has a writer's grant end an hour later on a node.
+func (w world) prolong(tb testing.TB, i int, key string) {
+	tb.Helper()
+	ctx, name := storetest.Bounded(tb), w.prefix+"s:"+key
+	part := strings.SplitN(w.plain[i].Get(ctx, name).Val(), ":", 3)
+	require.Len(tb, part, 3)
+	part[1] = fmt.Sprint(time.Now().Add(time.Hour).UnixMilli())
+	require.NoError(tb, w.plain[i].Set(ctx, name, strings.Join(part, ":"), time.Hour).Err())
 }
 
 // has tells whether a node knows owner as a holder of key.

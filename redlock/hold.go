@@ -34,7 +34,10 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		return lock.Grant{}, err
 	}
 	if b.count(yes) < b.quorum {
-		return lock.Grant{}, l.lost(b, g)
+		if b.count(yes)+b.count(unknown)+b.count(pending) >= b.quorum {
+			return lock.Grant{}, noQuorum(b)
+		}
+		return lock.Grant{}, lost(b, g)
 	}
 	for i, v := range b.votes {
 		b.late(i, v)
@@ -52,7 +55,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := l.check(ctx, g); err != nil {
 		return err
 	}
-	doubtful := l.doubts.Take(g.Owner)
+	doubtful, over := l.doubts.Take(g.Owner), storekit.Vanished(g) != 0
 	q := l.question(l.scripts.release, g.Key,
 		g.Owner, g.Token.String(), storekit.UndoLife.Milliseconds(), flag(g.Shared), flag(doubtful), "")
 	q.until = time.Now().Add(l.maxTTL)
@@ -69,7 +72,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	b.send(q)
 	err := l.awaitFor(ctx, b, max(l.timeout, releaseTimeout))
 	if err == nil {
-		err = l.released(b, g)
+		err = released(b, g, over)
 	}
 	if err != nil && doubtful {
 		l.doubts.Add(g.Owner) // it may be called again
@@ -78,12 +81,14 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	return err
 }
 
-// released is what has come of a release.
-func (l *Locker) released(b *ballot, g lock.Grant) error {
+// released is what has come of a release. Where a quorum has not ended the grant, nor can be known
+// not to have had it, the grant is lost if its TTL was over before: a few nodes that voted late may
+// have had it for a little longer.
+func released(b *ballot, g lock.Grant, over bool) error {
 	ended, maybe := b.count(yes), b.count(unknown)+b.count(pending)
 	switch {
-	case g.Token != 0 && ended+maybe < b.quorum:
-		return l.lost(b, g)
+	case g.Token != 0 && ended < b.quorum && (over || ended+maybe < b.quorum):
+		return lost(b, g)
 	case b.lingers():
 		return noQuorum(b)
 	}
@@ -99,11 +104,8 @@ func readEnd(i int, a answer) vote {
 	return readFlag(i, a)
 }
 
-// lost is a *lock.LostError if no quorum can have the grant, and else why that is not known.
-func (l *Locker) lost(b *ballot, g lock.Grant) error {
-	if b.count(yes)+b.count(unknown)+b.count(pending) >= b.quorum {
-		return noQuorum(b)
-	}
+// lost is the *lock.LostError of a grant that no quorum has.
+func lost(b *ballot, g lock.Grant) error {
 	lost := &lock.LostError{Token: g.Token, Reason: storekit.Vanished(g)}
 	for i, v := range b.votes {
 		switch r := b.answers[i].reply; {
