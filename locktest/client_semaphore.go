@@ -204,20 +204,22 @@ func heavyIsNotStarved(e *env) {
 	}
 	e.until(g, 2*n)
 	heavy := e.user(key, n, e.long())
-	served := make(chan error, 1)
-	e.start(func() {
-		served <- heavy.Do(e.ctx, n, func(ctx context.Context, ps []semaphore.Permit) error {
-			return g.use(ctx, ps, 0)
+	for range 6 { // without a line, some may be lucky
+		served := make(chan error, 1)
+		e.start(func() {
+			served <- heavy.Do(e.ctx, n, func(ctx context.Context, ps []semaphore.Permit) error {
+				return g.use(ctx, ps, 0)
+			})
 		})
-	})
-	before := g.starts()
-	select {
-	case err := <-served:
-		if err != nil {
-			e.fail("a heavy caller to be served", "%v", err)
+		before := g.starts()
+		select {
+		case err := <-served:
+			if err != nil {
+				e.fail("a heavy caller to be served", "%v", err)
+			}
+		case <-time.After(2 * e.patience()):
+			e.fail("a heavy caller to be served", "%d light ones were meanwhile", g.starts()-before)
 		}
-	case <-time.After(2 * e.patience()):
-		e.fail("a heavy caller to be served", "%d light ones were meanwhile", g.starts()-before)
 	}
 }
 
