@@ -81,16 +81,17 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	return err
 }
 
-// released is what has come of a release. Where a quorum has not ended the grant, nor can be known
-// not to have had it, the grant is lost if its TTL was over before: a few nodes that voted late may
-// have had it for a little longer.
+// released is what has come of a release. Where no quorum has ended the grant, it is lost if its TTL
+// was over before: a few nodes that voted late may have had it for a little longer.
 func released(b *ballot, g lock.Grant, over bool) error {
 	ended, maybe := b.count(yes), b.count(unknown)+b.count(pending)
 	switch {
-	case g.Token != 0 && ended < b.quorum && (over || ended+maybe < b.quorum):
+	case g.Token != 0 && ended+maybe < b.quorum:
 		return lost(b, g)
 	case b.lingers():
 		return noQuorum(b)
+	case g.Token != 0 && over && ended < b.quorum:
+		return lost(b, g)
 	}
 	return nil
 }
