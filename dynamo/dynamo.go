@@ -94,8 +94,8 @@
 //
 // # Trouble
 //
-// The Locker retries for about two seconds after throttling, conflicts with transactions,
-// network errors and expired credentials; then it returns the error. A waiter retries for
+// The Locker retries for a second or two after throttling, conflicts with transactions, broken
+// connections and expired credentials; then it returns the error. A waiter retries for
 // [lock.Patience]. A missing right or table ends a call at once.
 package dynamo
 

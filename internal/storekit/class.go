@@ -35,6 +35,10 @@ func (c Class) Passing() bool { return c != Final }
 const (
 	maxSends = 4  // while no answer comes
 	maxBusy  = 10 // that are answered with Busy
+
+	// Connections that broke are no answer for at least that long: a pool hands out one after the
+	// other, faster than it hears of them.
+	minBroken = time.Second
 )
 
 // retries are the pauses of Repeat.
@@ -42,12 +46,14 @@ var retries = Backoff{Min: 4 * time.Millisecond, Max: 512 * time.Millisecond}
 
 // Repeat calls send until it succeeds, fails for good, or ctx ends: up to 4 times if it is not
 // answered and up to 10 times if the server is busy, with growing pauses, in about two
-// seconds. What is sent must bear being done twice. n is how often it was sent before.
+// seconds; more often than 4 times if no answer comes for less than a second. What is sent must
+// bear being done twice. n is how often it was sent before.
 //
 // unsure reports that some sending has an unknown outcome, so that a copy may still be on its
 // way. The error is send's last; once ctx has ended it is ctx.Err() too.
 func Repeat(ctx context.Context, classify func(error) Class, send func(ctx context.Context, n int) error) (unsure bool, err error) {
 	var trouble error
+	began := time.Now()
 	for n, sent, busy := 0, 0, 0; ; n++ {
 		err := send(ctx, n)
 		if err == nil {
@@ -56,7 +62,8 @@ func Repeat(ctx context.Context, classify func(error) Class, send func(ctx conte
 		if ctx.Err() != nil {
 			return true, Ended(ctx, err, trouble)
 		}
-		switch trouble = err; classify(err) {
+		class := classify(err)
+		switch trouble = err; class {
 		case Final:
 			return unsure, err
 		case Busy:
@@ -67,7 +74,8 @@ func Repeat(ctx context.Context, classify func(error) Class, send func(ctx conte
 		default:
 			sent++
 		}
-		if sent == maxSends || busy == maxBusy {
+		broken := class == Unknown && time.Since(began) < minBroken
+		if sent >= maxSends && !broken || busy == maxBusy {
 			return unsure, err
 		}
 		if retries.Sleep(ctx, n) != nil {

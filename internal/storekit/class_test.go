@@ -23,6 +23,7 @@ func TestRepeat(t *testing.T) {
 			unsure, err := Repeat(t.Context(), classOf, func(_ context.Context, n int) error {
 				require.Equal(t, sends, n)
 				sends++
+				time.Sleep(minBroken / 3)
 				return failing(c.class)
 			})
 			require.Equal(t, failing(c.class), err)
@@ -30,6 +31,28 @@ func TestRepeat(t *testing.T) {
 			require.Equal(t, c.unsure, unsure)
 		})
 	}
+}
+
+// TestRepeatOutlivesBrokenConnections: a pool hands out more of them than Repeat sends requests that
+// nobody answers.
+func TestRepeatOutlivesBrokenConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		sends := 0
+		_, err := Repeat(t.Context(), classOf, func(context.Context, int) error {
+			if sends++; time.Since(began) < minBroken/2 {
+				return failing(Unknown)
+			}
+			return nil
+		})
+		require.NoError(t, err)
+		require.Greater(t, sends, maxSends)
+
+		began = time.Now()
+		_, err = Repeat(t.Context(), classOf, func(context.Context, int) error { return failing(Unknown) })
+		require.Equal(t, failing(Unknown), err)
+		require.Less(t, time.Since(began), 3*minBroken)
+	})
 }
 
 func TestRepeatSucceeds(t *testing.T) {
