@@ -190,7 +190,7 @@ func TestExhaustedPool(t *testing.T) {
 	c, err := p.Acquire(storetest.Bounded(t))
 	require.NoError(t, err)
 	defer c.Release()
-	ctx, cancel := context.WithTimeout(storetest.Bounded(t), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(storetest.Bounded(t), time.Second)
 	defer cancel()
 	_, err = l.Acquire(ctx, storetest.Request("k"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
