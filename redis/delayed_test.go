@@ -93,7 +93,8 @@ func TestLateTake(t *testing.T) {
 		"late request": faultproxy.Requests().Nth(1), "late reply": faultproxy.Replies().Nth(1),
 	} {
 		l, proxy := w.far(t)
-		eventually(t, "a fast server", func() bool { inspect(t, l, "warm"); return l.Fast() })
+		inspect(t, l, "warm")
+		l.Hasten()
 		late := proxy.Hold(first)
 		g := acquire(t, l, request(key))
 		storetest.Receive(t, late.Hit())
@@ -120,7 +121,8 @@ func TestLateTakeOfHeldKey(t *testing.T) {
 		other := w.open(t)
 		l, proxy := w.far(t)
 		holder := acquire(t, other, request("k"))
-		eventually(t, "a fast server", func() bool { inspect(t, l, "warm"); return l.Fast() })
+		inspect(t, l, "warm")
+		l.Hasten()
 		late := proxy.Hold(faultproxy.Requests().Nth(1))
 		refused(t, l, mode(request("k")))
 		storetest.Receive(t, late.Hit())
@@ -140,7 +142,8 @@ func TestLateTakeNotUndone(t *testing.T) {
 	acquire(t, w.open(t), request("k"))
 	for _, cut := range []bool{false, true} {
 		l, proxy := w.far(t)
-		eventually(t, "a fast server", func() bool { inspect(t, l, "warm"); return l.Fast() })
+		inspect(t, l, "warm")
+		l.Hasten()
 		defer proxy.Hold(faultproxy.Requests().Nth(1)).Heal()
 		undo := faultproxy.Requests().Matching(func(m []byte) bool { return bytes.Contains(m, []byte(redis.UndoSHA)) })
 		ctx, cancel := context.WithTimeout(context.Background(), patience)

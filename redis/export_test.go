@@ -23,8 +23,8 @@ func Preload(ctx context.Context, rdb goredis.UniversalClient) error {
 // Doubt makes l take owner for one whose first request may still be on its way.
 func (l *Locker) Doubt(owner string) { l.doubts.Add(owner) }
 
-// Fast reports whether l knows its server to answer fast.
-func (l *Locker) Fast() bool { return l.servers.single.Fast() }
+// Hasten has l know its server to answer fast, until it does not.
+func (l *Locker) Hasten() { l.servers.single.Hasten() }
 
 // UndoSHA is the name of the script that undoes.
 var UndoSHA = undoScript.SHA

@@ -104,7 +104,7 @@ func NewLane(rdb goredis.UniversalClient, node *goredis.Client) *Lane {
 // Do sends args and waits for the reply or for ctx, whichever comes first. A call given
 // up before it was sent is not sent. again says that it may be sent more than once.
 func (l *Lane) Do(ctx context.Context, args []any, again bool) (any, error) {
-	if again && l.Fast() && l.alone() {
+	if again && l.fast() && l.alone() {
 		return l.direct(ctx, args)
 	}
 	c := &call{Context: ctx, done: make(chan struct{})}
@@ -126,7 +126,7 @@ var errSlow = errors.New("the server does not answer within " + shortTimeout.Str
 // more than all else here. A connection that the pool must make, or wait for, is not in that time: that
 // ends with ctx, or when go-redis gives up. sent is false if nothing was sent.
 func (l *Lane) Quick(ctx context.Context, args []any) (reply any, sent bool, err error) {
-	if !l.Fast() {
+	if !l.fast() {
 		return nil, false, errSlow
 	}
 	if l.alone() {
@@ -164,8 +164,10 @@ var timers = sync.Pool{New: func() any {
 	return t
 }}
 
-// Fast reports whether the server is known to answer fast.
-func (l *Lane) Fast() bool { return l.short != nil && l.speed.Load() >= fastFlights }
+// Hasten has the server known to answer fast, until it does not: for tests.
+func (l *Lane) Hasten() { l.speed.Store(fastFlights) }
+
+func (l *Lane) fast() bool { return l.short != nil && l.speed.Load() >= fastFlights }
 
 // Go sends args and returns at once. then is called on a goroutine that carries the replies of
 // others too: it must not block.
