@@ -68,15 +68,20 @@ func TestGiveBackComesFirst(t *testing.T) {
 		w.block(t, i, "k")
 	}
 	req := storetest.Request("k")
-	back := p.nets[0].set(&trap{texts: []string{p.Scripts()["release"].SHA, req.Owner}, slow: true})
+	var back [2]*trap
+	for i := range back {
+		back[i] = p.nets[i].set(&trap{texts: []string{p.Scripts()["release"].SHA, req.Owner}, slow: true})
+	}
 	waiting := storetest.Waits(t, p, req)
-	back.await(t)
+	back[0].await(t)
+	back[1].await(t)
+	back[1].deliver(t)
 	storetest.Eventually(t, "the other vote to be given back", func() bool { return !w.has(t, 1, "k", req.Owner) })
 	for range 50 {
 		storetest.Inspect(t, p, "other") // time enough for a poll that must not be
 		require.False(t, w.has(t, 1, "k", req.Owner))
 	}
-	back.deliver(t)
+	back[0].deliver(t)
 	for _, i := range []int{2, 3} {
 		w.counter(t, i, "k", 1)
 	}
@@ -436,7 +441,7 @@ func TestReleaseAfterTTL(t *testing.T) {
 	g := storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), 300*time.Millisecond))
 	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 && p.Idle(4) })
 	for _, i := range []int{3, 4} {
-		w.prolong(t, i, "k")
+		w.prolong(t, i, "k", g.Token.String())
 	}
 	p.nets[2].sever()
 	storetest.Eventually(t, "the TTL to be over, on the others too", func() bool { return time.Since(g.Start) > 2*g.TTL })
@@ -449,6 +454,30 @@ func TestReleaseAfterTTL(t *testing.T) {
 		n.sever()
 	}
 	require.ErrorIs(t, p.Release(storetest.Bounded(t), g), redlock.ErrNoQuorum)
+}
+
+// TestAfterTTL: three nodes have a grant for longer than the others, but its token only one of them. A
+// look at the key shows no holder any more, so neither a renewal nor a release finds one.
+func TestAfterTTL(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p, other := w.ready(t), w.ready(t)
+	for what, call := range map[string]func(context.Context, lock.Grant) error{
+		"renewed":  func(ctx context.Context, g lock.Grant) error { _, err := p.Renew(ctx, g); return err },
+		"released": p.Release,
+	} {
+		g := storetest.Renew(t, p, storetest.Acquire(t, p, storetest.Lasting(storetest.Request(what), time.Second)))
+		storetest.Eventually(t, "all nodes to have the token", func() bool { return w.held(t, what) == 5 && p.Idle(3) && p.Idle(4) })
+		for i, token := range []string{2: g.Token.String(), 3: "0", 4: "0"} {
+			if token != "" {
+				w.prolong(t, i, what, token)
+			}
+		}
+		storetest.Eventually(t, "the TTL to be over, on the others too", func() bool { return time.Since(g.Start) > 2*g.TTL })
+		require.Empty(t, storetest.Inspect(t, other, what).Holders)
+		require.ErrorIs(t, call(storetest.Bounded(t), g), lock.ErrLost, what)
+		require.Empty(t, storetest.Inspect(t, other, what).Holders)
+	}
 }
 
 // TestLateRenewal: a node gets a renewal after the release that followed it, and has nothing
@@ -505,13 +534,13 @@ func (w world) block(tb testing.TB, i int, key string) {
 	require.NoError(tb, w.plain[i].Set(storetest.Bounded(tb), w.prefix+"s:"+key, held, time.Hour).Err())
 }
 
-// prolong has a writer's grant end an hour later on a node.
-func (w world) prolong(tb testing.TB, i int, key string) {
+// prolong has a writer's grant end an hour later on a node, which has that token for it.
+func (w world) prolong(tb testing.TB, i int, key, token string) {
 	tb.Helper()
 	ctx, name := storetest.Bounded(tb), w.prefix+"s:"+key
-	part := strings.SplitN(w.plain[i].Get(ctx, name).Val(), ":", 3)
-	require.Len(tb, part, 3)
-	part[1] = fmt.Sprint(time.Now().Add(time.Hour).UnixMilli())
+	part := strings.SplitN(w.plain[i].Get(ctx, name).Val(), ":", 4)
+	require.Len(tb, part, 4)
+	part[1], part[2] = fmt.Sprint(time.Now().Add(time.Hour).UnixMilli()), token
 	require.NoError(tb, w.plain[i].Set(ctx, name, strings.Join(part, ":"), time.Hour).Err())
 }
 

@@ -23,13 +23,14 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	ttl, start := rediskit.Milliseconds(min(g.TTL, l.maxTTL)), time.Now()
 	args := []any{g.Owner, g.Token.String(), ttl, flag(g.Shared)}
 	rejoin := l.question(l.scripts.rejoin, g.Key, args...)
+	over := storekit.Vanished(g) != 0
 	b := l.newBallot(agreeing, readFlag)
 	b.late = func(i int, v vote) {
 		if v == no && b.count(yes) >= b.quorum {
 			l.nodes[i].ask(rejoin, func(answer) {})
 		}
 	}
-	b.send(l.question(l.scripts.renew, g.Key, args...))
+	b.send(l.question(l.scripts.renew, g.Key, append(args, flag(over))...))
 	if err := l.await(ctx, b); err != nil {
 		return lock.Grant{}, err
 	}
@@ -57,7 +58,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	}
 	doubtful, over := l.doubts.Take(g.Owner), storekit.Vanished(g) != 0
 	q := l.question(l.scripts.release, g.Key,
-		g.Owner, g.Token.String(), storekit.UndoLife.Milliseconds(), flag(g.Shared), flag(doubtful), "")
+		g.Owner, g.Token.String(), storekit.UndoLife.Milliseconds(), flag(g.Shared), flag(doubtful), "", flag(over))
 	q.until = time.Now().Add(l.maxTTL)
 	if g.TTL > 0 && g.TTL < l.maxTTL {
 		q.until = time.Now().Add(g.TTL)
@@ -82,7 +83,8 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 }
 
 // released is what has come of a release. Where no quorum has ended the grant, it is lost if its TTL
-// was over before: a few nodes that voted late may have had it for a little longer.
+// was over before: a few nodes that voted late may have had it for a little longer. Those that never
+// recorded its token do not count then, as they do not for Inspect.
 func released(b *ballot, g lock.Grant, over bool) error {
 	ended, maybe := b.count(yes), b.count(unknown)+b.count(pending)
 	switch {

@@ -119,7 +119,7 @@ func (a *acquisition) giveBack(i int) {
 	}
 	a.has[i] = false
 	a.back[i]++
-	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), flag(a.req.Shared), flag(mark > 0), which)
+	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), flag(a.req.Shared), flag(mark > 0), which, "")
 	q.until = time.Now().Add(a.req.TTL)
 	a.l.nodes[i].ask(q, func(answer) {
 		a.mu.Lock()

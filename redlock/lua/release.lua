@@ -5,6 +5,7 @@
 -- ARGV 1 owner  2 token, or 0 for any  3 mark's life ms, or 0 for none  4 "1" if shared
 --      5 "1" if it leaves the mark whatever there is
 --      6 granted µs of the vote that it ends, or "" for any
+--      7 "1" if the holder's TTL is over: a vote without the token is ended, but is no grant
 --
 -- Returns 1; 0 when the owner has nothing here, 2 when another has the lock. A node that does
 -- not vote does so too, and returns {"abstains", ms, node, one of these}.
@@ -28,7 +29,7 @@ if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2]))
   end
   if ARGV[5] == '1' then mark(owner, ARGV[3]) end
   save()
-  ended = 1
+  if ARGV[7] ~= '1' or token == ARGV[2] then ended = 1 end
 else
   if ARGV[3] ~= '0' and not expiry then
     mark(owner, ARGV[3])

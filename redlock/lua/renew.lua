@@ -2,6 +2,7 @@
 -- token, or with the lower one that was proposed first.
 --
 -- ARGV 1 owner  2 token  3 TTL ms  4 "1" if shared
+--      5 "1" if the holder's TTL is over: a vote without the token is no grant then
 --
 -- Returns 1; 0 when the owner has nothing here, 2 when another has the lock, 3 when the
 -- grant was ended by force; "lost" and "abstains" as lock.lua: what a node that has been
@@ -13,7 +14,7 @@
 -- include readers.lua
 -- include find.lua
 
-if expiry and tonumber(token) <= tonumber(ARGV[2]) then
+if expiry and (token == ARGV[2] or ARGV[5] ~= '1' and tonumber(token) < tonumber(ARGV[2])) then
   insist()
   expiry, token = string.format('%.0f', now + ARGV[3]), ARGV[2]
   put()
