@@ -36,8 +36,8 @@ const (
 	maxSends = 4  // while no answer comes
 	maxBusy  = 10 // that are answered with Busy
 
-	// Connections that broke are no answer for at least that long: a pool hands out one after the
-	// other, faster than it hears of them.
+	// For so long broken connections do not end a call: a pool hands out one after the other, faster
+	// than it hears that they are broken.
 	minBroken = time.Second
 )
 
@@ -46,8 +46,8 @@ var retries = Backoff{Min: 4 * time.Millisecond, Max: 512 * time.Millisecond}
 
 // Repeat calls send until it succeeds, fails for good, or ctx ends: up to 4 times if it is not
 // answered and up to 10 times if the server is busy, with growing pauses, in about two
-// seconds; more often than 4 times if no answer comes for less than a second. What is sent must
-// bear being done twice. n is how often it was sent before.
+// seconds. While connections break, it goes on for a second at least. What is sent must bear
+// being done twice. n is how often it was sent before.
 //
 // unsure reports that some sending has an unknown outcome, so that a copy may still be on its
 // way. The error is send's last; once ctx has ended it is ctx.Err() too.
