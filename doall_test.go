@@ -362,18 +362,26 @@ func TestCloseEndsADoAll(t *testing.T) {
 	})
 }
 
-// What a DoAll has already when Close gives up is not left.
+// What a DoAll has still when Close gives up is not left: there is no engine to release it.
 func TestCloseGivesUpBesideADoAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
 		c, other := New(f), client(t, f)
 		mustLock(t, other, "b")
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
+		closed := make(chan struct{})
+		f.onAcquire(func(ctx context.Context, r Request, acquire acquireFunc) (Grant, error) {
+			g, err := acquire(ctx, r)
+			if err != nil {
+				<-closed
+			}
+			return g, err
+		})
 		var wg sync.WaitGroup
-		wg.Go(func() { require.ErrorIs(t, c.DoAll(t.Context(), []string{"a", "b"}, neverAll), ErrClosed) })
+		wg.Go(func() { assertIs(t, c.DoAll(t.Context(), []string{"a", "b"}, neverAll), ErrClosed) })
 		time.Sleep(time.Second)
-		require.ErrorIs(t, c.Close(ended), context.Canceled)
+		require.ErrorIs(t, c.Close(canceled()), context.Canceled)
+		require.True(t, f.held("a"), "its DoAll has not returned")
+		close(closed)
 		wg.Wait()
 		require.False(t, f.held("a"))
 	})
