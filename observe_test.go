@@ -133,6 +133,7 @@ func TestEventsOfAWait(t *testing.T) {
 		for _, ctx := range own.ctxs {
 			require.Equal(t, "value", ctx.Value(key{}))
 		}
+		synctest.Wait() // for the Release
 		require.ElementsMatch(t, []string{"granted", "contended", "released", "granted"}, seen.kinds(),
 			"of two leases: in either order")
 
