@@ -64,7 +64,7 @@ func (a *acquisition) run(ctx context.Context) (g lock.Grant, err error) {
 			g, err = a.try(ctx, known)
 			return err
 		})
-		err = storekit.Tried(ctx, a.req, err, a.doubtful, a.l.undo)
+		err = a.l.doubts.Tried(ctx, a.req, err, a.doubtful, a.l.undo)
 		if err != nil || g.Token != 0 {
 			return g, err
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest/faultproxy"
@@ -302,13 +303,22 @@ func TestLateTryOfHeldKey(t *testing.T) {
 					storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("k")))
 				}
 				holder := storetest.Acquire(t, other, storetest.Request("k"))
-				late := storetest.Request("k")
-				late.Shared = shared
-				first := l.proxy().Lose(faultproxy.Requests().Matching(func(m []byte) bool { return m[0] == 'P' }).Nth(1)) // no ping
+				late, waits := storetest.Request("k"), storetest.Request("k")
+				late.Shared, waits.Shared = shared, shared
+				prepare := faultproxy.Requests().Matching(func(m []byte) bool { return m[0] == 'P' }).Nth(1) // no ping
+				first := l.proxy().Lose(prepare)
 				storetest.Refused(t, l, late)
 				storetest.Receive(t, first.Hit())
+				first = l.proxy().Lose(prepare)
+				_, err := l.Acquire(storekit.LinesUp(storetest.Bounded(t)), waits)
+				require.ErrorIs(t, err, lock.ErrHeld)
+				storetest.Receive(t, first.Hit())
+				next := storetest.Waits(t, l, waits)
 				storetest.Release(t, other, holder)
-				_, err := other.Acquire(storetest.Bounded(t), late) // the first copy
+				storetest.Release(t, l, next.Granted(t))
+				_, err = other.Acquire(storetest.Bounded(t), waits) // the first copy
+				require.ErrorContains(t, err, "has been undone", "who stood in line")
+				_, err = other.Acquire(storetest.Bounded(t), late) // the first copy
 				require.ErrorContains(t, err, "has been undone")
 				require.Empty(t, storetest.Inspect(t, other, "k").Holders)
 			})

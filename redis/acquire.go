@@ -52,7 +52,7 @@ func (l *Locker) acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 		return err
 	})
 	if no != nil {
-		err = storekit.Tried(ctx, req, &lock.HeldError{Record: no.Record}, slow.unsure, l.undo)
+		err = l.doubts.Tried(ctx, req, &lock.HeldError{Record: no.Record}, slow.unsure, l.undo)
 	}
 	return g, err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/redis"
@@ -127,6 +128,33 @@ func TestLateTakeOfHeldKey(t *testing.T) {
 		refused(t, l, mode(request("k")))
 		storetest.Receive(t, late.Hit())
 		release(t, other, holder)
+		before := calls(t, w.rdb, "evalsha")
+		late.Heal()
+		eventually(t, "its execution", func() bool { return calls(t, w.rdb, "evalsha") == before+1 })
+		require.Empty(t, inspect(t, other, "k").Holders)
+	})
+}
+
+// TestLateTakeBeforeAWait: whoever has sent such a try stands in line as the same owner, as the lock
+// service does. The first copy comes when that is over, and has no effect.
+func TestLateTakeBeforeAWait(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		t.Parallel()
+		w := ownWorld(t)
+		other := w.open(t)
+		l, proxy := w.far(t)
+		holder := acquire(t, other, request("k"))
+		inspect(t, l, "warm")
+		l.Hasten()
+		late := proxy.Hold(faultproxy.Requests().Nth(1))
+		req := mode(request("k"))
+		_, err := l.Acquire(storekit.LinesUp(bounded(t)), req)
+		require.ErrorIs(t, err, lock.ErrHeld)
+		storetest.Receive(t, late.Hit())
+		next := waits(t, l, req)
+		release(t, other, holder)
+		release(t, l, next.granted())
 		before := calls(t, w.rdb, "evalsha")
 		late.Heal()
 		eventually(t, "its execution", func() bool { return calls(t, w.rdb, "evalsha") == before+1 })

@@ -6,3 +6,4 @@ func TestReleaseWhoseReplyIsLost(t *testing.T) { protocol().LoseReleaseReply(t) 
 func TestReleaseOfWhatWasForced(t *testing.T)  { protocol().KeepForcedReason(t) }
 func TestAcquireWhoseReplyIsLost(t *testing.T) { protocol().LoseAcquireReply(t) }
 func TestLateTryOfHeldKey(t *testing.T)        { protocol().LateTryOfHeldKey(t) }
+func TestDoubtBeforeAWait(t *testing.T)        { protocol().DoubtBeforeAWait(t) }

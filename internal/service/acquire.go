@@ -78,7 +78,7 @@ func (a *acquisition) refused(ctx context.Context, err error) error {
 	case errors.Is(err, lock.ErrInvalid), errors.As(err, &held) && slices.ContainsFunc(held.Record.Holders, own):
 		err = fmt.Errorf("lock: %s: a request was not answered, and its copy was refused: %s", a.c.name, err.Error())
 	case held != nil:
-		return storekit.Tried(ctx, a.req, err, true, a.c.undo)
+		return a.c.doubts.Tried(ctx, a.req, err, true, a.c.undo)
 	}
 	if ctx.Err() != nil {
 		return storekit.Ended(ctx, err, nil)

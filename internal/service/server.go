@@ -126,9 +126,12 @@ func (s *Server) Acquire(ctx context.Context, req lock.Request) (Answer, error) 
 			return s.poll(ctx, req, w, false)
 		}
 	}
-	try := req
+	try, tctx := req, ctx
+	if req.Wait {
+		tctx = storekit.LinesUp(ctx)
+	}
 	try.Wait, try.HeadStart = false, 0
-	g, err := s.try(ctx, try)
+	g, err := s.try(tctx, try)
 	if err == nil {
 		s.journal.granted(req, g)
 		return Answer{Grant: s.shown(ctx, g)}, nil

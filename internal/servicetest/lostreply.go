@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 	"github.com/seed-215fdefa/lock/locktest/faultproxy"
@@ -132,6 +133,47 @@ func (p Protocol) LoseAcquireReply(t *testing.T) {
 
 func heldBy(owner string) error {
 	return &lock.HeldError{Record: lock.Record{Key: "k", Holders: []lock.Holder{{Owner: owner, Held: -1, ExpiresIn: -1}}, HolderCount: 1}}
+}
+
+// doubting is a store that hears of no try the first time, and whose tombstones refuse an owner.
+type doubting struct {
+	lock.Locker
+	doubts *storekit.Doubts
+	undone *sync.Map
+}
+
+func (d doubting) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	if _, undone := d.undone.Load(req.Owner); undone {
+		return lock.Grant{}, errors.New("this owner's acquisition has been undone")
+	}
+	g, err := d.Locker.Acquire(ctx, req)
+	if req.Wait {
+		return g, err
+	}
+	return g, d.doubts.Tried(ctx, req, err, true, func(_ context.Context, g lock.Grant) error {
+		d.undone.Store(g.Owner, true)
+		return nil
+	})
+}
+
+// DoubtBeforeAWait has the service try for a client before it lets it stand in line, and the store is not
+// sure of the try. That must not refuse the client. Who asks for no more than a try is undone.
+func (p Protocol) DoubtBeforeAWait(t *testing.T) {
+	t.Parallel()
+	store := doubting{OnMemory(t).Open(), new(storekit.Doubts), new(sync.Map)}
+	s := p.Start(t, func() lock.Locker { return store })
+	l := p.Dial(t, s.Addr)
+	g := storetest.Acquire(t, store.Locker, storetest.Request("k"))
+	w := storetest.Begin(t, l, storetest.Request("k"))
+	storetest.Eventually(t, "the line", func() bool { return storetest.Inspect(t, store, "k").WaiterCount == 1 })
+	req := storetest.Request("k")
+	storetest.Refused(t, l, req)
+	_, undone := store.undone.Load(req.Owner)
+	require.True(t, undone)
+	storetest.Release(t, store, g)
+	<-w.Done
+	require.NoError(t, w.Err)
+	require.True(t, store.doubts.Take(w.Owner), "its release leaves a tombstone")
 }
 
 // LateTryOfHeldKey executes a try late, whose copy was refused meanwhile: it is granted to nobody.

@@ -73,6 +73,23 @@ func (d *Doubts) Release(ctx context.Context, g lock.Grant, end, undo func(conte
 	return err
 }
 
+// linesUp is the key in ctx of LinesUp.
+type linesUp struct{}
+
+// LinesUp is ctx for a try whose caller, if it is refused, stands in line as the same owner. A tombstone
+// would refuse that, and nothing needs undoing before the wait has ended.
+func LinesUp(ctx context.Context) context.Context { return context.WithValue(ctx, linesUp{}, true) }
+
+// Tried is [Tried], of a store whose tombstones refuse an owner for good. If ctx is from [LinesUp] it
+// remembers the doubt for the release.
+func (d *Doubts) Tried(ctx context.Context, req lock.Request, err error, unsure bool, undo func(context.Context, lock.Grant) error) error {
+	if unsure && ctx.Value(linesUp{}) != nil {
+		d.Add(req.Owner)
+		return err
+	}
+	return Tried(ctx, req, err, unsure, undo)
+}
+
 // Tried is the error of a try of req that ended with err. Nobody undoes a try after ErrHeld, so if it is
 // unsure whether a copy comes late, when the key is free, undo leaves a tombstone first. An error that
 // says that this failed is one after which the caller undoes.

@@ -96,6 +96,23 @@ func TestTried(t *testing.T) {
 	}
 }
 
+// TestTriedBeforeAWait leaves the doubt to the release: who stands in line next must not be refused.
+func TestTriedBeforeAWait(t *testing.T) {
+	var d Doubts
+	req, held := lock.Request{Key: "k", Owner: "o", TTL: time.Second}, &lock.HeldError{}
+	undone := 0
+	undo := func(context.Context, lock.Grant) error { undone++; return nil }
+	ctx := LinesUp(t.Context())
+	require.Equal(t, held, d.Tried(ctx, req, held, false, undo))
+	require.False(t, d.Take("o"))
+	require.Equal(t, held, d.Tried(ctx, req, held, true, undo))
+	require.True(t, d.Take("o"))
+	require.Zero(t, undone)
+	require.Equal(t, held, d.Tried(t.Context(), req, held, true, undo))
+	require.False(t, d.Take("o"))
+	require.Equal(t, 1, undone)
+}
+
 func TestRecent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := NewRecent(time.Second)
