@@ -195,7 +195,7 @@ func TestLeaseLivesFromItsRequest(t *testing.T) {
 	heal := l.proxy.HoldReplies()
 	first := make(chan lock.Grant, 1)
 	go func() { first <- acquire("a") }()
-	storetest.Eventually(t, "the etcd lease", func() bool { return count() == 1 })
+	storetest.Eventually(t, "the etcd lease", func() bool { return count() > 0 })
 	granted := time.Now()
 	time.Sleep(300 * time.Millisecond)
 	heal()

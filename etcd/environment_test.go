@@ -116,6 +116,6 @@ func TestFullServer(t *testing.T) {
 
 // TestIdleCost: a lock that is held and watched has no goroutine, and less than a kilobyte.
 func TestIdleCost(t *testing.T) {
-	l := openOn(t, testserver.Prefix(), []string{testserver.Etcd(t).Addr()})
+	l := openOn(t, testserver.Prefix(), []string{testserver.Etcd(t).Addr()}, longest)
 	storetest.IdleCost(t, l, 1000, func(int) { time.Sleep(3 * etcd.WatchDelay) })
 }

@@ -62,7 +62,7 @@ func TestNewsOfAnEarlierEntry(t *testing.T) {
 // new etcd lease. The grant is to be under that one, which is kept alive.
 func TestPlaceUnderAnotherLease(t *testing.T) {
 	t.Parallel()
-	for _, ttl := range []time.Duration{3 * time.Second, time.Minute} { // waits under the same lease, or not
+	for _, ttl := range []time.Duration{5 * time.Second, time.Minute} { // waits under the same lease, or not
 		l, other, cli := pair(t)
 		g := storetest.Acquire(t, other, storetest.Request("k"))
 		storetest.Release(t, l, storetest.Acquire(t, l, storetest.Lasting(storetest.Request("warm"), ttl)))

@@ -251,7 +251,7 @@ func TestWaitWithoutKeepAlives(t *testing.T) {
 	l, other, cli := pair(t)
 	l.CutKeepAlives(errCut)
 	g := storetest.Acquire(t, other, storetest.Request("k"))
-	w := storetest.Waits(t, l, storetest.Lasting(storetest.Request("k"), 2*time.Second))
+	w := storetest.Waits(t, l, storetest.Lasting(storetest.Request("k"), 9*time.Second)) // the place lives for 5 s
 	place := revisionOf(t, cli, l.prefix, w.Owner)
 	storetest.Eventually(t, "another place in line", func() bool {
 		resp, err := cli.Get(storetest.Bounded(t), l.prefix, clientv3.WithPrefix(), clientv3.WithMinCreateRev(place+1))

@@ -67,7 +67,7 @@ func TestNoLossAfterRelease(t *testing.T) {
 	t.Parallel()
 	l, other, _ := pair(t)
 	lost := make(chan lock.LostReason, 1)
-	req := storetest.Lasting(storetest.Request("k"), 2*time.Second)
+	req := storetest.Lasting(storetest.Request("k"), 6*time.Second)
 	req.Lost = func(r lock.LostReason) { lost <- r }
 	g := storetest.Acquire(t, l, req)
 	l.kv.set(func(t txn) fate { return fate{late: deletes(t)} })

@@ -51,7 +51,9 @@ func TestSessionIsBounded(t *testing.T) {
 		storetest.Release(t, a, grants[0])
 		grants[0] = storetest.Acquire(t, a, storetest.Request(grants[0].Key))
 	}
+	witness, container := dial(t, long, w.server.Addr()), w.root+"/"+zookeeper.Encode(grants[0].Key)
 	a.conn.Close()
+	storetest.Eventually(t, "the end of the session", func() bool { return len(names(t, witness, container)) == 0 })
 	w.server.Stop()
 	w.server.Start()
 	b := w.open(t)

@@ -34,7 +34,7 @@ func TestFollowerCutOff(t *testing.T) {
 	w, e := ensembleWorld(t)
 	follower := e.Followers()[0]
 	holder, rival := w.openAt(t, follower.Addr()), w.open(t)
-	bystander := dial(t, timeout, follower.Addr())
+	bystander := dial(t, long, follower.Addr())
 	for _, when := range []time.Duration{0, holderTimeout / 6} { // since a renewal: before or after the next ping
 		ctx := storetest.Bounded(t)
 		c := lock.New(holder, lock.WithTTL(time.Minute))
@@ -108,7 +108,7 @@ func TestFollowerStale(t *testing.T) {
 	t.Parallel()
 	w, e := ensembleWorld(t)
 	follower := e.Followers()[0]
-	a, witness := w.open(t), dial(t, timeout, follower.Addr())
+	a, witness := w.open(t), dial(t, long, follower.Addr())
 	for _, inFront := range []bool{false, true} {
 		b := w.openAt(t, follower.Addr())
 		first := storetest.Acquire(t, a, storetest.Request("k"))
@@ -147,8 +147,8 @@ func TestFollowerStale(t *testing.T) {
 func TestLeaderKilled(t *testing.T) {
 	t.Parallel()
 	w, e := ensembleWorld(t)
-	w.timeout = long // an election is to take less than a lease
-	ctx, cancel := context.WithTimeout(context.Background(), 150*time.Second)
+	w.timeout = 2 * long // an election is to take less than a lease
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	var clients []*lock.Client
 	for range 4 {

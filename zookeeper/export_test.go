@@ -79,3 +79,10 @@ func (d *Dialer) SetGranted(timeout time.Duration) {
 
 // SetGeneration sets after how many keys of others a container is one that was not used for long.
 func (l *Locker) SetGeneration(n int) { l.parents.size = n }
+
+// Behind is how many places somebody of l waits behind.
+func (l *Locker) Behind() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.behind)
+}

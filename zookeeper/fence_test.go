@@ -29,7 +29,7 @@ func staleBy(tb testing.TB, err error, key string, token, newest lock.Token) {
 func TestFenceOfFrozenHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	a, b := w.open(t), w.open(t)
+	a, b := w.open(t), w.lasting().open(t)
 	ctx := storetest.Bounded(t)
 	stock := w.root + "/stock"
 	_, err := b.conn.Create(stock, []byte("10"), 0, zk.WorldACL(zk.PermAll))
@@ -64,7 +64,7 @@ func TestFenceOfFrozenHolder(t *testing.T) {
 func TestFenceOrder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	conn := dial(t, timeout, w.server.Addr())
+	conn := dial(t, long, w.server.Addr())
 	ctx := context.Background()
 	for _, tokens := range [][2]lock.Token{{1, 2}, {9, 10}, {99999, 100000}, {lock.MaxToken - 1, lock.MaxToken}} {
 		older, newer := tokens[0], tokens[1]
@@ -91,7 +91,7 @@ func TestFenceOrder(t *testing.T) {
 func TestFenceOfAnOldMark(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	conn := dial(t, timeout, w.server.Addr())
+	conn := dial(t, long, w.server.Addr())
 	one, other := w.fence(conn), w.fence(conn)
 	step := func(f *zookeeper.Fence, token lock.Token) error {
 		_, err := f.Multi(context.Background(), "r", token)
@@ -107,7 +107,7 @@ func TestFenceOfAnOldMark(t *testing.T) {
 func TestFenceOps(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	conn := dial(t, timeout, w.server.Addr())
+	conn := dial(t, long, w.server.Addr())
 	f, ctx := w.fence(conn), context.Background()
 	path := w.root + "/v"
 	create := &zk.CreateRequest{Path: path, Data: []byte("1"), Acl: zk.WorldACL(zk.PermAll)}

@@ -17,7 +17,7 @@ import (
 func standing(tb testing.TB) (l *Locker, c *claim, lost chan lock.LostReason) {
 	tb.Helper()
 	conn, root := laneRoot(tb)
-	l = New(conn, WithRoot(root), WithSessionTimeout(time.Minute))
+	l = New(conn, WithRoot(root), WithSessionTimeout(10*time.Minute))
 	tb.Cleanup(func() { require.NoError(tb, l.Close()) })
 	c, lost = waiter(l, 0, false), make(chan lock.LostReason, 1)
 	c.session, c.lost = conn.SessionID(), func(r lock.LostReason) { lost <- r }
@@ -70,12 +70,12 @@ func TestWatchEnds(t *testing.T) {
 // their nodes is told all the same. It is not parallel, since it counts goroutines.
 func TestIdleHolds(t *testing.T) {
 	conn, root := laneRoot(t)
-	l := New(conn, WithRoot(root), WithSessionTimeout(time.Minute))
+	l := New(conn, WithRoot(root), WithSessionTimeout(10*time.Minute))
 	defer func() { require.NoError(t, l.Close()) }()
 	const n = 3*maxVigils + 5
 	lost := make(chan string, n)
 	hold := func(key string) lock.Grant {
-		req := storetest.Lasting(storetest.Request(key), time.Minute)
+		req := storetest.Lasting(storetest.Request(key), 5*time.Minute)
 		req.Lost = func(lock.LostReason) { lost <- key }
 		return storetest.Acquire(t, l, req)
 	}
@@ -104,7 +104,7 @@ func TestIdleHolds(t *testing.T) {
 // TestIdleCost: nor does it cost more than two kilobytes, with what the client keeps for its watch.
 func TestIdleCost(t *testing.T) {
 	conn, root := laneRoot(t)
-	l := New(conn, WithRoot(root), WithSessionTimeout(time.Minute))
+	l := New(conn, WithRoot(root), WithSessionTimeout(10*time.Minute))
 	defer func() { require.NoError(t, l.Close()) }()
 	storetest.IdleCost(t, l, 2500, func(held int) {
 		storetest.Eventually(t, "their watches", func() bool { return l.Watches() == held })

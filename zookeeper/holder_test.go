@@ -14,7 +14,7 @@ import (
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
-const holderTimeout = 6 * time.Second
+const holderTimeout = 10 * time.Second
 
 // openHolder opens what a process of its own has, which is killed or stopped: args are the
 // address and the root.
@@ -58,7 +58,7 @@ func TestKilledHolder(t *testing.T) {
 func TestStoppedHolder(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
-	rival := w.open(t)
+	rival := w.lasting().open(t)
 	_, err := rival.conn.Create(w.root+"/stock", nil, 0, zk.WorldACL(zk.PermAll))
 	require.NoError(t, err)
 	storetest.StoppedHolder(t, rival, resource(rival.conn, w.root), 6*time.Second, w.server.Addr(), w.root)

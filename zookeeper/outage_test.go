@@ -245,7 +245,8 @@ func (c *throttledConn) Read(b []byte) (int, error) {
 // TestHandOverToMany: many readers are next. They look for themselves.
 func TestHandOverToMany(t *testing.T) {
 	t.Parallel()
-	w := sharedWorld(t).lasting()
+	w := sharedWorld(t)
+	w.timeout = 4 * long // so many line up one after the other
 	a := w.open(t)
 	const readers = 300
 	g := storetest.Acquire(t, a, storetest.Request("k"))
@@ -261,8 +262,9 @@ func TestHandOverToMany(t *testing.T) {
 	}
 	for n := 50; n <= readers; n += 50 {
 		storetest.Eventually(t, "the line", func() bool { return len(names(t, a.conn, w.root+"/k")) > n })
+		g = storetest.Renew(t, a, g)
 	}
-	storetest.Release(t, a, storetest.Renew(t, a, g))
+	storetest.Release(t, a, g)
 	for range readers {
 		require.NoError(t, <-errs)
 	}

@@ -87,6 +87,7 @@ func TestStartAfterOurs(t *testing.T) {
 			granted <- g
 		}()
 		storetest.Eventually(t, "the line", func() bool { return len(names(t, b.conn, w.root+"/k")) == 2 })
+		storetest.Eventually(t, "it to wait", func() bool { return a.Behind() == 1 })
 		select {
 		case <-granted:
 			require.FailNow(t, "it does not wait")

@@ -52,7 +52,8 @@ func (p *process) together(tb testing.TB, g lock.Grant, calls ...func()) {
 // connection of a request that is too long.
 func TestLargeBatch(t *testing.T) {
 	t.Parallel()
-	w := sharedWorld(t).lasting()
+	w := sharedWorld(t)
+	w.timeout = 4 * long // 40 of them, one after the other
 	b := w.open(t)
 	proxy, watches, connections := faultproxy.New(t, w.server.Addr()), new(gate), new(atomic.Int32)
 	conn := dialBy(t, func(network, addr string, timeout time.Duration) (net.Conn, error) {
