@@ -100,7 +100,7 @@ func TestUncommittedPlace(t *testing.T) {
 	tx := begin(t, w, pgx.TxOptions{})
 	var reply string
 	require.NoError(t, tx.QueryRow(storetest.Bounded(t),
-		fmt.Sprintf(`SELECT %s($1, 'first', '1 min', false, 'p', false, NULL, '5 s', false, 0)`, w.function("acquire")), []byte("k")).Scan(&reply))
+		fmt.Sprintf(`SELECT %s($1, 'first', '1 min', false, 'p', false, NULL, '1 min', false, 0)`, w.function("acquire")), []byte("k")).Scan(&reply))
 	require.Contains(t, reply, "recheck")
 	released := make(chan error, 1)
 	go func() { released <- l.Release(storetest.Bounded(t), g) }()
@@ -124,6 +124,7 @@ func TestIsolationLevels(t *testing.T) {
 			}
 			contest(t, ls, 8)
 			require.NoError(t, ls[0].Close())
+			w.exec(t, "DELETE FROM "+w.table("_tombstones")) // of claims that were answered late
 			w.age(t)
 			n, err := ls[1].Prune(storetest.Bounded(t), 0)
 			require.NoError(t, err)
@@ -253,7 +254,7 @@ func TestSerializationFailure(t *testing.T) {
 		reset()
 		require.NoError(t, l.ForceRelease(ctx, key, next.Owner))
 
-		bounded, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		bounded, cancel := context.WithTimeout(ctx, 50*time.Millisecond) // all its tries take longer
 		w.exec(t, fmt.Sprintf(`SELECT setval('%s', -1000000, false)`, w.table("_seq")))
 		_, err := l.Acquire(bounded, storetest.Request(key))
 		cancel()

@@ -295,11 +295,9 @@ func TestFenceIdleTimeoutAfterAWait(t *testing.T) {
 		if req.Shared = shared; shared {
 			leases = w.table("_readers")
 		}
-		g := storetest.Acquire(t, w.open(t), req)
 		before := begin(t, w, pgx.TxOptions{})
-		require.NoError(t, postgres.Fence(ctx, before, "k", g.Token-1, w.options...))
-		_, err := before.Exec(ctx, "SET LOCAL idle_in_transaction_session_timeout = 0")
-		require.NoError(t, err)
+		require.NoError(t, postgres.Fence(ctx, before, "k", 1, w.options...)) // nobody has the lock yet, so it may be idle
+		g := storetest.Acquire(t, w.open(t), req)
 		w.exec(t, "UPDATE "+leases+" SET expires = now()")
 		tx, fenced := begin(t, w, pgx.TxOptions{}), make(chan error, 1)
 		go func() { fenced <- postgres.Fence(ctx, tx, "k", g.Token, w.options...) }()

@@ -137,6 +137,7 @@ func TestForcedNoticeAfterRelease(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	l, other := w.open(t), w.open(t)
+	other.warm(t) // to connect takes time, in which what shows that l's listener lives is held too
 	told := make(chan string, 2)
 	hold := func(key string) lock.Grant {
 		req := storetest.Request(key)

@@ -106,7 +106,9 @@ func TestListenerFollowsThePool(t *testing.T) {
 		storetest.Release(t, l, next)
 		return took
 	})
-	require.EqualValues(t, other.Stat().NewConnsCount()+1, asked)
+	mu.Lock()
+	defer mu.Unlock()
+	require.Greater(t, int64(asked), other.Stat().NewConnsCount(), "the listener asks, too")
 }
 
 // TestEarlyLossFromTheStart: the first grant of a Locker may be forced as soon as it is

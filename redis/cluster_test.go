@@ -200,6 +200,7 @@ func resharding(t *testing.T, cluster *testserver.Cluster, stage string) {
 	first.still()
 	second.still()
 	finish()
+	eventually(t, "both to be in line again", func() bool { return len(inspect(t, a, key).Waiters) == 2 })
 	require.NoError(t, useDuringResharding(a, b, g))
 
 	for _, w := range []*waiter{first, second} {
@@ -234,7 +235,7 @@ func useDuringResharding(a, b lock.Locker, g lock.Grant) error {
 		switch {
 		case err != nil && !notYet(err):
 			return fmt.Errorf("inspect: %w", err)
-		case err == nil && (len(rec.Holders) != 1 || rec.Holders[0].Owner != g.Owner || len(rec.Waiters) != 2):
+		case err == nil && (len(rec.Holders) != 1 || rec.Holders[0].Owner != g.Owner || len(rec.Waiters) > 2):
 			return fmt.Errorf("inspect: %+v", rec)
 		}
 	}

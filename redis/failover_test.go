@@ -82,7 +82,7 @@ func TestFailoverDuringHold(t *testing.T) {
 	s := testserver.RedisSentinel(t)
 	a, b := openSentinel(t, s), openSentinel(t, s)
 	ctx := bounded(t)
-	c := lock.New(a, lock.WithTTL(20*time.Second))
+	c := lock.New(a, lock.WithTTL(2*time.Minute)) // it is renewed by hand alone
 	defer func() { _ = c.Close(ctx) }()
 	lease, err := c.Lock(ctx, "k")
 	require.NoError(t, err)
@@ -158,7 +158,7 @@ func TestFailoverToStaleReplica(t *testing.T) {
 	require.NoError(t, cut.ConfigSet(ctx, "masterauth", "wrong").Err())
 	require.NoError(t, master.Do(ctx, "CLIENT", "KILL", "TYPE", "replica").Err())
 
-	c := lock.New(a, lock.WithTTL(20*time.Second))
+	c := lock.New(a, lock.WithTTL(2*time.Minute)) // it is renewed by hand alone
 	defer func() { _ = c.Close(ctx) }()
 	lease, err := c.Lock(ctx, "k")
 	require.NoError(t, err)

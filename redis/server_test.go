@@ -139,7 +139,7 @@ func TestReadOnlyReplica(t *testing.T) {
 		require.NotErrorIs(t, err, lock.ErrLost)
 		holds(t, l, g)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond) // all its tries take longer
 	defer cancel()
 	_, err = there.Acquire(ctx, request("free"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -240,7 +240,7 @@ func TestServerBusy(t *testing.T) {
 	eventually(t, "BUSY", func() bool {
 		return goredis.HasErrorPrefix(w.rdb.Get(bounded(t), "x").Err(), "BUSY")
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond) // all its tries take longer
 	defer cancel()
 	_, err := l.Acquire(ctx, request("k"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)

@@ -67,7 +67,7 @@ func TestWrappedClient(t *testing.T) {
 	for i, n := range p.nodes {
 		p.nodes[i] = wrapped{opaque{n}, wrapped{opaque{n}, n}}
 	}
-	l := redlock.New(p.nodes, redlock.WithPrefix(p.prefix))
+	l := redlock.New(p.nodes, redlock.WithPrefix(p.prefix), redlock.WithTimeout(5*time.Second))
 	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("k")))
 	require.NoError(t, l.Close())
 }

@@ -63,6 +63,7 @@ func TestLateGiveBack(t *testing.T) {
 func TestGiveBackComesFirst(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
+	w.patient = true
 	p := w.ready(t, redlock.WithTimeout(time.Minute))
 	for _, i := range []int{2, 3, 4} {
 		w.block(t, i, "k")
@@ -152,6 +153,7 @@ func TestLateConfirm(t *testing.T) {
 func TestConfirmByTooFew(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
+	w.patient = true
 	a, b := w.ready(t), w.reaching(t, []int{2, 3, 4})
 	const far = lock.Token(8e15)
 	for i, token := range []lock.Token{far + 10, far, far} {
@@ -213,6 +215,7 @@ func TestRefusedConfirm(t *testing.T) {
 func TestCanceledTryIsUndone(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
+	w.patient = true
 	w.ready(t)
 	p := w.reaching(t, []int{0, 1, 2})
 	req := storetest.Request("k")

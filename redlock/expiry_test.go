@@ -51,7 +51,7 @@ func TestReleaseAfterTTL(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
 	p := w.ready(t)
-	g := storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), 300*time.Millisecond))
+	g := storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), 2*time.Second))
 	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 && p.Idle(4) })
 	for _, i := range []int{3, 4} {
 		w.prolong(t, i, "k", g.Token.String())
@@ -79,7 +79,7 @@ func TestAfterTTL(t *testing.T) {
 		"renewed":  func(ctx context.Context, g lock.Grant) error { _, err := p.Renew(ctx, g); return err },
 		"released": p.Release,
 	} {
-		g := storetest.Renew(t, p, storetest.Acquire(t, p, storetest.Lasting(storetest.Request(what), time.Second)))
+		g := storetest.Renew(t, p, storetest.Acquire(t, p, storetest.Lasting(storetest.Request(what), 2*time.Second)))
 		storetest.Eventually(t, "all nodes to have the token", func() bool { return w.held(t, what) == 5 && p.Idle(3) && p.Idle(4) })
 		w.prolong(t, 2, what, g.Token.String())
 		w.prolong(t, 3, what, "0")

@@ -34,6 +34,7 @@ type world struct {
 	plain   []*goredis.Client // of the nodes, beside all Lockers
 	proxied bool              // processes have a proxy to each node
 	oneWay  time.Duration     // from a proxied process to its nodes
+	patient bool              // clients wait for a node for longer than a test does for anything
 }
 
 func sharedWorld(tb testing.TB) world {
@@ -100,7 +101,11 @@ func (w world) reaching(tb testing.TB, nodes []int, opts ...redlock.Option) *pro
 			proxy.Delay(faultproxy.All(), w.oneWay)
 			p.proxies, addr = append(p.proxies, proxy), proxy.Addr()
 		}
-		p.nodes = append(p.nodes, goredis.NewClient(&goredis.Options{Addr: addr, Dialer: n.dial}))
+		o := &goredis.Options{Addr: addr, Dialer: n.dial}
+		if w.patient {
+			o.ReadTimeout = 2 * storetest.Patience
+		}
+		p.nodes = append(p.nodes, goredis.NewClient(o))
 	}
 	p.Locker = redlock.New(p.nodes, append([]redlock.Option{
 		redlock.WithPrefix(w.prefix), redlock.WithTimeout(5 * time.Second),

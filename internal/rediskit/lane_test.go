@@ -44,6 +44,8 @@ func TestQuick(t *testing.T) {
 			l.speed.Store(fastFlights)
 		}
 		require.NoError(t, err)
+		landed(t, l)
+		l.Hasten() // a flight that was slow, or late, has made the server a slow one
 
 		held := proxy.Hold(faultproxy.Requests())
 		_, sent, err = l.Quick(t.Context(), ping)
@@ -61,6 +63,16 @@ func TestQuick(t *testing.T) {
 		_, err = l.Do(storetest.Bounded(t), ping, false)
 		require.NoError(t, err)
 	}
+}
+
+// landed waits until no flight is under way.
+func landed(tb testing.TB, l *Lane) {
+	tb.Helper()
+	storetest.Eventually(tb, "the end of all flights", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.flights == 0
+	})
 }
 
 // TestRefusedLogin: every call of a batch whose connection cannot log in learns why.
@@ -95,6 +107,7 @@ func TestUnsent(t *testing.T) {
 		require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	}
 	require.False(t, l.fast())
+	landed(t, l)
 
 	l.speed.Store(fastFlights)
 	_, sent, err := l.Quick(t.Context(), ping)
