@@ -226,6 +226,8 @@ func (c *checker) earlyLoss(h *hold, e event, at int64) {
 	switch {
 	case h.forced > 0:
 		excuse = "force release"
+	case e.Err == "lost: unreachable" && h.doubtful > 0 && at < h.doubtful+int64(100*time.Millisecond):
+		excuse = "a renewal that was answered at the last moment"
 	case e.Err == "lost: unreachable" && !c.ran(h.Proc, at-int64(time.Second), at):
 		excuse = "a process that did not run" // to take the answer to its renewal
 	}

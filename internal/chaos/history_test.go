@@ -27,6 +27,7 @@ type hold struct {
 	told     int64 // the worker knew that it is over, or it was killed
 	ended    event // what told it: the end of its context, or its own release
 	released event // the first Release
+	doubtful int64 // the deadline before a renewal that was answered at the last moment, or 0
 	forced   int64 // a ForceRelease was called that may have ended it, or 0
 }
 
@@ -162,6 +163,9 @@ func (c *checker) collectHolds() {
 	for _, e := range c.byKind[kRenew] {
 		// One that was answered at the last moment may have counted, or not.
 		if h := byOwner[e.Owner]; h != nil && e.Err == "" && e.End <= h.deadline+int64(5*time.Millisecond) {
+			if e.End > h.deadline-int64(5*time.Millisecond) {
+				h.doubtful = h.deadline
+			}
 			h.extend(e)
 		}
 	}

@@ -62,7 +62,7 @@ func TestPauseAnswersNothingUntilResume(t *testing.T) {
 	needControl(t, s)
 	s.Resume() // not frozen: nothing to do
 	s.Pause()
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	require.ErrorIs(t, redisReady(ctx, s.Addr()), os.ErrDeadlineExceeded, "the connection opens, no answer comes")
 	s.Resume()

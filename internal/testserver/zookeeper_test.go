@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -23,8 +24,7 @@ func TestZooKeeper(t *testing.T) {
 		_, err = zookeeperMode(ctx, s.Addr())
 		require.Error(t, err)
 		s.Resume()
-		_, err = zookeeperMode(ctx, s.Addr())
-		require.NoError(t, err)
+		require.Eventually(t, func() bool { _, err = zookeeperMode(ctx, s.Addr()); return err == nil }, time.Minute, time.Millisecond)
 	}
 }
 
