@@ -143,7 +143,7 @@ func TestHeld(t *testing.T) {
 	assert.Contains(t, errOut, "held")
 	status, _, _ = outcome(t, url, "run", "-n", "-E", "0", "job", "--", "false")
 	assert.Zero(t, status, "-E 0")
-	status, _, _ = outcome(t, url, "hold", "--wait", "2s", "-E", "9", "job")
+	status, _, _ = outcome(t, url, "hold", "--wait", "10s", "-E", "9", "job")
 	assert.Equal(t, 9, status)
 
 	_, out, _ := outcome(t, url, "ls")
@@ -225,7 +225,12 @@ func TestDoctorFindsLostWakeups(t *testing.T) {
 	assert.Contains(t, out, "ok    hand over")
 	assert.Contains(t, out, "ok    force")
 	bouncer := testserver.PgBouncer(t, server)
-	status, out, _ = outcome(t, testserver.PostgresURL(bouncer.Addr())+"&default_query_exec_mode=exec", "doctor")
+	for range 5 { // on a starved machine a look may come soon after a release, like a wake-up
+		status, out, _ = outcome(t, testserver.PostgresURL(bouncer.Addr())+"&default_query_exec_mode=exec", "doctor")
+		if strings.Contains(out, "WRONG hand over") {
+			break
+		}
+	}
 	assert.Equal(t, exitUnavailable, status)
 	assert.Contains(t, out, "WRONG hand over to who waits: wake-ups do not arrive")
 	assert.Contains(t, out, "WRONG force: the holder does not hear of it")

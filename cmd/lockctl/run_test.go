@@ -89,7 +89,7 @@ func next(t *testing.T, url, file string) {
 	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	status, _, errOut := outcome(t, url, "run", "--ttl", "2s", "job", "--", self, criticalCommand, file, "1ms", "")
+	status, _, errOut := outcome(t, url, "run", "job", "--", self, criticalCommand, file, "1ms", "")
 	assert.Equal(t, 7, status, errOut)
 	b, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -97,7 +97,7 @@ func next(t *testing.T, url, file string) {
 }
 
 func TestNoOverlap(t *testing.T) {
-	const ttl = 3 * time.Second
+	const ttl = 6 * time.Second
 	short := []string{"--ttl", ttl.String(), "--grace", "500ms"}
 	for _, c := range []struct {
 		name, how string

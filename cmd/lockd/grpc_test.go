@@ -92,11 +92,17 @@ func TestGRPC(t *testing.T) {
 	<-watching
 	https := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority.pool()}}}
 	defer https.CloseIdleConnections()
-	resp, err := https.Get("https://" + p.addr + "/metrics")
-	require.NoError(t, err)
-	_, body := answer(t, resp)
+	var body string
+	require.Eventually(t, func() bool {
+		resp, err := https.Get("https://" + p.addr + "/metrics")
+		if !assert.NoError(t, err) {
+			return true
+		}
+		_, body = answer(t, resp)
+		return strings.Contains(body, "lockd_waiting 1")
+	}, patience, 20*time.Millisecond)
 	for _, metric := range []string{
-		"lockd_waiting 1", `lockd_requests_total{action="acquire",outcome="forbidden"} 1`, `lockd_requests_total{action="acquire",outcome="unauthenticated"} 2`,
+		`lockd_requests_total{action="acquire",outcome="forbidden"} 1`, `lockd_requests_total{action="acquire",outcome="unauthenticated"} 2`,
 	} {
 		assert.Contains(t, body, metric)
 	}

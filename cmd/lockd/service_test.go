@@ -125,14 +125,16 @@ func TestWaitGoesOnAtAnotherReplica(t *testing.T) {
 		granted <- err
 	}()
 	<-placed
-	_, body := first.get("/metrics")
-	assert.Contains(t, body, "lockd_waiting 1")
+	waits := func(p *process) {
+		require.Eventually(t, func() bool {
+			_, body := p.get("/metrics")
+			return strings.Contains(body, "lockd_waiting 1")
+		}, patience, 20*time.Millisecond)
+	}
+	waits(first)
 	first.signal(syscall.SIGTERM)
 	assert.Zero(t, first.ended(), first)
-	require.Eventually(t, func() bool {
-		_, body := second.get("/metrics")
-		return strings.Contains(body, "lockd_waiting 1")
-	}, patience, 20*time.Millisecond)
+	waits(second)
 	require.NoError(t, holder.Release(t.Context(), g))
 	assert.NoError(t, <-granted)
 }
