@@ -26,7 +26,7 @@ func ExampleNew() {
 		return
 	}
 	left := time.Until(l.Deadline())
-	fmt.Println("exclusive for almost 59 s:", left > 58*time.Second && left <= 59*time.Second)
+	fmt.Println("exclusive for almost 59 s:", left > 50*time.Second && left <= 59*time.Second)
 
 	_, err = c.Lock(ctx, "k", lock.WithTTL(500*time.Millisecond))
 	fmt.Println(err)

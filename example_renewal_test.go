@@ -16,7 +16,7 @@ func ExampleWithRenewal() {
 	c := lock.New(memory.New())
 	ctx := context.Background()
 
-	l, err := c.Lock(ctx, "job", lock.WithRenewal(false), lock.WithTTL(100*time.Millisecond))
+	l, err := c.Lock(ctx, "job", lock.WithRenewal(false), lock.WithTTL(time.Second))
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -20,7 +20,7 @@ func ExampleWithWait() {
 		fmt.Println(err)
 		return
 	}
-	_, err = c.Lock(ctx, "disk", lock.WithWait(10*time.Millisecond))
+	_, err = c.Lock(ctx, "disk", lock.WithWait(time.Second))
 	var held *lock.HeldError
 	if errors.As(err, &held) {
 		fmt.Println("held for", held.Record.Holders[0].Metadata["job"])

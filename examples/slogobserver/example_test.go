@@ -29,7 +29,7 @@ func Example() {
 	ctx := context.Background()
 	err := client.Do(ctx, "report", func(context.Context, *lock.Lease) error {
 		// Somebody else would like to have it, and gives up.
-		_, err := client.Lock(ctx, "report", lock.WithWait(time.Millisecond))
+		_, err := client.Lock(ctx, "report", lock.WithWait(time.Second))
 		return fmt.Errorf("the other: %w", err)
 	})
 	_ = err // is ErrHeld
