@@ -29,6 +29,7 @@ type waiter struct {
 	ready      chan struct{} // closed when it leaves the line, whatever for
 	grant      lock.Grant    // what it was handed last
 	undone     bool          // by a Release without a token
+	claimed    bool          // a caller has the grant, or had it
 }
 
 // join puts req at the end of e's line, or at the place that its owner has already.
@@ -210,7 +211,7 @@ func (s *store) settle(t *try, w *waiter, ended error, now moment, lost *notices
 		t.refused, t.err, t.record = true, ended, e.record(w.req.Key, now)
 		return nil
 	case h != nil && h.token == w.grant.Token:
-		h.unclaimed = nil
+		h.unclaimed, w.claimed = nil, true
 		t.grant = w.grant
 	case h != nil: // its owner has asked again, and been quicker
 		t.grant, t.err = e.regrant(h, &w.req, now)
@@ -218,6 +219,8 @@ func (s *store) settle(t *try, w *waiter, ended error, now moment, lost *notices
 		s.touched(e.key)
 	case w.queued:
 		return w.ready
+	case w.claimed:
+		t.err = fmt.Errorf("%w: another request of owner %q had the lock", lock.ErrReleased, w.req.Owner)
 	case e.open(&w.req, now):
 		// It was handed the key, and slept until the TTL was over, or somebody forced
 		// it. It starts again as a newcomer: its turn has gone by.

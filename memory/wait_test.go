@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,6 +186,39 @@ func TestContextThatAsksTheStore(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("it waits for itself")
 	}
+}
+
+// TestOverBeforeTheOther: an owner waits by two requests. By one it has the lock, and releases it before
+// the other has noticed that its turn has come. That one is not granted anything: nobody would end it.
+func TestOverBeforeTheOther(t *testing.T) {
+	bubble(t, func(t *testing.T, l *memory.Locker) {
+		h, req := acquire(t, l, request("k")), request("k", waiting)
+		gate := make(chan struct{})
+		var late atomic.Bool
+		slow := &nosyContext{t.Context(), func() {
+			if late.Load() {
+				<-gate
+			}
+		}}
+		first, second := make(chan lock.Grant, 1), make(chan error, 1)
+		go func() {
+			g, err := l.Acquire(t.Context(), req)
+			if err != nil {
+				t.Error(err)
+			}
+			first <- g
+		}()
+		go func() { _, err := l.Acquire(slow, req); second <- err }()
+		synctest.Wait()
+		late.Store(true)
+		release(t, l, h)
+		release(t, l, <-first)
+		close(gate)
+		require.ErrorIs(t, <-second, lock.ErrReleased)
+		rec, err := l.Inspect(t.Context(), "k")
+		require.NoError(t, err)
+		require.Empty(t, rec.Holders)
+	})
 }
 
 func TestCancelIsPrompt(t *testing.T) {
