@@ -27,6 +27,7 @@ type call struct {
 	mark mark                   // the clock when it began to ask for key
 	seen atomic.Pointer[Record] // who held the key when the wait began, if known
 
+	leases []*Lease   // what DoAll has, while it asks for key
 	under  *fnContext // the leases that it has while it asks for key, the innermost first
 	nested *waitUnder // how it waits under them; nil if it does not
 }
@@ -86,7 +87,7 @@ func (k *call) enter() error {
 	}
 	var s section
 	s.enter(&k.c.engine)
-	defer s.leave()
+	defer s.leaveLater()
 	if s.e.closing.phase != open {
 		return ErrClosed
 	}
@@ -114,32 +115,35 @@ func (k *call) leave() {
 	s.leave()
 }
 
-// giveUp ends what k has, since nobody gets it. The engine releases it in the background, or
-// k itself when there is no engine any more.
-func (k *call) giveUp(leases ...*Lease) {
+// giveUp ends what k has, and what it may have got by last, since nobody gets it. The engine releases it
+// in the background, or k itself when there is no engine any more.
+func (k *call) giveUp(last ...*Lease) {
 	var s section
+	var alone []*Lease
 	s.enter(&k.c.engine)
-	for _, l := range leases {
-		if l.state == held {
-			l.keepUntil = 0
-			s.end(l, ErrReleased)
-			s.release(l)
+	for _, leases := range [...][]*Lease{last, k.leases} {
+		for _, l := range leases {
+			if l.state == held {
+				l.keepUntil = 0
+				s.end(l, ErrReleased)
+				s.release(l)
+			}
+			if s.e.closing.phase == stopped && l.state == ending && l.failure == nil {
+				alone = append(alone, l)
+			}
 		}
 	}
-	alone := s.e.closing.phase == stopped
 	s.arrive(k)
 	delete(s.e.calls, k)
 	s.leave()
 	k.cancel(nil)
-	if !alone {
+	if len(alone) == 0 {
 		return
 	}
 	ctx, cancel := context.WithCancel(&detached{k.ctx})
 	defer cancel()
-	for _, l := range leases {
-		if l.Token() != 0 {
-			_ = l.finish(k.parting(ctx, cancel))
-		}
+	for _, l := range alone {
+		_ = l.finish(k.parting(ctx, cancel))
 	}
 }
 
@@ -207,13 +211,7 @@ func (k *call) granted(l *Lease, g Grant) (again bool, err error) {
 			s.e.calls[k] = struct{}{}
 		}
 	}
-	defer func() {
-		s.unlock()
-		if s.n > 0 { // k counts again, and an Observer may call Close
-			late := s
-			go late.observe()
-		}
-	}()
+	defer s.leaveLater()
 	s.timeUp(l)
 	switch {
 	case s.e.closing.phase != open:
@@ -264,7 +262,7 @@ func (k *call) undo(l *Lease) {
 	var s section
 	s.enter(l.e)
 	s.release(l)
-	s.leave()
+	s.leaveLater()
 }
 
 // unknown reports whether a grant or a place in line may be left after err: not when the
@@ -283,10 +281,11 @@ func (k *call) unknown(err error) bool {
 // by a context, and that the key is held only if the store has shown it.
 func (k *call) explain(err error) error {
 	rec, seen, rest := k.split(err)
+	ours := k.cctx.Err() != nil // before ctx is asked, which may end now
 	switch {
 	case k.ctx.Err() != nil:
 		rest = k.withCause(rest)
-	case k.cctx.Err() != nil: // by Close, as the victim of a deadlock, or by the loss of a lease of DoAll
+	case ours: // by Close, as the victim of a deadlock, or by the loss of a lease of DoAll
 		return context.Cause(k.cctx)
 	case k.limit() > 0 && k.actx.Err() != nil && errors.Is(err, context.DeadlineExceeded):
 		return k.over(rec, seen, rest)

@@ -362,3 +362,39 @@ func TestGrantAfterTheCallersContextEnded(t *testing.T) {
 		require.False(t, f.held("k"))
 	})
 }
+
+// The caller's ctx may end between two looks at it: the error is still its own, and says who holds.
+func TestContextEndsWhileAnErrorIsExplained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f)
+		mustLock(t, client(t, f), "k")
+		why := errors.New("why")
+		parent, cancel := context.WithCancelCause(t.Context())
+		ctx := &lastLook{parent, func() { cancel(why) }, false}
+		f.onAcquire(func(actx context.Context, r Request, acquire acquireFunc) (Grant, error) {
+			g, err := acquire(actx, r)
+			ctx.armed = true
+			return g, err
+		})
+		_, err := c.TryLock(ctx, "k")
+		require.ErrorIs(t, err, ErrHeld)
+	})
+}
+
+// lastLook ends when it is asked whether it has.
+type lastLook struct {
+	context.Context
+	end   func()
+	armed bool
+}
+
+func (c *lastLook) Err() error {
+	err := c.Context.Err()
+	if c.armed {
+		c.armed = false
+		c.end()
+		synctest.Wait()
+	}
+	return err
+}

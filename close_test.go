@@ -324,3 +324,29 @@ func TestCloseDuringRelease(t *testing.T) {
 		require.False(t, f.held("k"))
 	})
 }
+
+// A wait that is over when Close has given up is undone by its call: there is no engine any more.
+func TestCloseGivesUpBesideAWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := New(f)
+		mustLock(t, client(t, f), "k")
+		closed := make(chan struct{})
+		f.onAcquire(func(ctx context.Context, r Request, acquire acquireFunc) (Grant, error) {
+			g, err := acquire(ctx, r)
+			<-closed
+			return g, err
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { _, err := c.Lock(t.Context(), "k"); assertIs(t, err, ErrClosed) })
+		time.Sleep(time.Second)
+		require.ErrorIs(t, c.Close(canceled()), context.Canceled)
+		require.Empty(t, f.sent("release"))
+		close(closed)
+		wg.Wait()
+		undo := f.sent("release")
+		require.Len(t, undo, 1)
+		require.Zero(t, undo[0].grant.Token)
+		require.Equal(t, f.sent("acquire")[1].req.Owner, undo[0].grant.Owner)
+	})
+}

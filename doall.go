@@ -79,7 +79,6 @@ type allCall struct {
 	call
 	keys   []string   // sorted, each once
 	places []int      // in keys, of the keys as given
-	leases []*Lease   // of the first of keys, as far as it has come
 	around *fnContext // the leases that ctx carries
 	begun  time.Time
 }
@@ -138,18 +137,23 @@ func (d *allCall) acquireAll() error {
 func (d *allCall) round(n int, late error) (err error) {
 	d.key, d.leases, d.under = d.keys[0], make([]*Lease, 0, len(d.keys)), d.around
 	d.cctx, d.cancel = context.WithCancelCause(d.ctx)
+	d.seen.Store(nil)
 	done := false
 	defer func() {
 		if !done { // the store or an Observer may have panicked
-			d.giveUp(d.leases...)
+			d.giveUp()
 		}
 	}()
+	fail := func(err error) error {
+		d.giveUp() // before an Observer hears of it, who may call Close
+		return d.failed(nil, err)
+	}
 	if err := d.enter(); err != nil {
 		return d.failed(nil, err)
 	}
 	if late != nil {
 		if err := d.rest(n-1, late); err != nil {
-			return d.failed(nil, err)
+			return fail(err)
 		}
 	}
 	terms := make([]struct { // of each key, in one allocation
@@ -169,7 +173,7 @@ func (d *allCall) round(n int, late error) (err error) {
 	}
 	if l, lost := d.lost(); l != nil {
 		d.key = l.Key()
-		return d.failed(nil, lost)
+		return fail(lost)
 	}
 	done = true
 	return nil
@@ -198,7 +202,7 @@ func (d *allCall) lost() (*Lease, error) {
 	for _, l := range d.leases {
 		s.timeUp(l)
 	}
-	s.leave()
+	s.leaveLater()
 	cause := context.Cause(d.cctx)
 	if !errors.Is(cause, ErrLost) {
 		return nil, nil

@@ -387,6 +387,44 @@ func TestCloseGivesUpBesideADoAll(t *testing.T) {
 	})
 }
 
+// An Observer may close the Client when it hears that a DoAll has failed, which counts for Close as
+// long as it runs.
+func TestObserverMayCloseWhenADoAllFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var c *Client
+		closed := make(chan error, 1)
+		c = New(f, WithObserver(observerFunc(func(_ context.Context, e Event) {
+			if e.Kind == EventFailed {
+				closed <- c.Close(context.Background())
+			}
+		})))
+		f.onAcquire(func(ctx context.Context, r Request, acquire acquireFunc) (Grant, error) {
+			if r.Key == "b" {
+				f.force("a", true)
+			}
+			return acquire(ctx, r)
+		})
+		require.ErrorIs(t, c.DoAll(t.Context(), []string{"a", "b"}, neverAll, WithWait(0)), ErrLost)
+		require.NoError(t, <-closed)
+		require.False(t, f.held("b"))
+	})
+}
+
+// A round that ends before its first key was asked for knows of nobody who holds that: the record of
+// the round before was another key's.
+func TestDoAllRefusedByNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f, WithObserver(new(recorder)))
+		mustLock(t, client(t, f), "b")
+		time.AfterFunc(20*time.Second-time.Millisecond, func() { f.force("a", true) })
+		err := c.DoAll(t.Context(), []string{"a", "b"}, neverAll, WithWait(20*time.Second), WithBackoff(time.Second, time.Second))
+		require.Error(t, err)
+		require.False(t, Refused(err, "a"), err)
+	})
+}
+
 // Without an engine a DoAll does not wait for each of its keys on a store that is frozen.
 func TestDoAllAfterACloseThatGaveUp(t *testing.T) {
 	for name, waits := range map[string]bool{"in line": true, "in fn": false} {

@@ -93,6 +93,16 @@ func (s *section) leave() {
 	s.observe()
 }
 
+// leaveLater is leave in a call that Close waits for: an Observer, who may call Close, is told in
+// another goroutine.
+func (s *section) leaveLater() {
+	s.unlock()
+	if s.n > 0 {
+		late := *s
+		go late.observe()
+	}
+}
+
 // unlock begins the calls that are due, sets the timer, unlocks, and ends contexts.
 func (s *section) unlock() {
 	s.settle()

@@ -244,6 +244,26 @@ func TestCloseThatGivesUpLeavesWhatIsKept(t *testing.T) {
 	})
 }
 
+// What Close has left within its minimum hold is left, also if a renewal is answered after that.
+func TestKeptEndsOnceBesideARenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, seen := newFake(), new(recorder)
+		f.onRenew(func(ctx context.Context, g Grant, renew renewFunc) (Grant, error) {
+			time.Sleep(time.Second)
+			return renew(context.WithoutCancel(ctx), g)
+		})
+		c := New(f, WithTTL(ttlTen), WithMinHold(hold), WithObserver(seen))
+		mustLock(t, c, "k")
+		for len(f.sent("renew")) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		require.NoError(t, c.Close(t.Context()))
+		time.Sleep(2 * time.Second)
+		require.Equal(t, []string{"granted", "released"}, seen.kinds())
+		require.Empty(t, f.sent("release"))
+	})
+}
+
 // What is kept of a Lock ends once, also if a Do keeps Close from coming to an end.
 func TestCloseThatGivesUpTellsOnceOfWhatIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -221,7 +221,7 @@ func (s *section) answered(c caller, l *Lease, o *op, g Grant, err error) {
 		s.to(l, gone, never) // nothing is left to release
 	case l.state == ending:
 		s.to(l, ending, s.now) // its release was waiting for this answer
-	case err == nil:
+	case err == nil && l.lost != nil:
 		s.release(l) // it is gone, and the store has prolonged what nobody holds
 	}
 }

@@ -65,7 +65,7 @@ func (k *call) await() error {
 	}
 	var s section
 	s.enter(&k.c.engine)
-	defer s.leave()
+	defer s.leaveLater()
 	k.nested = &waitUnder{under: owners, also: s.e.waits[k.key]}
 	if cycle := s.cycle(k); cycle != nil {
 		k.nested = nil

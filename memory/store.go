@@ -145,6 +145,9 @@ func (e *entry) regrant(h *hold, req *lock.Request, now moment) (lock.Grant, err
 	if h.shared != req.Shared {
 		return lock.Grant{}, errMode(req)
 	}
+	if h.unclaimed != nil {
+		h.unclaimed.claimed = true
+	}
 	h.metadata, h.lost, h.unclaimed = req.Metadata, req.Lost, nil
 	e.extend(h, max(h.expires, now.at+req.TTL)) // a renewal may have put it off by more
 	return h.grant(req, now), nil

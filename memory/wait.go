@@ -29,7 +29,7 @@ type waiter struct {
 	ready      chan struct{} // closed when it leaves the line, whatever for
 	grant      lock.Grant    // what it was handed last
 	undone     bool          // by a Release without a token
-	claimed    bool          // a caller has the grant, or had it
+	claimed    bool          // a request of its owner has the grant, or had it
 }
 
 // join puts req at the end of e's line, or at the place that its owner has already.
@@ -215,6 +215,7 @@ func (s *store) settle(t *try, w *waiter, ended error, now moment, lost *notices
 		t.grant = w.grant
 	case h != nil: // its owner has asked again, and been quicker
 		t.grant, t.err = e.regrant(h, &w.req, now)
+		w.claimed = true
 		s.arm(e, now)
 		s.touched(e.key)
 	case w.queued:
@@ -228,7 +229,7 @@ func (s *store) settle(t *try, w *waiter, ended error, now moment, lost *notices
 			e = s.add(w.req.Key, now, lost)
 		}
 		w.grant, _ = s.grant(e, &w.req, now)
-		t.grant = w.grant
+		t.grant, w.claimed = w.grant, true
 	default:
 		s.queue(e, w, now)
 		return w.ready

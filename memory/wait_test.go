@@ -221,6 +221,33 @@ func TestOverBeforeTheOther(t *testing.T) {
 	})
 }
 
+// TestOverBeforeItsWait: likewise, if the other request came when the first had its turn already.
+func TestOverBeforeItsWait(t *testing.T) {
+	bubble(t, func(t *testing.T, l *memory.Locker) {
+		h, req := acquire(t, l, request("k")), request("k", waiting)
+		gate := make(chan struct{})
+		var late atomic.Bool
+		slow := &nosyContext{t.Context(), func() {
+			if late.Load() {
+				<-gate
+			}
+		}}
+		waits := make(chan error, 1)
+		go func() { _, err := l.Acquire(slow, req); waits <- err }()
+		synctest.Wait()
+		late.Store(true)
+		release(t, l, h)
+		synctest.Wait()
+		req.Wait = false
+		release(t, l, acquire(t, l, req))
+		close(gate)
+		require.ErrorIs(t, <-waits, lock.ErrReleased)
+		rec, err := l.Inspect(t.Context(), "k")
+		require.NoError(t, err)
+		require.Empty(t, rec.Holders)
+	})
+}
+
 func TestCancelIsPrompt(t *testing.T) {
 	bubble(t, func(t *testing.T, l *memory.Locker) {
 		held := acquire(t, l, request("k", func(r *lock.Request) { r.Metadata = map[string]string{"job": "x"} }))
