@@ -14,6 +14,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/dynamo"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 )
 
@@ -175,6 +176,22 @@ func TestUndoOfAKnownOutcome(t *testing.T) {
 	b.http.sent()
 	storetest.Release(t, b, lock.Grant{Key: "k", Owner: waits.Owner})
 	require.Empty(t, b.http.sent())
+}
+
+// TestUndoOfAnEarlierCall: an owner has been granted the lock, does not know of it, and stands in line
+// for it, as a client of the lock service that missed a reply. Its undo ends that grant.
+func TestUndoOfAnEarlierCall(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).open(t)
+	req := storetest.Request("k")
+	storetest.Acquire(t, p, req)
+	ctx, cancel := context.WithCancel(storekit.ReuseOwner(storetest.Bounded(t)))
+	req.Wait = true
+	req.Waiting = func(lock.Record) { cancel() }
+	_, err := p.Acquire(ctx, req)
+	require.ErrorIs(t, err, context.Canceled)
+	storetest.Release(t, p, lock.Grant{Key: "k", Owner: req.Owner})
+	require.Empty(t, storetest.Inspect(t, p, "k").Holders)
 }
 
 // TestHint: a release wakes who waits in the same process, though it would look again only

@@ -226,7 +226,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 		})
 		err = storekit.Tried(ctx, req, err, a.doubt, l.undo)
 	}
-	if err != nil && req.Wait && !a.doubt && len(a.sent) == 0 && !a.announced {
+	if err != nil && req.Wait && !storekit.OwnerIsReused(ctx) && !a.doubt && len(a.sent) == 0 && !a.announced {
 		l.settled.Add(req.Owner)
 	}
 	return g, err

@@ -2,12 +2,16 @@ package httplock_test
 
 import (
 	"context"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
@@ -122,6 +126,77 @@ func TestWaitGoesOnAtAnotherReplica(t *testing.T) {
 			})
 		}
 	})
+}
+
+// roundTrip is an http.RoundTripper.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A grant is lost before its client has verified it, by way of another replica than that which tells of
+// it. The wait goes on.
+func TestLostBeforeItIsVerified(t *testing.T) {
+	t.Parallel()
+	st := onMemory(t)
+	left, right, store := serve(t, st.Open), serve(t, st.Open), st.Open()
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	req, waits := storetest.Lasting(storetest.Request("k"), time.Second), make(chan struct{})
+	var once sync.Once
+	way := roundTrip(func(r *http.Request) (*http.Response, error) {
+		r = r.Clone(r.Context())
+		if r.URL.Host = left.Addr; strings.HasSuffix(r.URL.Path, ":renew") {
+			once.Do(func() { assert.NoError(t, store.(lock.Admin).ForceRelease(r.Context(), "k", req.Owner)) })
+			r.URL.Host = right.Addr
+		}
+		return transport.RoundTrip(r)
+	})
+	l := httplock.New("http://replicas", httplock.WithHTTPClient(&http.Client{Transport: way}))
+	t.Cleanup(func() { _ = l.Close() })
+	blocker := storetest.Acquire(t, store, storetest.Request("k"))
+	req.Wait, req.Waiting = true, func(lock.Record) { close(waits) }
+	granted := make(chan error, 1)
+	go func() { _, err := l.Acquire(storetest.Bounded(t), req); granted <- err }()
+	storetest.Receive(t, waits)
+	storetest.Release(t, store, blocker)
+	require.NoError(t, storetest.Receive(t, granted))
+}
+
+// A waiter is granted by another replica than that where it stands in line, which may do so too, later:
+// its release leaves nothing to that one.
+func TestGrantedBesideItsPlace(t *testing.T) {
+	t.Parallel()
+	var polls atomic.Int32
+	var mu sync.Mutex // guards releases
+	var releases []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case strings.HasSuffix(r.URL.Path, ":release"):
+			mu.Lock()
+			defer mu.Unlock()
+			releases = append(releases, string(body))
+			w.WriteHeader(http.StatusNoContent)
+		case strings.HasSuffix(r.URL.Path, ":acquire") && polls.Add(1) == 1:
+			w.WriteHeader(http.StatusAccepted)
+			_, _ = io.WriteString(w, `{"new":true}`)
+		default:
+			_, _ = io.WriteString(w, `{"token":7,"ttl":"60s"}`)
+		}
+	}))
+	defer s.Close()
+	l := httplock.New(s.URL)
+	defer l.Close()
+	req := storetest.Request("k")
+	req.Wait = true
+	g := storetest.Acquire(t, l, req)
+	storetest.Release(t, l, g)
+	mu.Lock()
+	defer mu.Unlock()
+	require.Len(t, releases, 2)
+	require.Contains(t, releases[0], `"token":`)
+	require.NotContains(t, releases[1], `"token":`)
 }
 
 // A request that comes after the undo of its owner gets nothing, on a store too that forgets undos.

@@ -310,7 +310,7 @@ func TestLateTryOfHeldKey(t *testing.T) {
 				storetest.Refused(t, l, late)
 				storetest.Receive(t, first.Hit())
 				first = l.proxy().Lose(prepare)
-				_, err := l.Acquire(storekit.LinesUp(storetest.Bounded(t)), waits)
+				_, err := l.Acquire(storekit.ReuseOwner(storetest.Bounded(t)), waits)
 				require.ErrorIs(t, err, lock.ErrHeld)
 				storetest.Receive(t, first.Hit())
 				next := storetest.Waits(t, l, waits)

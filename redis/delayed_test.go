@@ -149,7 +149,7 @@ func TestLateTakeBeforeAWait(t *testing.T) {
 		l.Hasten()
 		late := proxy.Hold(faultproxy.Requests().Nth(1))
 		req := mode(request("k"))
-		_, err := l.Acquire(storekit.LinesUp(bounded(t)), req)
+		_, err := l.Acquire(storekit.ReuseOwner(bounded(t)), req)
 		require.ErrorIs(t, err, lock.ErrHeld)
 		storetest.Receive(t, late.Hit())
 		next := waits(t, l, req)

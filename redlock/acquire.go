@@ -28,7 +28,14 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 		return l.wait(ctx, a)
 	}
 	g, err := a.try(ctx)
-	if err != nil {
+	switch {
+	case err == nil:
+	case storekit.OwnerIsReused(ctx):
+		if a.uncertain() {
+			l.doubts.Add(req.Owner) // what comes late is the wait's, and its release leaves the marks
+		}
+		a.yield(false)
+	default:
 		a.yield(true)
 	}
 	return g, err

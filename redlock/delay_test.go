@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/redlock"
 )
@@ -495,4 +496,28 @@ func (w world) has(tb testing.TB, i int, key, owner string) bool {
 	ctx := storetest.Bounded(tb)
 	state, _ := w.plain[i].Get(ctx, w.prefix+"s:"+key).Result()
 	return strings.Contains(state, ":"+owner+":") || w.plain[i].HExists(ctx, w.prefix+"i:"+key, owner).Val()
+}
+
+// TestDoubtBeforeAWait: a node does not answer a try, whose owner stands in line next, as the lock
+// service does. When the node is back it does not refuse the owner, nor does anything outlive the release.
+func TestDoubtBeforeAWait(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	a, b := w.ready(t), w.ready(t)
+	g := storetest.Acquire(t, a, storetest.Request("k"))
+	req := storetest.Request("k")
+	vote := b.nets[0].set(&trap{texts: []string{req.Owner}}) // it is sent again
+	_, err := b.Acquire(storekit.ReuseOwner(storetest.Bounded(t)), req)
+	require.ErrorIs(t, err, lock.ErrHeld)
+	vote.await(t)
+	waiting := storetest.Waits(t, b, req)
+	for range 50 {
+		storetest.Inspect(t, b, "other") // time enough for a mark
+	}
+	storetest.Release(t, a, g)
+	storetest.Release(t, b, waiting.Granted(t))
+	storetest.Eventually(t, "all nodes to be free", func() bool { return w.held(t, "k") == 0 })
+	vote.deliver(t)
+	storetest.Inspect(t, b, "k")
+	require.False(t, w.has(t, 0, "k", req.Owner))
 }

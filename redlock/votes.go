@@ -99,6 +99,18 @@ func (a *acquisition) settle(i int) {
 	}
 }
 
+// uncertain reports whether some node has a vote, or may get one, that a has not heard of.
+func (a *acquisition) uncertain() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range a.l.nodes {
+		if a.doubt[i] || a.busy[i] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // yield gives back the votes that have come in. The owner may come again, unless it has failed:
 // then nobody has to undo what it may yet get.
 func (a *acquisition) yield(failed bool) {

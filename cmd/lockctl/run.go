@@ -163,8 +163,11 @@ func (w *ward) Acquire(ctx context.Context, r lock.Request) (lock.Grant, error) 
 		w.grace = min(defaultGrace, g.TTL/3)
 	}
 	if usesUp(w.grace, g.TTL) {
-		err := fmt.Errorf("%w: grace %v leaves nothing of a TTL of %v, which is what the store grants", lock.ErrInvalid, w.grace, g.TTL)
-		return lock.Grant{}, errors.Join(err, w.Locker.Release(ctx, lock.Grant{Key: r.Key, Owner: r.Owner}))
+		if err := w.Locker.Release(ctx, lock.Grant{Key: r.Key, Owner: r.Owner}); err != nil {
+			return lock.Grant{}, err // the Client undoes nothing after ErrInvalid
+		}
+		return lock.Grant{}, fmt.Errorf("%w: grace %v leaves nothing of a TTL of %v, which is what the store grants",
+			lock.ErrInvalid, w.grace, g.TTL)
 	}
 	g.TTL -= w.cut()
 	return g, nil

@@ -377,3 +377,21 @@ func runs(pid int) bool {
 	_, state, _ := strings.Cut(string(b), ") ")
 	return !strings.HasPrefix(state, "Z")
 }
+
+// left is a store that grants less than it is asked for, and fails to release.
+type left struct{ lock.Locker }
+
+func (left) Acquire(_ context.Context, r lock.Request) (lock.Grant, error) {
+	return lock.Grant{Key: r.Key, Owner: r.Owner, Token: 1, TTL: time.Second, Start: time.Now()}, nil
+}
+
+func (left) Release(context.Context, lock.Grant) error { return lock.ErrUnavailable }
+
+// TestGraceOfAShortGrant: a grant that the grace uses up is given back. If that fails the Client does it
+// later, which it does not after ErrInvalid.
+func TestGraceOfAShortGrant(t *testing.T) {
+	w := &ward{Locker: left{}, grace: 2 * time.Second}
+	_, err := w.Acquire(t.Context(), lock.Request{Key: "k", Owner: "o", TTL: time.Minute})
+	require.ErrorIs(t, err, lock.ErrUnavailable)
+	require.NotErrorIs(t, err, lock.ErrInvalid)
+}

@@ -7,3 +7,4 @@ func TestReleaseOfWhatWasForced(t *testing.T)  { protocol().KeepForcedReason(t) 
 func TestAcquireWhoseReplyIsLost(t *testing.T) { protocol().LoseAcquireReply(t) }
 func TestLateTryOfHeldKey(t *testing.T)        { protocol().LateTryOfHeldKey(t) }
 func TestDoubtBeforeAWait(t *testing.T)        { protocol().DoubtBeforeAWait(t) }
+func TestLoseGrant(t *testing.T)               { protocol().LoseGrant(t) }

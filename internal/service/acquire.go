@@ -108,6 +108,8 @@ var errUnanswered = errors.New("lock: a poll of the service was not answered in 
 func (a *acquisition) claim(ctx context.Context) (lock.Grant, *storekit.Refusal, error) {
 	answer, start, err := a.poll(ctx)
 	a.failed = err != nil
+	// Another replica has granted, and the one where this owner stands in line may do so later.
+	a.unsure = a.unsure || a.inLine && answer.Grant.Token != 0 && !answer.Renew
 	switch {
 	case err != nil:
 		a.unsure = a.unsure || !errors.Is(err, lock.ErrInvalid)

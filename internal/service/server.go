@@ -128,7 +128,7 @@ func (s *Server) Acquire(ctx context.Context, req lock.Request) (Answer, error) 
 	}
 	try, tctx := req, ctx
 	if req.Wait {
-		tctx = storekit.LinesUp(ctx)
+		tctx = storekit.ReuseOwner(ctx)
 	}
 	try.Wait, try.HeadStart = false, 0
 	g, err := s.try(tctx, try)
@@ -139,6 +139,9 @@ func (s *Server) Acquire(ctx context.Context, req lock.Request) (Answer, error) 
 	if !req.Wait || !errors.Is(err, lock.ErrHeld) {
 		return Answer{}, err
 	}
+	if g := granted(req, err); g.Token != 0 {
+		return Answer{Grant: s.shown(ctx, g), Renew: true}, nil
+	}
 	address := ""
 	if s.Address != nil {
 		address = s.Address(ctx)
@@ -148,6 +151,20 @@ func (s *Server) Acquire(ctx context.Context, req lock.Request) (Answer, error) 
 		return Answer{}, err
 	}
 	return s.poll(ctx, req, w, fresh)
+}
+
+// granted is what the holder has got, if err says that the owner of req is one: by an earlier copy of
+// the request, whose reply was lost. It must not wait for itself.
+func granted(req lock.Request, err error) (g lock.Grant) {
+	var held *lock.HeldError
+	if errors.As(err, &held) {
+		for _, h := range held.Record.Holders {
+			if h.Owner == req.Owner && h.ExpiresIn > 0 {
+				g = lock.Grant{Key: req.Key, Owner: h.Owner, Token: h.Token, TTL: h.ExpiresIn, Start: time.Now(), Shared: req.Shared}
+			}
+		}
+	}
+	return g
 }
 
 // try asks for a grant at once, unless the owner is undone before there is one: after that the undo

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // maxHeartbeat is how long a waiter that has died may stay in line, or less if its TTL is.
@@ -105,14 +106,30 @@ func (ws *waits) join(p place) *wait {
 	return ws.attach(p)
 }
 
-// attach is join. ws.mu is held.
+// attach is join. A wait whose grant is over it gives up: that was lost before its client had verified
+// it, maybe by way of another replica. ws.mu is held.
 func (ws *waits) attach(p place) *wait {
 	w := ws.all[p]
-	if w != nil {
-		w.polls++
-		w.gap.Stop()
+	switch {
+	case w == nil:
+		return nil
+	case w.over():
+		ws.remove(w)
+		return nil
 	}
+	w.polls++
+	w.gap.Stop()
 	return w
+}
+
+// over reports whether w has been granted for a TTL that has passed.
+func (w *wait) over() bool {
+	select {
+	case <-w.done:
+		return w.err == nil && storekit.Elapsed(w.grant.Start) >= w.grant.TTL
+	default:
+		return false
+	}
 }
 
 // begin stands in line for req, which the client asked for, with a poll added. Another request of
@@ -135,7 +152,7 @@ func (ws *waits) begin(req lock.Request, client string) (w *wait, fresh bool, er
 	case ws.mostPerClient > 0 && ws.clients[client] >= ws.mostPerClient:
 		return nil, false, &Problem{Kind: KindCrowded, Detail: fmt.Sprintf("%d of this client wait here already", ws.mostPerClient)}
 	}
-	ctx, cancel := context.WithCancel(ws.base)
+	ctx, cancel := context.WithCancel(storekit.ReuseOwner(ws.base))
 	w = &wait{
 		place: p, shared: req.Shared, client: client, cancel: cancel, polls: 1,
 		placed: make(chan struct{}), done: make(chan struct{}),

@@ -176,6 +176,42 @@ func (p Protocol) DoubtBeforeAWait(t *testing.T) {
 	require.True(t, store.doubts.Take(w.Owner), "its release leaves a tombstone")
 }
 
+// forgetful is a store that does not grant again what an owner has: it says who holds the key.
+type forgetful struct {
+	lock.Locker
+	once *sync.Once
+	lose func()
+}
+
+func (f forgetful) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
+	rec, err := f.Inspect(ctx, req.Key)
+	if err == nil && rec.HolderCount > 0 && rec.Holders[0].Owner == req.Owner {
+		if req.Wait { // for itself
+			<-ctx.Done()
+		}
+		return lock.Grant{}, &lock.HeldError{Record: rec}
+	}
+	defer f.once.Do(f.lose)
+	return f.Locker.Acquire(ctx, req)
+}
+
+// LoseGrant loses the reply to a grant, and the client asks again, ready to wait. It has the grant: it
+// does not wait for itself.
+func (p Protocol) LoseGrant(t *testing.T) {
+	t.Parallel()
+	var proxy *faultproxy.Proxy
+	store := forgetful{OnMemory(t).Open(), new(sync.Once), func() { proxy.Break() }}
+	s := p.Start(t, func() lock.Locker { return store })
+	proxy = faultproxy.New(t, s.Addr)
+	l := p.Dial(t, proxy.Addr())
+	req := storetest.Request("k")
+	req.Wait = true
+	g := storetest.Acquire(t, l, req)
+	require.Equal(t, req.TTL, g.TTL)
+	storetest.Holds(t, store, g)
+	storetest.Release(t, l, g)
+}
+
 // LateTryOfHeldKey executes a try late, whose copy was refused meanwhile: it is granted to nobody.
 func (p Protocol) LateTryOfHeldKey(t *testing.T) {
 	t.Parallel()

@@ -73,17 +73,23 @@ func (d *Doubts) Release(ctx context.Context, g lock.Grant, end, undo func(conte
 	return err
 }
 
-// linesUp is the key in ctx of LinesUp.
-type linesUp struct{}
+// reuseOwner is the key in ctx of ReuseOwner.
+type reuseOwner struct{}
 
-// LinesUp is ctx for a try whose caller, if it is refused, stands in line as the same owner. A tombstone
-// would refuse that, and nothing needs undoing before the wait has ended.
-func LinesUp(ctx context.Context) context.Context { return context.WithValue(ctx, linesUp{}, true) }
+// ReuseOwner is ctx for the calls of an Acquire by one who tries, and if it is refused stands in line as
+// the same owner. A tombstone would refuse that, so the try leaves none: nothing needs undoing before the
+// wait has ended. That one may have left nothing itself, and is not all that the owner may have.
+func ReuseOwner(ctx context.Context) context.Context {
+	return context.WithValue(ctx, reuseOwner{}, true)
+}
 
-// Tried is [Tried], of a store whose tombstones refuse an owner for good. If ctx is from [LinesUp] it
+// OwnerIsReused reports whether ctx is from [ReuseOwner].
+func OwnerIsReused(ctx context.Context) bool { return ctx.Value(reuseOwner{}) != nil }
+
+// Tried is [Tried], of a store whose tombstones refuse an owner for good. If ctx is from [ReuseOwner] it
 // remembers the doubt for the release.
 func (d *Doubts) Tried(ctx context.Context, req lock.Request, err error, unsure bool, undo func(context.Context, lock.Grant) error) error {
-	if unsure && ctx.Value(linesUp{}) != nil {
+	if unsure && OwnerIsReused(ctx) {
 		d.Add(req.Owner)
 		return err
 	}

@@ -102,7 +102,7 @@ func TestTriedBeforeAWait(t *testing.T) {
 	req, held := lock.Request{Key: "k", Owner: "o", TTL: time.Second}, &lock.HeldError{}
 	undone := 0
 	undo := func(context.Context, lock.Grant) error { undone++; return nil }
-	ctx := LinesUp(t.Context())
+	ctx := ReuseOwner(t.Context())
 	require.Equal(t, held, d.Tried(ctx, req, held, false, undo))
 	require.False(t, d.Take("o"))
 	require.Equal(t, held, d.Tried(ctx, req, held, true, undo))
