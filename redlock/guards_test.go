@@ -239,6 +239,49 @@ func TestRestartOfTwoPrefixes(t *testing.T) {
 	require.ErrorIs(t, err, redlock.ErrNoQuorum)
 }
 
+// TestRestartOfAFullNode: a server that is restarted abstains, although it is full, and although the
+// first that comes may not run what has it abstain.
+func TestRestartOfAFullNode(t *testing.T) {
+	t.Parallel()
+	for name, hinder := range map[string]func(ctx context.Context, w world, i int){
+		"full": func(ctx context.Context, w world, i int) {
+			require.NoError(t, w.plain[i].ConfigSet(ctx, "maxmemory", "1").Err())
+		},
+		"without INFO": func(ctx context.Context, w world, i int) {
+			require.NoError(t, w.plain[i].Do(ctx, "ACL", "SETUSER", "default", "-info").Err())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := ownWorld(t, "--appendonly", "yes", "--appendfsync", "always")
+			p, other := w.ready(t, long), w.open(t, long)
+			ctx := storetest.Bounded(t)
+			g := storetest.Acquire(t, p, storetest.Request("k"))
+			storetest.Eventually(t, "answers of all nodes", func() bool { return w.held(t, "k") == 5 && p.Idle(0) && p.Idle(1) && p.Idle(2) })
+			for _, i := range []int{0, 1, 2} {
+				w.servers[i].Kill()
+				w.servers[i].Start()
+				hinder(ctx, w, i)
+			}
+			for _, i := range []int{3, 4} {
+				p.nets[i].sever()
+			}
+			_, err := other.Acquire(ctx, storetest.Request("free"))
+			require.Error(t, err)
+			require.NoError(t, other.Close()) // else it comes again
+			for _, i := range []int{0, 1, 2} {
+				require.NoError(t, w.plain[i].Do(ctx, "ACL", "SETUSER", "default", "+info").Err())
+				require.NoError(t, w.plain[i].ConfigSet(ctx, "maxmemory", "0").Err())
+			}
+			_, err = p.Acquire(ctx, storetest.Request("free"))
+			require.ErrorIs(t, err, redlock.ErrNoQuorum)
+			require.ErrorContains(t, err, "abstains")
+			_, err = p.Renew(ctx, g)
+			require.Error(t, err)
+		})
+	}
+}
+
 // TestMajorityForgets: it is no first start, as long as one that remembers may be there.
 func TestMajorityForgets(t *testing.T) {
 	t.Parallel()

@@ -198,14 +198,20 @@ func (n *node) joinNow() error {
 	return err
 }
 
-// teach is one pipeline, on one connection: should the server be restarted in its midst,
-// the rest of it is lost with the connection, and no script is loaded in front of which
-// join has not run. go-redis does not repeat it, so that its error is told soon.
+// teach has join run, and only then loads the scripts, by the same connection: should the server be
+// restarted in between, that breaks, and no script is loaded of which join has not run. Where join
+// fails, since a right is missing say, loading does not. go-redis does not repeat a pipeline, so that
+// its error is told soon.
 func (n *node) teach() (nodeState, error) {
 	ctx := context.Background()
-	pipe := n.rdb.Pipeline()
+	conn := n.rdb.Conn()
+	defer func() { _ = conn.Close() }()
 	joined := rediskit.NewCommand(ctx, n.scripts.join.With([]string{n.key}, n.abstain).BySource()...)
+	pipe := conn.Pipeline()
 	_ = pipe.Process(ctx, joined)
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nodeState{}, err
+	}
 	for _, s := range n.scripts.byName() {
 		pipe.ScriptLoad(ctx, s.Source)
 	}

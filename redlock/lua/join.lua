@@ -1,6 +1,6 @@
--- Decides whether this node votes. It is sent by whoever finds a script missing, always in
--- front of the scripts, in one pipeline: since Redis keeps no scripts when it restarts, none
--- that votes can run on a server that was restarted before this one has.
+-- Decides whether this node votes. It is sent by whoever finds a script missing, who loads the
+-- scripts when it has run, by the same connection: since Redis keeps no scripts when it restarts,
+-- none that votes can run on a server that was restarted before this one has.
 --
 -- The node key says from when on the node votes. Without that key the node is new, or has
 -- lost its data (kind n). With that of another run the server was restarted, and may have
@@ -22,6 +22,7 @@ if last ~= run then
   -- A new node that is restarted before it has voted is as new as before.
   local fresh = not last or kind == 'n' and tonumber(from) > now
   node = string.format('%013.0f', now + ARGV[1]) .. ':' .. (fresh and 'n' or 'r') .. ':' .. run
+  redis.call('PERSIST', KEYS[1]) -- a first write that a full server allows: then it allows the next
   redis.call('SET', KEYS[1], node)
 end
 return node
