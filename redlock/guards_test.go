@@ -269,6 +269,7 @@ func TestRestartOfAFullNode(t *testing.T) {
 			_, err := other.Acquire(ctx, storetest.Request("free"))
 			require.Error(t, err)
 			require.NoError(t, other.Close()) // else it comes again
+			storetest.Eventually(t, "the last of its joins", func() bool { return other.Idle(0) && other.Idle(1) && other.Idle(2) })
 			for _, i := range []int{0, 1, 2} {
 				require.NoError(t, w.plain[i].Do(ctx, "ACL", "SETUSER", "default", "+info").Err())
 				require.NoError(t, w.plain[i].ConfigSet(ctx, "maxmemory", "0").Err())
