@@ -31,10 +31,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	switch {
 	case err == nil:
 	case storekit.OwnerIsReused(ctx):
-		if a.uncertain() {
-			l.doubts.Add(req.Owner) // what comes late is the wait's, and its release leaves the marks
-		}
-		a.yield(false)
+		a.bequeath()
 	default:
 		a.yield(true)
 	}

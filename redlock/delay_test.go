@@ -521,3 +521,26 @@ func TestDoubtBeforeAWait(t *testing.T) {
 	storetest.Inspect(t, b, "k")
 	require.False(t, w.has(t, 0, "k", req.Owner))
 }
+
+// TestLateVoteBeforeAWait: likewise, but a node casts its vote in the try when the wait has been granted,
+// and counts on that node. It must not be given back.
+func TestLateVoteBeforeAWait(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	a, b := w.ready(t), w.ready(t)
+	g := storetest.Acquire(t, a, storetest.Request("k"))
+	req := storetest.Request("k")
+	vote := b.nets[0].set(&trap{texts: []string{req.Owner}, slow: true})
+	_, err := b.Acquire(storekit.ReuseOwner(storetest.Bounded(t)), req)
+	require.ErrorIs(t, err, lock.ErrHeld)
+	vote.await(t)
+	waiting := storetest.Waits(t, b, req)
+	storetest.Release(t, a, g)
+	next := waiting.Granted(t)
+	storetest.Eventually(t, "a vote of the node", func() bool { return w.has(t, 0, "k", req.Owner) })
+	vote.deliver(t)
+	storetest.Eventually(t, "the answer to the try", func() bool { return b.Idle(0) })
+	require.True(t, w.has(t, 0, "k", req.Owner))
+	storetest.Release(t, b, next)
+	storetest.Eventually(t, "all nodes to be free", func() bool { return w.held(t, "k") == 0 })
+}

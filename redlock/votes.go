@@ -99,16 +99,17 @@ func (a *acquisition) settle(i int) {
 	}
 }
 
-// uncertain reports whether some node has a vote, or may get one, that a has not heard of.
-func (a *acquisition) uncertain() bool {
+// bequeath leaves to the owner's next acquisition what the nodes may yet cast: to give that back could
+// end a vote that the other counts on. Its release leaves the marks.
+func (a *acquisition) bequeath() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.trying = true
 	for i := range a.l.nodes {
 		if a.doubt[i] || a.busy[i] > 0 {
-			return true
+			a.l.doubts.Add(a.req.Owner)
 		}
 	}
-	return false
 }
 
 // yield gives back the votes that have come in. The owner may come again, unless it has failed:
