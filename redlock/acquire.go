@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -76,6 +77,7 @@ var splitPauses = storekit.Backoff{Min: 2 * time.Millisecond, Max: 16 * time.Mil
 // gives back what it has and comes again after a pause of its own.
 func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
 	splits, begins := 0, 0
+	var seen []string
 	for {
 		a.quiet(ctx)
 		start := time.Now()
@@ -97,7 +99,7 @@ func (a *acquisition) try(ctx context.Context) (lock.Grant, error) {
 			wait = splitPauses.Pause(splits)
 			splits++
 		case errors.Is(err, ErrNoQuorum) && begins < maxFresh && b.count(fresh) > 0:
-			wait = a.l.begin(ctx, b)
+			wait, seen = a.l.begin(ctx, b, seen)
 			begins++
 		case errors.Is(err, errSplit):
 			o := b.outcome()
@@ -267,17 +269,27 @@ var errUndone = errors.New("lock: redlock: this owner's acquisition has been und
 
 // begin lets the nodes vote at once if all of them have answered that they are new: the
 // locks are used for the first time, or everything has been lost and there is nothing left
-// to protect. It returns for how long to wait: another process may be doing the same.
-func (l *Locker) begin(ctx context.Context, b *ballot) time.Duration {
+// to protect. The answers of one ballot may never have been true together: a node may have voted
+// and forgotten it before the last one answered. So all must answer the same twice: then they
+// were new when the second ballot began. begin returns for how long to wait, since another process
+// may be doing the same, and what it has seen, for the next time.
+func (l *Locker) begin(ctx context.Context, b *ballot, last []string) (time.Duration, []string) {
 	if b.count(fresh) < len(b.nodes) {
-		return 1 + rand.N(freshPause)
+		return 1 + rand.N(freshPause), nil
+	}
+	seen := make([]string, len(b.nodes))
+	for i, a := range b.answers {
+		_, state, _ := abstains(a.reply)
+		seen[i] = state.value
+	}
+	if !slices.Equal(seen, last) {
+		return 0, seen
 	}
 	activated := l.newBallot(hearing, readFlag)
 	for i, n := range l.nodes {
-		_, seen, _ := abstains(b.answers[i].reply)
-		q := question{args: l.scripts.activate.With([]string{n.key}, seen.value).BySource()}
+		q := question{args: l.scripts.activate.With([]string{n.key}, seen[i]).BySource()}
 		n.ask(q, func(a answer) { activated.add(i, a) })
 	}
 	_ = l.await(ctx, activated) // the next try tells
-	return 0
+	return 0, nil
 }
