@@ -336,6 +336,33 @@ func TestLateVote(t *testing.T) {
 	}
 }
 
+// TestTwoLateVotes: a waiter has asked a node twice, without an answer. The release ends what came of the
+// first, and refuses the second, which comes after it.
+func TestTwoLateVotes(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	others := []int{2, 3, 4}
+	for _, i := range others {
+		w.block(t, i, "k")
+	}
+	req := storetest.Request("k")
+	first := p.nets[0].set(&trap{texts: []string{req.Owner}, slow: true})
+	waiting := storetest.Waits(t, p, req)
+	first.await(t)
+	second := p.nets[0].set(&trap{texts: []string{req.Owner}, slow: true})
+	second.await(t) // when the first has timed out
+	first.deliver(t)
+	for _, i := range others {
+		w.counter(t, i, "k", 1)
+	}
+	storetest.Release(t, p, waiting.Granted(t))
+	storetest.Eventually(t, "the release", func() bool { return !w.has(t, 0, "k", req.Owner) })
+	second.deliver(t)
+	storetest.Inspect(t, p, "k")
+	require.False(t, w.has(t, 0, "k", req.Owner))
+}
+
 // TestLateRejoin: a node gets a grant back after the release that followed: because it was slow,
 // or lost and sent again.
 func TestLateRejoin(t *testing.T) {
@@ -394,6 +421,31 @@ func TestLateActivation(t *testing.T) {
 		_, err = rivals.Acquire(ctx, storetest.Request("k"))
 		require.Error(t, err) // no quorum, or held by an earlier try for a moment more
 	}
+}
+
+// TestActivationByOldAnswers: a process finds all nodes new, and the last of them when the others have
+// voted, and it has lost its data. Only together would that mean that nothing was forgotten.
+func TestActivationByOldAnswers(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	slow := w.open(t, long)
+	req := storetest.Request("other")
+	late := slow.nets[2].set(&trap{texts: []string{req.Owner}, slow: true})
+	waiting := storetest.Begin(t, slow, req)
+	late.await(t)
+	for _, i := range []int{0, 1, 3, 4} {
+		storetest.Eventually(t, "the others' answers", func() bool { return slow.Idle(i) })
+	}
+	storetest.Acquire(t, w.open(t, long), storetest.Request("k"))
+	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 })
+
+	ctx, node := storetest.Bounded(t), slow.Keys("")[0]
+	for _, name := range w.plain[2].Keys(ctx, w.prefix+"*").Val() {
+		require.NoError(t, w.plain[2].Del(ctx, name).Err())
+	}
+	late.deliver(t)
+	waiting.End(t)
+	require.Contains(t, w.plain[2].Get(ctx, node).Val(), ":n:")
 }
 
 // TestLateGrant: the votes come when the TTL is over that they are for.

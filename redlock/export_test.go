@@ -3,6 +3,7 @@ package redlock
 import (
 	"time"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/rediskit"
 )
 
@@ -36,7 +37,7 @@ const MaxSilent = maxSilent
 // Owe sends node i a release of what nobody has, until the Locker is closed. It returns what is
 // closed when there is no more asking.
 func (l *Locker) Owe(i int) (over chan struct{}) {
-	q := l.question(l.scripts.release, "k", "o", "0", 0, "", "", "", "")
+	q := l.end(lock.Grant{Key: "k", Owner: "o"}, end{})
 	q.until = time.Now().Add(time.Hour)
 	over = make(chan struct{})
 	l.nodes[i].ask(q, func(answer) { close(over) })

@@ -189,7 +189,7 @@ func TestAbstentionEnds(t *testing.T) {
 }
 
 // TestRollingRestarts: a lease that is renewed outlives the restart of each node in turn,
-// since it is given back to those that have forgotten it.
+// since it is given back to those that have forgotten it, though another process waits for the lock.
 func TestRollingRestarts(t *testing.T) {
 	t.Parallel()
 	const maxTTL = 12 * time.Second
@@ -205,12 +205,14 @@ func TestRollingRestarts(t *testing.T) {
 			ctx, c := storetest.Bounded(t), lock.New(p)
 			lease, err := c.TryLock(ctx, "k", opts...)
 			require.NoError(t, err)
+			rival := storetest.Lasting(storetest.Request("k"), maxTTL)
+			rival.Shared = !shared
+			waiting := storetest.Waits(t, w.open(t, redlock.WithMaxTTL(maxTTL)), rival)
 			for i, s := range w.servers {
 				s.Kill()
 				s.Start()
-				ctx := storetest.Bounded(t)
 				storetest.Eventually(t, "the node to know the grant again", func() bool {
-					return lease.Err() != nil || w.plain[i].Exists(ctx, w.prefix+"s:k").Val() == 1
+					return lease.Err() != nil || w.has(t, i, "k", lease.Owner())
 				})
 				require.NoError(t, lease.Err())
 			}
@@ -218,7 +220,7 @@ func TestRollingRestarts(t *testing.T) {
 			ctx = storetest.Bounded(t)
 			require.NoError(t, lease.Release(ctx))
 			require.NoError(t, c.Close(ctx))
-			storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), maxTTL))
+			waiting.Granted(t)
 		})
 	}
 }

@@ -158,6 +158,23 @@ func TestStartIsBeforeTheVotes(t *testing.T) {
 	}
 }
 
+// TestLostIsGivenBack: a renewal finds that no quorum has the grant, and has prolonged it on the few that
+// do. They are free for others at once. That another has it on one node does not mean that it was taken.
+func TestLostIsGivenBack(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t, long)
+	g := storetest.Acquire(t, p, storetest.Lasting(storetest.Request("k"), time.Hour))
+	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 })
+	w.block(t, 0, "k")
+	for _, i := range []int{1, 2} {
+		w.counter(t, i, "k", g.Token)
+	}
+	_, err := p.Renew(storetest.Bounded(t), g)
+	require.Zero(t, storetest.Lost(t, err))
+	storetest.Eventually(t, "the other nodes to be free", func() bool { return w.held(t, "k") == 1 })
+}
+
 // TestRejoinGivesNothingToTheSuperseded: a node has recorded the token of a later grant than
 // this one, so it must not take this one back, whatever a quorum has said a while ago.
 func TestRejoinGivesNothingToTheSuperseded(t *testing.T) {

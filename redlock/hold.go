@@ -2,6 +2,7 @@ package redlock
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -38,6 +39,10 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		if b.count(yes)+b.count(unknown)+b.count(pending) >= b.quorum {
 			return lock.Grant{}, noQuorum(b)
 		}
+		q := l.end(g, end{mark: storekit.UndoLife, always: l.doubts.Take(g.Owner)})
+		for _, n := range l.nodes {
+			n.ask(q, func(answer) {}) // a few may have it, and for another TTL
+		}
 		return lock.Grant{}, lost(b, g)
 	}
 	for i, v := range b.votes {
@@ -45,6 +50,29 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	}
 	g.TTL, g.Start = time.Duration(ttl)*time.Millisecond, start
 	return g, nil
+}
+
+// end is how lua/release.lua ends a grant or a vote.
+type end struct {
+	mark   time.Duration // how long a mark lives that refuses what comes late; 0: there is none
+	always bool          // it leaves the mark whatever it finds
+	vote   int64         // when the vote was cast that it ends, in µs by the node's clock; 0: any
+	over   bool          // the holder's TTL is over
+}
+
+// end is the question that ends g, and is asked for as long as g can live.
+func (l *Locker) end(g lock.Grant, e end) question {
+	vote := ""
+	if e.vote != 0 {
+		vote = strconv.FormatInt(e.vote, 10)
+	}
+	q := l.question(l.scripts.release, g.Key,
+		g.Owner, g.Token.String(), e.mark.Milliseconds(), flag(g.Shared), flag(e.always), vote, flag(e.over))
+	q.until = time.Now().Add(l.maxTTL)
+	if g.TTL > 0 && g.TTL < l.maxTTL {
+		q.until = time.Now().Add(g.TTL)
+	}
+	return q
 }
 
 // Release implements [lock.Locker]. It returns when the grant cannot be live on any quorum any
@@ -57,12 +85,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 		return err
 	}
 	doubtful, over := l.doubts.Take(g.Owner), storekit.Vanished(g) != 0
-	q := l.question(l.scripts.release, g.Key,
-		g.Owner, g.Token.String(), storekit.UndoLife.Milliseconds(), flag(g.Shared), flag(doubtful), "", flag(over))
-	q.until = time.Now().Add(l.maxTTL)
-	if g.TTL > 0 && g.TTL < l.maxTTL {
-		q.until = time.Now().Add(g.TTL)
-	}
+	q := l.end(g, end{mark: storekit.UndoLife, always: doubtful, over: over})
 	b := l.newBallot(ending, func(i int, a answer) vote {
 		v := readEnd(i, a)
 		if v == no && a.again && storekit.Vanished(g) == 0 {
@@ -107,17 +130,21 @@ func readEnd(i int, a answer) vote {
 	return readFlag(i, a)
 }
 
-// lost is the *lock.LostError of a grant that no quorum has.
+// lost is the *lock.LostError of a grant that no quorum has. Who has the lock on a few nodes may just be
+// trying: it was taken if most of the nodes that vote and lack the grant say so.
 func lost(b *ballot, g lock.Grant) error {
-	lost := &lock.LostError{Token: g.Token, Reason: storekit.Vanished(g)}
+	said := make(map[int64]int)
 	for i, v := range b.votes {
-		switch r := b.answers[i].reply; {
-		case v != no:
-		case r == int64(3):
-			lost.Reason = lock.ReasonForced
-		case r == int64(2) && lost.Reason != lock.ReasonForced:
-			lost.Reason = lock.ReasonTaken
+		if n, ok := b.answers[i].reply.(int64); ok && v == no {
+			said[n]++
 		}
+	}
+	lost := &lock.LostError{Token: g.Token, Reason: storekit.Vanished(g)}
+	switch {
+	case said[3] > 0:
+		lost.Reason = lock.ReasonForced
+	case said[2] > said[0]:
+		lost.Reason = lock.ReasonTaken
 	}
 	return lost
 }

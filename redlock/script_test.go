@@ -2,6 +2,7 @@ package redlock_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,81 @@ func TestVoteByName(t *testing.T) {
 		require.True(t, w.has(t, 0, "k", "o"))
 		giveBack(second)
 		require.False(t, w.has(t, 0, "k", "o"))
+	}
+}
+
+// TestTriesLeaveNoToken: a counter is what it was when all votes are given back, in whatever order,
+// but not lower than what was granted meanwhile.
+func TestTriesLeaveNoToken(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	w.age(t)
+	ahead := lock.Token(time.Now().Add(time.Hour).UnixMicro())
+	for _, c := range []struct {
+		name, shared string
+		steps        []string
+		want         lock.Token
+	}{
+		{"one", "", []string{"vote a", "back a"}, 49},
+		{"confirmed by a few", "", []string{"blank a", "confirm a", "back a"}, 49},
+		{"granted", "", []string{"vote a", "end a"}, ahead + 1},
+		{"readers", "1", []string{"vote a", "vote b", "vote c", "back c", "back b", "back a"}, 49},
+		{"readers, the first first", "1", []string{"vote a", "vote b", "vote c", "back a", "back b", "back c"}, 49},
+		{"readers, the second first", "1", []string{"vote a", "vote b", "vote c", "back b", "back a", "back c"}, 49},
+		{"readers, one without a token", "1", []string{"blank a", "vote b", "back a", "back b"}, 49},
+		{"readers, the first granted", "1", []string{"vote a", "vote b", "end a", "back b"}, ahead + 1},
+		{"readers, the second granted", "1", []string{"vote a", "vote b", "back a", "end b"}, ahead + 2},
+	} {
+		ctx, keys := storetest.Bounded(t), p.Keys(c.name)
+		run := func(script string, args ...any) any {
+			r, err := w.plain[0].EvalSha(ctx, p.Scripts()[script].SHA, keys, args...).Result()
+			require.NoError(t, err, c.name)
+			return r
+		}
+		w.counter(t, 0, c.name, 49)
+		next, tokens, votes := ahead, map[string]lock.Token{}, map[string]int64{}
+		for _, step := range c.steps {
+			verb, owner, _ := strings.Cut(step, " ")
+			switch verb {
+			case "vote":
+				next++
+				tokens[owner] = next
+				votes[owner] = run("lock", owner, 60000, next.String(), 2*time.Hour.Microseconds(), "", c.shared).(int64)
+			case "blank":
+				votes[owner] = run("lock", owner, 60000, 1, 0, "", c.shared).([]any)[0].(int64)
+			case "confirm":
+				require.Equal(t, int64(1), run("confirm", owner, (ahead+1).String(), votes[owner]), c.name)
+			case "back":
+				require.Equal(t, int64(1), run("release", owner, 0, 0, c.shared, "", votes[owner], ""), c.name)
+			case "end":
+				require.Equal(t, int64(1), run("release", owner, tokens[owner].String(), 0, c.shared, "", "", ""), c.name)
+			}
+		}
+		state := w.plain[0].Get(ctx, keys[1]).Val()
+		require.True(t, strings.HasPrefix(state, c.want.String()+":"), "%s: %s", c.name, state)
+	}
+}
+
+// TestLateCopyOfAVote: it was sent again, and granted, and renewed for longer. The first copy comes last,
+// and does not cut that.
+func TestLateCopyOfAVote(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []string{"", "1"} {
+		w := sharedWorld(t)
+		p := w.ready(t)
+		ctx, keys := storetest.Bounded(t), p.Keys("k")
+		lockIt := []any{"o", 60000, "1", 0, "", shared}
+		require.NoError(t, w.plain[0].EvalSha(ctx, p.Scripts()["lock"].SHA, keys, lockIt...).Err())
+		require.NoError(t, w.plain[0].EvalSha(ctx, p.Scripts()["renew"].SHA, keys, "o", "50", time.Hour.Milliseconds(), shared, "").Err())
+		require.NoError(t, w.plain[0].EvalSha(ctx, p.Scripts()["lock"].SHA, keys, lockIt...).Err())
+		expiry := int64(w.plain[0].ZScore(ctx, keys[2], "o").Val())
+		if shared == "" {
+			var err error
+			expiry, err = strconv.ParseInt(strings.Split(w.plain[0].Get(ctx, keys[1]).Val(), ":")[1], 10, 64)
+			require.NoError(t, err)
+		}
+		require.Greater(t, expiry, time.Now().Add(30*time.Minute).UnixMilli())
 	}
 }
 

@@ -3,7 +3,6 @@ package redlock
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/seed-215fdefa/lock"
@@ -35,6 +34,9 @@ func (a *acquisition) poll(guess lock.Token) *ballot {
 	a.trying = true
 	for i := range b.nodes {
 		a.out[i] = a.busy[i] > 0
+		if a.doubt[i] && !a.out[i] {
+			a.l.doubts.Add(a.req.Owner) // a release would end one of both, and not refuse the other
+		}
 	}
 	a.mu.Unlock()
 	a.send(b, func(int) question { return q })
@@ -126,15 +128,13 @@ func (a *acquisition) yield(failed bool) {
 // giveBack releases the vote that the owner has on a node. Once the owner has failed, and it is in
 // doubt what it has, it releases whatever that is, and a mark refuses what comes late.
 func (a *acquisition) giveBack(i int) {
-	mark, which := time.Duration(0), strconv.FormatInt(a.cast[i], 10)
+	which := end{vote: a.cast[i]}
 	if a.failed && a.doubt[i] {
-		mark, which, a.doubt[i] = storekit.UndoLife, "", false
+		which, a.doubt[i] = end{mark: storekit.UndoLife, always: true}, false
 	}
 	a.has[i] = false
 	a.back[i]++
-	q := a.l.question(a.l.scripts.release, a.req.Key, a.req.Owner, 0, mark.Milliseconds(), flag(a.req.Shared), flag(mark > 0), which, "")
-	q.until = time.Now().Add(a.req.TTL)
-	a.l.nodes[i].ask(q, func(answer) {
+	a.l.nodes[i].ask(a.l.end(a.grant(0, time.Time{}), which), func(answer) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		a.back[i]--

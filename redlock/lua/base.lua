@@ -5,6 +5,7 @@
 --   2 state    counter, "*" if there are marks, ":", and what is held:
 --                ""                                       nothing
 --                expiry ms:token:owner:granted µs:metadata  by a writer; token 0 = not confirmed yet
+--                                                         granted µs is "µs<counter before" in a vote
 --                "+"                                      by readers
 --   3 readers  sorted set owner -> expiry ms
 --   4 info     hash owner -> expiry ms:token:granted µs:metadata

@@ -17,6 +17,22 @@
 -- include find.lua
 -- include marks.lua
 
+-- Puts the counter back to what it was before this vote: rejoin.lua takes a higher one for a later
+-- grant, and a try that got nothing is none. A reader that has voted since found the vote's token
+-- there: then that one puts it back.
+local function withdraw()
+  local before = string.match(tail, '^%d+<(%d+)')
+  if token == digits then
+    digits = before
+  elseif reader and token ~= '0' then
+    local infos = redis.call('HGETALL', INFO)
+    for i = 2, #infos, 2 do
+      local info, n = string.gsub(infos[i], '<' .. token .. ':', '<' .. before .. ':', 1)
+      if n > 0 then redis.call('HSET', INFO, infos[i - 1], info) end
+    end
+  end
+end
+
 local ended = 0
 if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2]))
   and (ARGV[6] == '' or string.match(tail, '^%d+') == ARGV[6]) then
@@ -27,6 +43,7 @@ if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2]))
   else
     rest = ''
   end
+  if ARGV[6] ~= '' then withdraw() end
   if ARGV[5] == '1' then mark(owner, ARGV[3]) end
   save()
   if ARGV[7] ~= '1' or token == ARGV[2] then ended = 1 end
