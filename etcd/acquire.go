@@ -248,7 +248,7 @@ func (a *acquisition) linedUp(ops []*pb.ResponseOp, rev int64) error {
 	if !placed {
 		kvs := ops[0].GetResponseRange().Kvs
 		if a.found(kvs); len(kvs) == 0 {
-			return errUndone
+			return storekit.ErrUndone
 		}
 		return nil
 	}

@@ -25,8 +25,6 @@ const breaks = 2
 var (
 	// errClientClosed is returned without asking the client, which would try for seconds.
 	errClientClosed = storekit.ClientClosed("etcd", nil)
-	// errUndone ends an acquisition that was undone while it was under way.
-	errUndone = errors.New("the acquisition has been undone")
 	// errUnanswered ends a request of the Locker's own. It is no context's error: no deadline
 	// of the caller's has passed.
 	errUnanswered = errors.New("the server has not answered in time")

@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -21,9 +20,6 @@ type acquisition struct {
 	ahead    int  // waiters in front, as of the last look; 0 if it is not in line
 	last     lock.Record
 }
-
-// errUndone is the outcome of an acquisition whose owner has been released already.
-var errUndone = errors.New("lock: postgres: this owner's acquisition has been undone")
 
 // Acquire implements [lock.Locker]. TTLs round up to microseconds.
 func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, error) {
@@ -171,7 +167,7 @@ func (a *acquisition) refusal(reply string) (*storekit.Refusal, error) {
 		return nil, unexpected(reply)
 	}
 	if r.Undone {
-		return nil, errUndone
+		return nil, storekit.ErrUndone
 	}
 	a.l.free.remove(a.req.Key)
 	a.refused, a.ahead, a.last = true, r.Ahead, r.Record.record(a.req.Key)

@@ -257,7 +257,7 @@ var busyStates = map[string]bool{
 func classify(err error) storekit.Class {
 	var none *unreachedError
 	switch s := state(err); {
-	case errors.Is(err, errUndone), isClosed(err):
+	case errors.Is(err, storekit.ErrUndone), isClosed(err):
 		return storekit.Final
 	case errors.As(err, &none): // whatever it is: a password may be wrong for a moment only
 		return storekit.Unsent

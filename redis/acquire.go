@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -67,9 +66,6 @@ type acquisition struct {
 	unsure bool // a request was sent again after an unknown outcome
 	told   bool // the line was returned: once is enough
 }
-
-// errUndone is the outcome of an acquisition whose owner has been released already.
-var errUndone = errors.New("lock: redis: this owner's acquisition has been undone")
 
 func (l *Locker) acquisition(req lock.Request) acquisition {
 	return acquisition{
@@ -160,7 +156,7 @@ func (a *acquisition) send(ctx context.Context) (lock.Grant, *storekit.Refusal, 
 		return a.grant(lock.Token(r), start), nil, nil
 	case []any:
 		if len(r) == 1 && r[0] == "undone" {
-			return lock.Grant{}, nil, errUndone
+			return lock.Grant{}, nil, storekit.ErrUndone
 		}
 		no, err := a.refused(r)
 		a.told = a.req.Wait

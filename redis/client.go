@@ -151,7 +151,7 @@ func (s *servers) send(ctx context.Context, e rediskit.Eval, short bool) (reply 
 
 // classify implements the classes of storekit for the errors of send.
 func classify(err error) storekit.Class {
-	if errors.Is(err, errUndone) || errors.Is(err, errForeign) {
+	if errors.Is(err, storekit.ErrUndone) || errors.Is(err, errForeign) {
 		return storekit.Final
 	}
 	return rediskit.Classify(err)

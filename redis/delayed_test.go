@@ -269,7 +269,7 @@ func TestResentRequest(t *testing.T) {
 		holds(t, other, g)
 		release(t, l, g)
 		_, err := other.Acquire(bounded(t), req)
-		require.ErrorContains(t, err, "has been undone")
+		require.ErrorIs(t, err, lock.ErrReleased)
 		acquire(t, other, request("k"))
 	})
 }

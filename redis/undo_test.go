@@ -35,10 +35,10 @@ func TestUndoRefusesLateRequest(t *testing.T) {
 				late.Wait = wait
 				undo(t, l, late)
 				_, err := l.Acquire(ctx, late)
-				require.ErrorContains(t, err, "has been undone")
+				require.ErrorIs(t, err, lock.ErrReleased)
 				require.NotErrorIs(t, err, lock.ErrHeld)
 				_, err = other.Acquire(ctx, late) // however it comes
-				require.ErrorContains(t, err, "has been undone")
+				require.ErrorIs(t, err, lock.ErrReleased)
 			}
 			rec := inspect(t, l, key)
 			require.Empty(t, rec.Waiters)
@@ -69,7 +69,7 @@ func TestUndoMarkSurvives(t *testing.T) {
 		}
 		for _, l := range []*process{w.open(t), l} { // one that has never heard of the key
 			_, err := l.Acquire(bounded(t), late)
-			require.ErrorContains(t, err, "has been undone")
+			require.ErrorIs(t, err, lock.ErrReleased)
 		}
 	})
 }
@@ -227,5 +227,5 @@ func TestReleaseAgainAfterFailedUndo(t *testing.T) {
 	require.Empty(t, inspect(t, l, "k").Holders)
 	require.ErrorIs(t, l.Release(bounded(t), g), lock.ErrLost)
 	_, err := w.open(t).Acquire(bounded(t), req)
-	require.ErrorContains(t, err, "has been undone")
+	require.ErrorIs(t, err, lock.ErrReleased)
 }

@@ -255,7 +255,7 @@ func (a *acquisition) refusal(b *ballot) error {
 	silent, o := abstaining+mute, b.outcome()
 	switch {
 	case undone > 0:
-		return errUndone
+		return storekit.ErrUndone
 	case len(o.holders) == 0, len(b.nodes)-mute < b.quorum:
 		return noQuorum(b)
 	case o.holders[0].nodes >= b.quorum, o.holders[0].nodes+silent >= b.quorum && b.count(yes)+b.count(blank) == 0:
@@ -263,9 +263,6 @@ func (a *acquisition) refusal(b *ballot) error {
 	}
 	return errSplit
 }
-
-// errUndone is the outcome of an acquisition whose owner has been released already.
-var errUndone = errors.New("lock: redlock: this owner's acquisition has been undone")
 
 // begin lets the nodes vote at once if all of them have answered that they are new: the
 // locks are used for the first time, or everything has been lost and there is nothing left

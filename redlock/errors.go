@@ -67,7 +67,7 @@ func (e *quorumError) rulesOut(such func(error) bool) bool {
 func classify(err error) storekit.Class {
 	var q *quorumError
 	switch {
-	case errors.Is(err, errUndone), errors.Is(err, errForeign), errors.Is(err, lock.ErrClosed), errors.Is(err, lock.ErrInvalid):
+	case errors.Is(err, storekit.ErrUndone), errors.Is(err, errForeign), errors.Is(err, lock.ErrClosed), errors.Is(err, lock.ErrInvalid):
 		return storekit.Final
 	case errors.As(err, &q):
 		return q.class()

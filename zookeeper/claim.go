@@ -108,7 +108,7 @@ func (r *registry) placed(c *claim, n node, token lock.Token, session int64) err
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if c.undone || c.phase == ended {
-		return errUndone
+		return storekit.ErrUndone
 	}
 	c.phase, c.node, c.token, c.session = waiting, n, token, session
 	r.places[c.place()] = c

@@ -15,8 +15,6 @@ import (
 var (
 	// errGone ends a place in line whose node is not there any more.
 	errGone = errors.New("lock: zookeeper: the node is gone")
-	// errUndone is the outcome of an acquisition whose owner has been released already.
-	errUndone = errors.New("lock: zookeeper: this owner's acquisition has been undone")
 	// errReply is for replies that ZooKeeper does not give.
 	errReply = errors.New("lock: zookeeper: unexpected reply")
 	// errClientClosed is for a zk.Conn that its owner has closed.

@@ -54,7 +54,7 @@ func (l *Locker) hold(c *claim, start time.Time) (lock.Grant, error) {
 	defer l.mu.Unlock()
 	switch {
 	case c.undone || c.phase != waiting && c.phase != held:
-		return lock.Grant{}, errUndone
+		return lock.Grant{}, storekit.ErrUndone
 	case l.done.Err() != nil: // zk.Conn may have been closed since the reply came, and nobody would tell
 		return lock.Grant{}, context.Cause(l.done)
 	case c.phase == waiting:

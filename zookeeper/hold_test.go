@@ -130,5 +130,5 @@ func TestVerify(t *testing.T) {
 	require.ErrorIs(t, err, errGone)
 	l.end(c) // by an undo, perhaps
 	_, err = l.hold(c, start)
-	require.ErrorIs(t, err, errUndone)
+	require.ErrorIs(t, err, lock.ErrReleased)
 }

@@ -116,7 +116,7 @@ func (a *acquisition) current() error {
 	defer l.mu.Unlock()
 	switch {
 	case c.undone || c.phase == ended:
-		return errUndone
+		return storekit.ErrUndone
 	case l.conn.SessionID() != c.session:
 		return errGone
 	}

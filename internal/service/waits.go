@@ -205,9 +205,6 @@ func (ws *waits) undo(p place) {
 	}
 }
 
-// errUndone is the outcome of a request whose owner has been undone already.
-var errUndone = fmt.Errorf("%w: this owner's acquisition has been undone", lock.ErrReleased)
-
 // check returns an error if p has been undone.
 func (ws *waits) check(p place) error {
 	ws.mu.Lock()
@@ -218,7 +215,7 @@ func (ws *waits) check(p place) error {
 // refuse is check. ws.mu is held.
 func (ws *waits) refuse(p place) error {
 	if _, undone := ws.undone.get(p); undone {
-		return errUndone
+		return storekit.ErrUndone
 	}
 	return nil
 }

@@ -15,6 +15,9 @@ import (
 // may linger in the buffers of a connection whose client has given it up.
 const UndoLife = 2 * time.Minute
 
+// ErrUndone is the outcome of an acquisition whose owner has been released already.
+var ErrUndone = fmt.Errorf("%w: this owner's acquisition has been undone", lock.ErrReleased)
+
 // Doubts remembers owners that have a grant, but of which a copy of a request may still be on its
 // way, and arrive after the release: so a release of such an owner leaves a tombstone that refuses
 // it. It forgets them after one [UndoLife] and before two, as long as others are added. The zero
