@@ -155,7 +155,9 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, ops []*p
 	a.observe(ops[0])
 	switch {
 	case !a.req.Wait:
-		a.found(ops[1].GetResponseRange().Kvs)
+		if a.found(ops[1].GetResponseRange().Kvs); ops[2].GetResponseRange().Count > 0 {
+			err = storekit.ErrUndone
+		}
 	case a.lease != nil:
 		err = a.linedUp(ops, out.rev)
 	default:
@@ -202,7 +204,7 @@ func (a *acquisition) entering() []clientv3.Op {
 	own, or := clientv3.OpGet(h.name), []clientv3.Op{front(h.base)}
 	switch {
 	case !a.req.Wait:
-		or = append(or, own)
+		or = append(or, own, clientv3.OpGet(tomb(h.base, a.req.Owner), clientv3.WithCountOnly()))
 	case a.lease != nil:
 		behind := func(look clientv3.Op) []clientv3.Op {
 			return []clientv3.Op{

@@ -149,3 +149,18 @@ func TestTombstonesLive(t *testing.T) {
 	}
 	require.Len(t, ages, 2, "they share")
 }
+
+// TestUndoneOwner: what comes late of an owner that has been undone is told so, and not that another has
+// the lock, which is free.
+func TestUndoneOwner(t *testing.T) {
+	t.Parallel()
+	l, _, cli := pair(t)
+	req := storetest.Request("k")
+	_, err := cli.Put(storetest.Bounded(t), l.prefix+"k/d"+req.Owner, "") // as an undo in doubt leaves it
+	require.NoError(t, err)
+	for _, req.Wait = range []bool{false, true} {
+		_, err := l.Acquire(storetest.Bounded(t), req)
+		require.ErrorIs(t, err, lock.ErrReleased)
+		require.NotErrorIs(t, err, lock.ErrHeld)
+	}
+}
