@@ -173,6 +173,9 @@ func TestLostIsGivenBack(t *testing.T) {
 	_, err := p.Renew(storetest.Bounded(t), g)
 	require.Zero(t, storetest.Lost(t, err))
 	storetest.Eventually(t, "the other nodes to be free", func() bool { return w.held(t, "k") == 1 })
+	again := storetest.Request("k") // a client of the lock service asks anew as the same owner
+	again.Owner = g.Owner
+	storetest.Acquire(t, p, again)
 }
 
 // TestRejoinGivesNothingToTheSuperseded: a node has recorded the token of a later grant than

@@ -39,7 +39,7 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		if b.count(yes)+b.count(unknown)+b.count(pending) >= b.quorum {
 			return lock.Grant{}, noQuorum(b)
 		}
-		q := l.end(g, end{mark: storekit.UndoLife, always: l.doubts.Take(g.Owner)})
+		q := l.end(g, end{only: true}) // the owner may be about to ask anew
 		for _, n := range l.nodes {
 			n.ask(q, func(answer) {}) // a few may have it, and for another TTL
 		}
@@ -58,6 +58,7 @@ type end struct {
 	always bool          // it leaves the mark whatever it finds
 	vote   int64         // when the vote was cast that it ends, in µs by the node's clock; 0: any
 	over   bool          // the holder's TTL is over
+	only   bool          // it ends nothing that does not have the grant's very token
 }
 
 // end is the question that ends g, and is asked for as long as g can live.
@@ -67,7 +68,7 @@ func (l *Locker) end(g lock.Grant, e end) question {
 		vote = strconv.FormatInt(e.vote, 10)
 	}
 	q := l.question(l.scripts.release, g.Key,
-		g.Owner, g.Token.String(), e.mark.Milliseconds(), flag(g.Shared), flag(e.always), vote, flag(e.over))
+		g.Owner, g.Token.String(), e.mark.Milliseconds(), flag(g.Shared), flag(e.always), vote, flag(e.over), flag(e.only))
 	q.until = time.Now().Add(l.maxTTL)
 	if g.TTL > 0 && g.TTL < l.maxTTL {
 		q.until = time.Now().Add(g.TTL)

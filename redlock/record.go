@@ -53,7 +53,6 @@ func (v *view) add(owner, expiry, token, info string, shared bool) {
 	}
 	t, _ := strconv.ParseUint(token, 10, 53)
 	granted, metadata, _ := strings.Cut(info, ":")
-	granted, _, _ = strings.Cut(granted, "<")
 	h := lock.Holder{Owner: owner, Token: lock.Token(t), Shared: shared, Held: -1, ExpiresIn: left}
 	if since, err := strconv.ParseInt(granted, 10, 64); err == nil && since > 0 {
 		h.Held = time.Duration(max(v.micros-since, 0)) * time.Microsecond

@@ -2,11 +2,12 @@
 --
 -- KEYS of them all but join and activate:
 --   1 node     from ms (13 digits):kind:run id   when this node votes, or began to; see join.lua
---   2 state    counter, "*" if there are marks, ":", and what is held:
+--   2 state    counter, base, "*" if there are marks, ":", and what is held:
 --                ""                                       nothing
 --                expiry ms:token:owner:granted µs:metadata  by a writer; token 0 = not confirmed yet
---                                                         granted µs is "µs<counter before" in a vote
 --                "+"                                      by readers
+--              base is "<" and the counter of before all that is held, while that may be no more than
+--              votes of tries: what gives the last of them back restores it
 --   3 readers  sorted set owner -> expiry ms
 --   4 info     hash owner -> expiry ms:token:granted µs:metadata
 --   5 marks    sorted set, score = ms until when: owner, whose late requests are refused;

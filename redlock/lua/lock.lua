@@ -19,8 +19,9 @@
 
 local shared = ARGV[6] == '1'
 if other and not (shared and reader) then return seen(16) end
+if not expiry then base = other and was or digits end
 reader, token = shared, expiry and token or '0'
-tail = string.format('%.0f', micros) .. '<' .. digits .. ':' .. ARGV[5]
+tail = string.format('%.0f', micros) .. ':' .. ARGV[5]
 -- include mint.lua
 expiry = string.format('%.0f', math.max(now + ARGV[2], expiry or 0)) -- this may be an old one, sent twice
 put()

@@ -1,13 +1,14 @@
 local digits, flag, rest = '0', '', ''
+local was, base = '', '' -- the base that was found, and that to save
 local state = redis.call('GET', STATE)
 if state then
-  digits, flag, rest = string.match(state, '^(%d+)(%*?):(.*)$')
+  digits, was, flag, rest = string.match(state, '^(%d+)<?(%d*)(%*?):(.*)$')
   if not digits then return redis.error_reply('WRONGVALUE ' .. STATE .. ' holds something else: choose another key prefix') end
 end
 local counter = tonumber(digits)
 
 local function save()
-  redis.call('SET', STATE, digits .. flag .. ':' .. rest, 'PX', LIFE)
+  redis.call('SET', STATE, digits .. (base ~= '' and '<' .. base or '') .. flag .. ':' .. rest, 'PX', LIFE)
 end
 
 -- A node out of memory lets a script store more if it has written before: for those that let
