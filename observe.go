@@ -13,6 +13,9 @@ type Observer interface {
 	// ctx is that of the call which caused the event, or a background one for renewals,
 	// losses and releases that nobody waits for.
 	//
+	// Call Close in a goroutine of its own: it waits for the functions of Do, and one of them
+	// may be what tells of a loss, by a call of a Lease's method.
+	//
 	// The events of one Owner arrive one after another, in the order in which they
 	// happened. Observe gets an event that happens meanwhile, be it caused by Observe
 	// itself, when it has returned.
