@@ -37,10 +37,10 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	if note := storekit.EncodeNote(&req); note != "" {
 		a.metadata = note
 	}
-	l.registry.Hold(req.Owner, req.Lost)
+	hold := l.registry.Hold(req.Owner, req.Lost)
 	g, err := a.run(ctx)
 	if err != nil {
-		l.registry.Drop(req.Owner)
+		l.registry.Failed(req.Owner, hold)
 		return lock.Grant{}, err
 	}
 	l.registry.Keep(g)

@@ -51,6 +51,7 @@ const (
 	wrongIsolation        = "LK001" // raised by the function open
 	newerSchema           = "LK002" // raised by schema.sql
 	readOnlyTransaction   = "25006"
+	unsupported           = "0A000"
 	insufficientPrivilege = "42501"
 	programLimit          = "54000" // that of the NOTIFY queue, which is full
 	unknownStatement      = "26000"
@@ -237,10 +238,13 @@ func isClosed(err error) bool { return strings.HasSuffix(err.Error(), "closed po
 
 func state(err error) string {
 	var e *pgconn.PgError
-	if err != nil && errors.As(err, &e) {
-		return e.Code
+	if err == nil || !errors.As(err, &e) {
+		return ""
 	}
-	return ""
+	if e.Code == unsupported && e.Routine == "GetSerializableTransactionSnapshot" {
+		return readOnlyTransaction // a standby, where serializable is the default
+	}
+	return e.Code
 }
 
 // busyStates are those of a statement that had no effect and may succeed later. So are all that
@@ -249,9 +253,13 @@ var busyStates = map[string]bool{
 	wrongIsolation: true, readOnlyTransaction: true,
 	"40001": true, "40P01": true, // a serialization failure, a deadlock
 	lockTimeout: true, "57014": true, // the latter: statement_timeout
-	"0A000": true, // a prepared statement from before a change of the schema
-	"57P03": true, // the server starts
+	unsupported: true, // a prepared statement from before a change of the schema
+	"57P03":     true, // the server starts
 }
+
+// brokenStates are those with which the server ends the connection: it stops, or a limit of its own is
+// over (transaction_timeout, idle_session_timeout).
+var brokenStates = map[string]bool{"57P01": true, "57P02": true, "25P04": true, "57P05": true}
 
 // classify tells the class of an error.
 func classify(err error) storekit.Class {
@@ -261,7 +269,7 @@ func classify(err error) storekit.Class {
 		return storekit.Final
 	case errors.As(err, &none): // whatever it is: a password may be wrong for a moment only
 		return storekit.Unsent
-	case s == "", s == "57P01", s == "57P02", strings.HasPrefix(s, "08"): // the server, or a pooler, ends
+	case s == "", brokenStates[s], strings.HasPrefix(s, "08"): // the server, or a pooler, ends
 		return storekit.Unknown
 	case busyStates[s], strings.HasPrefix(s, "53"):
 		return storekit.Busy

@@ -61,8 +61,8 @@ func (l *Locker) end(ctx context.Context, g lock.Grant) error {
 	switch {
 	case err != nil:
 		return err
-	case (doubt || unsure) && storekit.Vanished(g) == 0:
-		return nil
+	case (doubt || unsure) && reply != forced && storekit.Vanished(g) == 0:
+		return nil // by the first sending
 	}
 	return lost(reply, g)
 }
@@ -85,8 +85,10 @@ func (l *Locker) telling(ctx context.Context, sql string, args ...any) (reply st
 	return reply, unsure, err
 }
 
-// done is the reply of functions that have done what they were asked.
-const done = "1"
+const (
+	done   = "1" // the reply of functions that have done what they were asked
+	forced = "3" // of those that find that the grant was ended by force
+)
 
 // lost reads the reply to a renewal or a release.
 func lost(reply string, g lock.Grant) error {
@@ -97,7 +99,7 @@ func lost(reply string, g lock.Grant) error {
 		return &lock.LostError{Reason: storekit.Vanished(g), Token: g.Token}
 	case "2":
 		return &lock.LostError{Reason: lock.ReasonTaken, Token: g.Token}
-	case "3":
+	case forced:
 		return &lock.LostError{Reason: lock.ReasonForced, Token: g.Token}
 	}
 	return unexpected(reply)

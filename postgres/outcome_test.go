@@ -247,8 +247,9 @@ func TestStandby(t *testing.T) {
 	g := storetest.Acquire(t, w.open(t), storetest.Request("k"))
 	w.pair.CatchUp()
 	for name, url := range map[string]string{
-		"standby":   testserver.PostgresURL(w.pair.Standby.Addr()),
-		"read-only": w.url() + "&default_transaction_read_only=on",
+		"standby":              testserver.PostgresURL(w.pair.Standby.Addr()),
+		"read-only":            w.url() + "&default_transaction_read_only=on",
+		"serializable standby": testserver.PostgresURL(w.pair.Standby.Addr()) + "&default_transaction_isolation=serializable",
 	} {
 		p := pool(t, url)
 		l := postgres.New(p, w.options...)
@@ -266,7 +267,9 @@ func TestStandby(t *testing.T) {
 			require.ErrorIs(t, err, postgres.ErrReadOnly, name)
 			require.ErrorContains(t, err, "standby", name)
 		}
-		storetest.Holds(t, l, g)
+		if name != "serializable standby" { // where nothing can be read
+			storetest.Holds(t, l, g)
+		}
 		require.NoError(t, l.Close())
 	}
 }
@@ -326,29 +329,75 @@ func TestLateTryOfHeldKey(t *testing.T) {
 	}
 }
 
+// TestTryOfWhoWaits: the lock service is asked by way of another replica, which tries, and then goes on with
+// the wait. The place stays, and is that replica's now.
+func TestTryOfWhoWaits(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		w := sharedWorld(t)
+		a, b := w.open(t), w.open(t)
+		holder, waits := storetest.Request("k"), storetest.Request("k")
+		holder.Shared, waits.Shared = !shared, shared
+		g := storetest.Acquire(t, w.open(t), holder)
+		first := storetest.Waits(t, a, waits)
+		process := value[string](t, w, "SELECT process FROM "+w.table("_waiters"))
+		_, err := b.Acquire(storekit.ReuseOwner(storetest.Bounded(t)), waits)
+		require.ErrorIs(t, err, lock.ErrHeld)
+		require.Len(t, storetest.Inspect(t, b, "k").Waiters, 1)
+
+		next := storetest.Waits(t, b, waits)
+		require.NotEqual(t, process, value[string](t, w, "SELECT process FROM "+w.table("_waiters")))
+		first.Cancel()
+		first.End(t)
+		storetest.Release(t, a, g)
+		storetest.Release(t, b, next.Granted(t))
+	}
+}
+
+// TestForcedForLong: as long as the grant would have lived it is known that it was ended by force, also to
+// a release that is sent twice.
+func TestForcedForLong(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		w := sharedWorld(t)
+		l, other := w.open(t), w.open(t)
+		l.warm(t)
+		req := storetest.Lasting(storetest.Request("k"), time.Hour)
+		req.Shared = shared
+		g := storetest.Acquire(t, l, req)
+		require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+		require.True(t, value[bool](t, w, "SELECT expires > clock_timestamp() + interval '30 min' FROM "+w.table("_tombstones")))
+		first := l.proxy().Lose(faultproxy.Requests().Matching(func(m []byte) bool { return m[0] == 'P' }).Nth(1))
+		require.Equal(t, lock.ReasonForced, storetest.Lost(t, l.Release(storetest.Bounded(t), g)))
+		storetest.Receive(t, first.Hit())
+	}
+}
+
 // TestDoubtAfterError: a waiter goes on through errors of the server after which a request
 // may still be under way, so its release leaves a mark for that.
 func TestDoubtAfterError(t *testing.T) {
 	t.Parallel()
-	w := sharedWorld(t)
-	l, other := w.open(t), w.open(t)
-	g := storetest.Acquire(t, other, storetest.Request("k"))
-	waiting := storetest.Waits(t, l, storetest.Request("k"))
-	w.exec(t, fmt.Sprintf(`CREATE SEQUENCE %[1]s;
+	for _, code := range []string{"08P01", "25P04", "57P05"} {
+		w := sharedWorld(t)
+		l, other := w.open(t), w.open(t)
+		g := storetest.Acquire(t, other, storetest.Request("k"))
+		waiting := storetest.Waits(t, l, storetest.Request("k"))
+		w.exec(t, fmt.Sprintf(`CREATE SEQUENCE %[1]s;
 		CREATE FUNCTION %[2]s() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-			IF nextval('%[1]s') = 1 THEN RAISE EXCEPTION 'server conn crashed?' USING ERRCODE = '08P01'; END IF;
+			IF nextval('%[1]s') = 1 THEN RAISE EXCEPTION 'server conn crashed?' USING ERRCODE = '%[4]s'; END IF;
 			RETURN NEW;
 		END $$;
 		CREATE TRIGGER fails BEFORE UPDATE ON %[3]s FOR EACH ROW EXECUTE FUNCTION %[2]s()`,
-		w.table("_seq"), w.table("_fail"), w.table("_waiters")))
-	storetest.Eventually(t, "the error", func() bool { return value[bool](t, w, "SELECT is_called FROM "+w.table("_seq")) })
-	storetest.Release(t, other, g)
-	h := waiting.Granted(t)
-	storetest.Release(t, l, h)
-	req := storetest.Request("k")
-	req.Owner = h.Owner
-	_, err := other.Acquire(storetest.Bounded(t), req)
-	require.ErrorIs(t, err, lock.ErrReleased)
+			w.table("_seq"), w.table("_fail"), w.table("_waiters"), code))
+		storetest.Eventually(t, "the error", func() bool { return value[bool](t, w, "SELECT is_called FROM "+w.table("_seq")) })
+		storetest.Release(t, other, g)
+		h := waiting.Granted(t)
+		storetest.Release(t, l, h)
+		req := storetest.Request("k")
+		req.Owner = h.Owner
+		_, err := other.Acquire(storetest.Bounded(t), req)
+		require.ErrorIs(t, err, lock.ErrReleased)
+	}
 }
 
 // TestReleaseAgainAfterFailedUndo: a release has ended the grant, and failed to leave the tombstone

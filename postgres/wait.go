@@ -15,7 +15,7 @@ import (
 // wait stands in line. No connection is held meanwhile.
 func (a *acquisition) wait(ctx context.Context) (lock.Grant, error) {
 	box := a.l.registry.Join(a.req.Owner)
-	defer a.l.registry.Leave(a.req.Owner)
+	defer a.l.registry.Leave(a.req.Owner, box)
 	w := storekit.Wait{
 		Request: a.req, Mailbox: box, Closed: a.l.closed, Classify: classify,
 		Claim: a.look, Recheck: a.l.registry.Recheck,

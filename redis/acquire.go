@@ -18,10 +18,10 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	if err := l.ready(ctx); err != nil {
 		return lock.Grant{}, err
 	}
-	l.registry.Hold(req.Owner, req.Lost)
+	hold := l.registry.Hold(req.Owner, req.Lost)
 	g, err := l.acquire(ctx, req)
 	if err != nil {
-		l.registry.Drop(req.Owner)
+		l.registry.Failed(req.Owner, hold)
 		return lock.Grant{}, err
 	}
 	l.registry.Keep(g)

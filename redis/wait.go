@@ -18,7 +18,7 @@ import (
 func (a *acquisition) wait(ctx context.Context, begun time.Time) (lock.Grant, error) {
 	l := a.l
 	box := l.registry.Join(a.req.Owner)
-	defer l.registry.Leave(a.req.Owner)
+	defer l.registry.Leave(a.req.Owner, box)
 	w := storekit.Wait{
 		Request: a.req, Mailbox: box, Closed: l.closed, Classify: classify, Recheck: l.registry.Recheck,
 		Begun: begun,

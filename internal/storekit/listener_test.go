@@ -119,7 +119,7 @@ func TestListenerHears(t *testing.T) {
 		require.Empty(t, c.told)
 		require.Equal(t, time.Second, r.Recheck(3*time.Second))
 
-		r.Leave("o")
+		r.Leave("o", box)
 		for _, owner := range []string{"a", "b"} { // whose grants are left to expire
 			r.Hold(owner, func(lock.LostReason) {})
 			r.Keep(lock.Grant{Owner: owner, Start: time.Now(), TTL: time.Second})
@@ -189,8 +189,8 @@ func TestListenerWithoutAChannel(t *testing.T) {
 func TestListenerIsCutNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := new(channel)
-		r, _ := c.with(t)
-		r.Leave("o")
+		r, box := c.with(t)
+		r.Leave("o", box)
 		for n := range 20 {
 			rest(time.Hour)
 			require.Equal(t, n+1, c.sessions)

@@ -54,13 +54,15 @@ type Registry struct {
 	mu      sync.Mutex // guards the rest; held for no I/O and no callback
 	waiters map[string]*Mailbox
 	holders map[string]holder
-	sweepAt int // how many holders are enough to look for dead ones
+	held    uint64 // the number of the last holder
+	sweepAt int    // how many holders are enough to look for dead ones
 }
 
 // holder is who has a grant, or asks for one, and wants to hear of its loss.
 type holder struct {
-	lost  func(lock.LostReason)
-	until time.Time // the end of the grant; zero while it is asked for
+	number uint64
+	lost   func(lock.LostReason)
+	until  time.Time // the end of the grant; zero while it is asked for
 }
 
 func (h holder) over(now time.Time) bool { return !h.until.IsZero() && now.After(h.until) }
@@ -79,25 +81,28 @@ func (r *Registry) Join(owner string) *Mailbox {
 	return m
 }
 
-// Leave forgets a waiter.
-func (r *Registry) Leave(owner string) {
+// Leave forgets a waiter, but not one of the same owner that has joined since.
+func (r *Registry) Leave(owner string, m *Mailbox) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.waiters, owner)
+	if r.waiters[owner] == m {
+		delete(r.waiters, owner)
+	}
 }
 
 // Hold registers a holder's callback, which may be nil, before its grant can be forced. It is
 // called until Drop, or until the end that Keep has told. Now and then those are forgotten
-// whose grants ended without a release.
-func (r *Registry) Hold(owner string, lost func(lock.LostReason)) {
+// whose grants ended without a release. It returns the holder's number.
+func (r *Registry) Hold(owner string, lost func(lock.LostReason)) (number uint64) {
 	if lost == nil {
-		return
+		return 0
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.holders[owner] = holder{lost: lost}
+	r.held++
+	r.holders[owner] = holder{number: r.held, lost: lost}
 	if len(r.holders) < r.sweepAt {
-		return
+		return r.held
 	}
 	now := time.Now()
 	for o, h := range r.holders {
@@ -106,6 +111,7 @@ func (r *Registry) Hold(owner string, lost func(lock.LostReason)) {
 		}
 	}
 	r.sweepAt = max(64, 2*len(r.holders))
+	return r.held
 }
 
 // Keep tells when g, which was granted or renewed, ends.
@@ -136,6 +142,15 @@ func (r *Registry) Drop(owner string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.holders, owner)
+}
+
+// Failed is Drop of the holder of that number, but not of one that the owner has become since.
+func (r *Registry) Failed(owner string, number uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.holders[owner].number == number {
+		delete(r.holders, owner)
+	}
 }
 
 // Lost calls the callback of a holder, if it has one, and forgets it, so that it is called at

@@ -23,10 +23,27 @@ func TestRegistryTellsALossOnce(t *testing.T) {
 	r.Heard("anything")
 	require.Equal(t, 1, calls)
 
-	r.Hold("o", lost)
+	first := r.Hold("o", lost)
 	r.Drop("o")
 	r.Heard("forced o")
 	require.Equal(t, 1, calls, "after its own release")
+
+	r.Hold("o", lost)
+	r.Failed("o", first)
+	r.Heard("forced o")
+	require.Equal(t, 2, calls, "another request of the owner has failed meanwhile")
+}
+
+// TestRegistrySuccessor: the lock service may have an owner wait anew while its last wait ends.
+func TestRegistrySuccessor(t *testing.T) {
+	r := NewRegistry()
+	first := r.Join("o")
+	second := r.Join("o")
+	r.Leave("o", first)
+	r.Deliver("o", Handover{Token: 1})
+	require.Len(t, second.grants, 1)
+	r.Leave("o", second)
+	require.Empty(t, r.waiters)
 }
 
 // Grants that end without a release do not stay for ever, those that live and those that are

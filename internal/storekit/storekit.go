@@ -8,7 +8,7 @@
 //
 //	func (l *Locker) wait(ctx context.Context, req lock.Request) (lock.Grant, error) {
 //		box := l.registry.Join(req.Owner)
-//		defer l.registry.Leave(req.Owner)
+//		defer l.registry.Leave(req.Owner, box)
 //		a := l.acquisition(req)
 //		w := storekit.Wait{
 //			Request: req, Mailbox: box, Closed: l.closing,

@@ -349,8 +349,10 @@ BEGIN
 
 	reply := json_build_object('recheck', {micros}(until - t), 'ahead', ahead,
 		'record', {record}(l, t, line_, place, l.line - (mine IS NOT NULL)::int));
-	IF mine IS NOT NULL THEN
-		UPDATE {waiters} SET deadline = t + beat_ WHERE key = key_ AND owner = owner_;
+	IF mine IS NOT NULL AND beat_ IS NOT NULL THEN
+		-- Another process may go on with the wait.
+		UPDATE {waiters} SET deadline = t + beat_, ttl = ttl_, process = process_, listens = listens_
+		WHERE key = key_ AND owner = owner_;
 	ELSIF beat_ IS NOT NULL THEN
 		IF l.crowd THEN
 			DELETE FROM {waiters} WHERE key = key_ AND owner = owner_; -- a dead place is lost
@@ -464,22 +466,22 @@ BEGIN
 END
 {body};
 
--- Ends the grant of one owner by force, and tells its process; for life_ it is known why it
--- ended. Returns '1', or '0' when that owner has no grant.
+-- Ends the grant of one owner by force, and tells its process; for life_, and for its TTL, it is
+-- known why it ended. Returns '1', or '0' when that owner has no grant.
 CREATE OR REPLACE FUNCTION {force}(key_ bytea, owner_ text, life_ interval, tell_ boolean) RETURNS text
 LANGUAGE plpgsql VOLATILE AS {body}
 DECLARE
 	l {locks} := {open}(key_, false);
 	t timestamptz := clock_timestamp();
-	told text;
+	told text := l.process;
+	until timestamptz := l.expires;
 BEGIN
-	IF l.owner = owner_ AND l.expires > t THEN
-		told := l.process;
-	ELSE
-		DELETE FROM {readers} WHERE key = key_ AND owner = owner_ AND l.key IS NOT NULL AND expires > t RETURNING process INTO told;
+	IF l.owner IS DISTINCT FROM owner_ OR until <= t THEN
+		DELETE FROM {readers} WHERE key = key_ AND owner = owner_ AND l.key IS NOT NULL AND expires > t
+		RETURNING process, expires INTO told, until;
 		IF NOT FOUND THEN RETURN '0'; END IF;
 	END IF;
-	l := {bury}(key_, owner_, true, t + life_);
+	l := {bury}(key_, owner_, true, greatest(t + life_, until));
 	IF told IS NOT NULL AND tell_ THEN
 		PERFORM {notify}(told, 'forced ' || owner_);
 	END IF;
