@@ -14,7 +14,8 @@ import (
 	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
-// Inspect implements [lock.Locker]. It only reads, so it works on a standby.
+// Inspect implements [lock.Locker]. It only reads, so it works on a standby, but not where the default
+// isolation level is serializable.
 func (l *Locker) Inspect(ctx context.Context, key string) (lock.Record, error) {
 	if err := lock.CheckKey(key); err != nil {
 		return lock.Record{}, err
