@@ -366,6 +366,7 @@ func TestForcedForLong(t *testing.T) {
 		req.Shared = shared
 		g := storetest.Acquire(t, l, req)
 		require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+		storetest.Release(t, other, lock.Grant{Key: "k", Owner: g.Owner}) // leaves a mark, too
 		require.True(t, value[bool](t, w, "SELECT expires > clock_timestamp() + interval '30 min' FROM "+w.table("_tombstones")))
 		first := l.proxy().Lose(faultproxy.Requests().Matching(func(m []byte) bool { return m[0] == 'P' }).Nth(1))
 		require.Equal(t, lock.ReasonForced, storetest.Lost(t, l.Release(storetest.Bounded(t), g)))

@@ -86,7 +86,8 @@ func TestTriesLeaveNoToken(t *testing.T) {
 		{"readers, one without a token", "1", []string{"blank a", "vote b", "back a", "back b"}, 0},
 
 		{"granted", "", []string{"vote a", "end a"}, ahead + 1},
-		{"asked for twice", "", []string{"vote a", "vote a", "back a"}, ahead + 1},
+		{"asked for twice", "", []string{"vote a", "again a", "back a"}, ahead + 1},
+		{"seen by a writer, and expired", "1", []string{"vote a", "vote b", "expire a", "rival w", "back b"}, ahead + 1},
 		{"confirmed", "", []string{"blank a", "confirm a", "back a"}, ahead + 1},
 		{"the first granted", "1", []string{"vote a", "vote b", "end a", "back b"}, ahead + 1},
 		{"the second granted", "1", []string{"vote a", "vote b", "back a", "end b"}, ahead + 2},
@@ -115,6 +116,13 @@ func TestTriesLeaveNoToken(t *testing.T) {
 			case "blank":
 				votes[owner] = run("lock", owner, 60000, 1, 0, "", c.shared).([]any)[0].(int64)
 				continue
+			case "again":
+				require.Equal(t, []any{int64(tokens[owner]), votes[owner]},
+					run("lock", owner, 60000, (next + 1).String(), 2*time.Hour.Microseconds(), "", c.shared).([]any)[1:], c.name)
+				continue
+			case "rival":
+				require.Equal(t, "held", run("lock", owner, 60000, 1, 0, "", "").([]any)[0], c.name)
+				continue
 			case "expire":
 				require.NoError(t, w.plain[0].ZAdd(ctx, keys[2], goredis.Z{Score: 1, Member: owner}).Err())
 				continue
@@ -142,21 +150,26 @@ func TestTriesLeaveNoToken(t *testing.T) {
 // and does not cut that.
 func TestLateCopyOfAVote(t *testing.T) {
 	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	w.age(t)
 	for _, shared := range []string{"", "1"} {
-		w := sharedWorld(t)
-		p := w.ready(t)
-		ctx, keys := storetest.Bounded(t), p.Keys("k")
-		lockIt := []any{"o", 60000, "1", 0, "", shared}
-		require.NoError(t, w.plain[0].EvalSha(ctx, p.Scripts()["lock"].SHA, keys, lockIt...).Err())
-		require.NoError(t, w.plain[0].EvalSha(ctx, p.Scripts()["renew"].SHA, keys, "o", "50", time.Hour.Milliseconds(), shared, "").Err())
-		require.NoError(t, w.plain[0].EvalSha(ctx, p.Scripts()["lock"].SHA, keys, lockIt...).Err())
-		expiry := int64(w.plain[0].ZScore(ctx, keys[2], "o").Val())
-		if shared == "" {
-			var err error
-			expiry, err = strconv.ParseInt(strings.Split(w.plain[0].Get(ctx, keys[1]).Val(), ":")[1], 10, 64)
-			require.NoError(t, err)
+		for _, proposal := range []string{"1", "50"} {
+			ctx, keys := storetest.Bounded(t), p.Keys(shared+proposal)
+			run := func(script string, args ...any) {
+				require.NoError(t, w.plain[0].EvalSha(ctx, p.Scripts()[script].SHA, keys, args...).Err())
+			}
+			run("lock", "o", 60000, "1", 0, "", shared)
+			run("renew", "o", "50", time.Hour.Milliseconds(), shared, "")
+			run("lock", "o", 60000, proposal, 0, "", shared)
+			expiry := int64(w.plain[0].ZScore(ctx, keys[2], "o").Val())
+			if shared == "" {
+				var err error
+				expiry, err = strconv.ParseInt(strings.Split(w.plain[0].Get(ctx, keys[1]).Val(), ":")[1], 10, 64)
+				require.NoError(t, err)
+			}
+			require.Greater(t, expiry, time.Now().Add(30*time.Minute).UnixMilli())
 		}
-		require.Greater(t, expiry, time.Now().Add(30*time.Minute).UnixMilli())
 	}
 }
 

@@ -67,9 +67,15 @@ func (a *acquisition) send(b *ballot, q func(i int) question) {
 func (a *acquisition) note(i int, v vote, r answer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.has[i] = v == yes || v == blank
-	if a.has[i] {
+	switch v {
+	case has: // which is this one's to give back only if that was not answered
+		a.has[i] = a.has[i] || a.doubt[i]
+		a.cast[i] = readCast(r.reply)
+	case yes, blank:
+		a.has[i] = true
 		a.cast[i], _ = readMicros(r.reply)
+	default:
+		a.has[i] = false
 	}
 	a.doubt[i] = a.doubt[i] || v == unknown || r.again
 	if a.doubt[i] && a.has[i] {
@@ -101,12 +107,18 @@ func (a *acquisition) settle(i int) {
 	}
 }
 
-// bequeath leaves to the owner's next acquisition what the nodes may yet cast: to give that back could
-// end a vote that the other counts on. Its release leaves the marks.
-func (a *acquisition) bequeath() {
+// end gives up. An owner that is used again may have a grant by another acquisition, or get one: so only
+// the votes of this one are given back, and the owner's release leaves the marks. What comes late of a
+// try is left to the wait that follows, which may count on that node.
+func (a *acquisition) end(ctx context.Context) {
+	if !storekit.OwnerIsReused(ctx) {
+		a.yield(true)
+		return
+	}
+	a.yield(false)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.trying = true
+	a.trying = !a.req.Wait
 	for i := range a.l.nodes {
 		if a.doubt[i] || a.busy[i] > 0 {
 			a.l.doubts.Add(a.req.Owner)

@@ -437,8 +437,9 @@ END
 -- Leaves a tombstone for an owner that was undone, or ended by force, and returns the lock's row.
 CREATE OR REPLACE FUNCTION {bury}(key_ bytea, owner_ text, forced_ boolean, until_ timestamptz) RETURNS {locks}
 LANGUAGE sql VOLATILE AS {body}
-	INSERT INTO {tombstones} (key, owner, forced, expires) VALUES (key_, owner_, forced_, until_)
-	ON CONFLICT (key, owner) DO UPDATE SET expires = excluded.expires;
+	INSERT INTO {tombstones} AS old (key, owner, forced, expires) VALUES (key_, owner_, forced_, until_)
+	ON CONFLICT (key, owner) DO UPDATE
+	SET forced = old.forced OR excluded.forced, expires = greatest(old.expires, excluded.expires);
 	UPDATE {locks} SET crowd = true WHERE key = key_ RETURNING *;
 {body};
 
@@ -466,8 +467,8 @@ BEGIN
 END
 {body};
 
--- Ends the grant of one owner by force, and tells its process; for life_, and for its TTL, it is
--- known why it ended. Returns '1', or '0' when that owner has no grant.
+-- Ends the grant of one owner by force, and tells its process; for life_, and for its TTL up to a
+-- day, it is known why it ended. Returns '1', or '0' when that owner has no grant.
 CREATE OR REPLACE FUNCTION {force}(key_ bytea, owner_ text, life_ interval, tell_ boolean) RETURNS text
 LANGUAGE plpgsql VOLATILE AS {body}
 DECLARE
@@ -481,7 +482,7 @@ BEGIN
 		RETURNING process, expires INTO told, until;
 		IF NOT FOUND THEN RETURN '0'; END IF;
 	END IF;
-	l := {bury}(key_, owner_, true, greatest(t + life_, until));
+	l := {bury}(key_, owner_, true, greatest(t + life_, least(until, t + interval '1 day')));
 	IF told IS NOT NULL AND tell_ THEN
 		PERFORM {notify}(told, 'forced ' || owner_);
 	END IF;

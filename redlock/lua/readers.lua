@@ -4,12 +4,13 @@ local function prune()
   for _, reader in ipairs(redis.call('ZRANGEBYSCORE', READERS, '-inf', string.format('(%.0f', now))) do
     redis.call('ZREM', READERS, reader)
     redis.call('HDEL', INFO, reader)
-    was = '' -- it may have been granted
+    forget() -- it may have been granted
   end
   local live = redis.call('ZCARD', READERS)
   if live ~= redis.call('HLEN', INFO) then
     redis.call('DEL', READERS, INFO)
-    live, was = 0, ''
+    forget()
+    live = 0
   end
   return live
 end

@@ -11,6 +11,14 @@ local function save()
   redis.call('SET', STATE, digits .. (base ~= '' and '<' .. base or '') .. flag .. ':' .. rest, 'PX', LIFE)
 end
 
+-- Forgets the base.
+local function forget()
+  if was ~= '' then
+    was = ''
+    save()
+  end
+end
+
 -- A node out of memory lets a script store more if it has written before: for those that let
 -- go, or keep what there is.
 local function insist() redis.call('PEXPIRE', STATE, LIFE) end
