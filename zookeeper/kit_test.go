@@ -165,6 +165,19 @@ func isEvent(chunk []byte) bool {
 	return len(chunk) == 0
 }
 
+// asks selects the requests of a kind.
+func asks(op uint32) faultproxy.Messages {
+	return faultproxy.Requests().Matching(func(chunk []byte) bool {
+		for len(chunk) >= 12 { // length, xid, operation
+			if binary.BigEndian.Uint32(chunk[8:]) == op {
+				return true
+			}
+			chunk = chunk[min(uint64(len(chunk)), 4+uint64(binary.BigEndian.Uint32(chunk))):]
+		}
+		return false
+	})
+}
+
 // names returns the children of a node, none if it is not there.
 func names(tb testing.TB, conn *zk.Conn, path string) []string {
 	tb.Helper()

@@ -172,9 +172,33 @@ func (c breaking) Write(b []byte) (int, error) {
 
 const (
 	opExists       = 3
+	opGetData      = 4
 	opGetChildren2 = 12
 	opMulti        = 14
 )
+
+// TestFirstLookFails: the connection breaks as a waiter that is in line reads who is in front. It is
+// told of that by its next look, and knows then that the key is held.
+func TestFirstLookFails(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	a, b := w.open(t), w.open(t)
+	g := storetest.Acquire(t, a, storetest.Request("k"))
+	lost := b.proxy.Lose(asks(opGetData).Nth(1))
+	req, told, result := storetest.Request("k"), make(chan lock.Record, 1), make(chan error, 1)
+	req.Wait, req.Waiting = true, func(r lock.Record) { told <- r }
+	ctx, cancel := context.WithCancel(storetest.Bounded(t))
+	defer cancel()
+	go func() { _, err := b.Acquire(ctx, req); result <- err }()
+	storetest.Receive(t, lost.Hit())
+	rec := storetest.Receive(t, told)
+	require.Equal(t, "k", rec.Key)
+	require.Equal(t, 1, rec.HolderCount)
+	require.Equal(t, g.Owner, rec.Holders[0].Owner)
+	cancel()
+	require.ErrorIs(t, storetest.Receive(t, result), lock.ErrHeld)
+	storetest.Release(t, a, g)
+}
 
 // TestThrottled: a server under heavy load says that it has not executed a request. It is asked
 // again; who waits goes on for longer than a call does.

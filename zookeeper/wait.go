@@ -103,10 +103,12 @@ func (a *acquisition) look(ctx context.Context) (first bool, err error) {
 		return false, nil
 	}
 	rec, err := l.inFront(ctx, c.key, before)
-	if err == nil {
-		a.seen = rec
+	if err != nil {
+		a.front = node{} // what is in front is not known: the next claim looks again
+		return false, err
 	}
-	return false, err
+	a.seen = rec
+	return false, nil
 }
 
 // current returns errGone if a's node is of a session that has ended.
