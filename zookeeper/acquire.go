@@ -23,7 +23,7 @@ type acquisition struct {
 	count  int         // how many nodes were in front of it when it came
 	doubt  bool        // the outcome of a creation is unknown
 	seen   lock.Record // what is known of who is in front; its Key is set if anybody is
-	front  node        // of whom it waits for; its name is set if it waits
+	front  node        // of whom it waits for, or of a try that may leave; its name is set if there is one
 	ours   bool        // that is a claim of this Locker, so a watch would be no use
 }
 

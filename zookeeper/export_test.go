@@ -33,6 +33,9 @@ func Ahead(name string, names ...string) (front string, present bool) {
 	return n.name, present
 }
 
+// FirstTry returns the first of the nodes in the way of one behind them, if all of these are tries, and else "".
+func FirstTry(shared bool, names ...string) string { return firstTry(parseLine(names), shared).name }
+
 // Claims is how much l keeps of its claims.
 func (l *Locker) Claims() int {
 	l.mu.Lock()

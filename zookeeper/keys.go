@@ -109,3 +109,17 @@ func ahead(line []node, me node) (front node, first, present bool) {
 	}
 	return node{}, true, true
 }
+
+// firstTry returns the first of those before a node that are in its way, if all of these are tries.
+func firstTry(before []node, shared bool) (first node) {
+	for _, n := range before {
+		switch {
+		case shared && n.shared:
+		case !n.try:
+			return node{}
+		case first.name == "":
+			first = n
+		}
+	}
+	return first
+}

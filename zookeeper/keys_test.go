@@ -69,3 +69,20 @@ func TestLineModes(t *testing.T) {
 	owners, _ := zookeeper.Line("", "x", "xa", "xa.", "xa.1", "ya.0000000001", "x.0000000001", "xa.00000000zz", "xb.99999999999", "something else")
 	require.Empty(t, slices.Compact(owners))
 }
+
+// TestFirstTry: only tries may be about to leave. Readers are in no reader's way.
+func TestFirstTry(t *testing.T) {
+	for _, c := range []struct {
+		shared      bool
+		names, want string
+	}{
+		{false, "", ""},
+		{false, "Xa.0000000001 Sb.0000000002", "Xa.0000000001"},
+		{false, "Xa.0000000001 xb.0000000002", ""},
+		{false, "sa.0000000001 Xb.0000000002", ""},
+		{true, "sa.0000000001 Xb.0000000002 Xc.0000000003", "Xb.0000000002"},
+		{true, "Sa.0000000001 xb.0000000002 Xc.0000000003", ""},
+	} {
+		require.Equal(t, c.want, zookeeper.FirstTry(c.shared, strings.Fields(c.names)...), c.names)
+	}
+}

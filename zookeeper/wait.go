@@ -72,10 +72,30 @@ func (l *Locker) known(c *claim, count int) (rec lock.Record, all bool) {
 // left, and some are of other Lockers.
 const maxGaps = 4 * lock.MaxRecord
 
+// maxLooks is how often a try looks: tries that saw the last holder have left by the fourth.
+const maxLooks = 5
+
 // look reads the line. It reports whether a is first; else a.seen has who is in front, and a
 // waits for the last of them, if it asked to.
+//
+// A try looks again if none but tries are in its way, since they may be about to leave: if each took
+// the next for the holder, a free key could be refused without end. A refused try leaves within two
+// round trips of its last look. So one that is still there at the next look, after two, is the holder.
 func (a *acquisition) look(ctx context.Context) (first bool, err error) {
+	for range maxLooks {
+		last := a.front
+		first, err = a.lookOnce(ctx)
+		if first || err != nil || a.req.Wait || a.front.name == "" || a.front == last {
+			break
+		}
+		a.start = time.Time{} // it has waited since
+	}
+	return first, err
+}
+
+func (a *acquisition) lookOnce(ctx context.Context) (first bool, err error) {
 	l, c := a.l, a.c
+	last := a.front
 	a.front = node{}
 	if err := a.current(); err != nil {
 		return false, err
@@ -92,10 +112,12 @@ func (a *acquisition) look(ctx context.Context) (first bool, err error) {
 	if first {
 		return true, nil
 	}
+	before := line[:slices.IndexFunc(line, func(n node) bool { return n.name == c.node.name })]
 	if a.req.Wait {
 		a.follow(front)
+	} else if a.front = firstTry(before, c.shared); a.front.name != "" && a.front == last {
+		return false, nil // a.seen has it
 	}
-	before := line[:slices.IndexFunc(line, func(n node) bool { return n.name == c.node.name })]
 	if a.req.Wait && (a.req.Waiting == nil || a.seen.Key != "") { // nobody is told
 		l.mu.Lock()
 		defer l.mu.Unlock()

@@ -66,9 +66,10 @@
 // # Cost
 //
 // Without contention an acquire, a renewal and a release are one write each. A refused try is
-// two writes and two reads. A key that this Locker has not used lately costs one write more, for
-// its container. Concurrent calls of a Locker share writes, except that each write brings one node
-// of a key: a thousand waiters of one Locker for one key line up in a thousand round trips.
+// two writes and two reads, and one read more if the holder did not wait either. A key that this
+// Locker has not used lately costs one write more, for its container. Concurrent calls of a Locker
+// share writes, except that each write brings one node of a key: a thousand waiters of one Locker for
+// one key line up in a thousand round trips.
 //
 // ZooKeeper removes empty containers, but at most 10,000 a minute, so above 165 new keys a
 // second they would pile up. So each Locker deletes the containers that it created and has not
