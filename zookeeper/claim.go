@@ -30,6 +30,7 @@ type claim struct {
 	deadline time.Time   // Start + TTL, while it is held
 	timer    *time.Timer // has it looked after, while it is held
 	front    place       // of whom it waits for
+	refused  error       // why that one's node cannot be watched
 	undone   bool        // by a Release without a token, before its Acquire has returned
 }
 
@@ -156,7 +157,7 @@ func (r *registry) headed(key string) bool {
 // follow makes c wait for front. r.mu is held.
 func (r *registry) follow(c *claim, front place) {
 	r.unfollow(c)
-	c.front = front
+	c.front, c.refused = front, nil
 	r.behind[front] = append(r.behind[front], c)
 }
 

@@ -1,9 +1,11 @@
 package zookeeper
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-zookeeper/zk"
@@ -64,6 +66,35 @@ func TestWatchEnds(t *testing.T) {
 	require.NoError(t, l.Close())
 	storetest.Receive(t, done)
 	require.Empty(t, lost)
+}
+
+// TestUnwatched: a watch that cannot be set ends the waits for its node, and a busy server is not asked
+// again at once.
+func TestUnwatched(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err   error
+		ends  bool
+		pause time.Duration
+	}{
+		{zk.ErrNoNode, false, 0},
+		{zk.ErrNoAuth, true, 0},
+		{zk.ErrConnectionClosed, false, 0},
+		{zk.ErrNoServer, false, 0},
+		{errors.New("zk: " + throttled), false, rearm},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := New(nil)
+			front, w := place{"k", 7}, waiter(l, 8, false)
+			l.follow(w, front)
+			began := time.Now()
+			l.unwatched(&vigil{at: front, path: "/lock/k/xfront.0000000007"}, c.err)
+			require.Equal(t, c.pause, time.Since(began), c.err)
+			require.Equal(t, c.ends, w.refused != nil, c.err)
+			l.follow(w, place{"k", 6})
+			require.NoError(t, w.refused, "it waits for another now")
+		})
+	}
 }
 
 // TestIdleHolds: a lock that is held and idle costs no goroutine of its own. The end of any of

@@ -43,7 +43,7 @@ func (l *Locker) watch(p place, path string) {
 func (l *Locker) arm(v *vigil) {
 	_, _, events, err := l.conn.ChildrenW(v.path)
 	if err != nil {
-		l.over(v, errors.Is(err, zk.ErrNoNode))
+		l.unwatched(v, broken(err))
 		return
 	}
 	v.events = events
@@ -60,6 +60,24 @@ func (l *Locker) arm(v *vigil) {
 	case w.added <- v:
 	case <-l.done.Done():
 	}
+}
+
+// unwatched is what it means that a watch was refused. What cannot pass ends the waits for the node. A
+// server that is busy is not asked again at once.
+func (l *Locker) unwatched(v *vigil, err error) {
+	gone := errors.Is(err, zk.ErrNoNode)
+	switch class := classify(err); {
+	case gone:
+	case class == storekit.Final:
+		l.mu.Lock()
+		for _, c := range l.behind[v.at] {
+			c.refused = err
+		}
+		l.mu.Unlock()
+	case class == storekit.Busy:
+		_ = storekit.Sleep(l.done, rearm)
+	}
+	l.over(v, gone)
 }
 
 // over is what the end of a watch means: the node is gone, or that is not known any more.

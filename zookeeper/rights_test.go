@@ -53,3 +53,20 @@ func TestNobodyMayRead(t *testing.T) {
 	}
 	storetest.Release(t, a, g)
 }
+
+// TestFrontMayNotBeRead: another process gives its nodes an ACL that keeps this one from watching them. That
+// ends a wait, which would be blind, and which would ask for the watch for ever.
+func TestFrontMayNotBeRead(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	a, b := w.open(t, zookeeper.WithACL(zk.DigestACL(zk.PermAll, "user", "password")...)), w.open(t)
+	require.NoError(t, a.conn.AddAuth("digest", []byte("user:password")))
+	storetest.Release(t, b, storetest.Acquire(t, b, storetest.Request("k"))) // the container is for all
+	g := storetest.Acquire(t, a, storetest.Request("k"))
+	waiting := storetest.Begin(t, b, storetest.Request("k")) // and is not to be told, or it would read the node
+	waiting.End(t)
+	require.ErrorIs(t, waiting.Err, zk.ErrNoAuth)
+	require.ErrorContains(t, waiting.Err, w.root+"/k")
+	storetest.Eventually(t, "its node to go", func() bool { return len(names(t, b.conn, w.root+"/k")) == 1 })
+	storetest.Release(t, a, g)
+}

@@ -133,7 +133,7 @@ func (a *acquisition) lookOnce(ctx context.Context) (first bool, err error) {
 	return false, nil
 }
 
-// current returns errGone if a's node is of a session that has ended.
+// current returns an error if a's wait is over, and errGone if its node is of a session that has ended.
 func (a *acquisition) current() error {
 	l, c := a.l, a.c
 	l.mu.Lock()
@@ -141,6 +141,8 @@ func (a *acquisition) current() error {
 	switch {
 	case c.undone || c.phase == ended:
 		return storekit.ErrUndone
+	case c.refused != nil:
+		return c.refused
 	case l.conn.SessionID() != c.session:
 		return errGone
 	}
