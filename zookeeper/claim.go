@@ -117,17 +117,16 @@ func (r *registry) placed(c *claim, n node, token lock.Token, session int64) err
 }
 
 // displace takes c's node from it, since that is gone, and lets it stand in line anew. It
-// reports false if a release has handed over to that node before: then that is a grant.
+// reports false if a release has handed over to that node before: then that is a grant, even if it
+// has ended since.
 func (r *registry) displace(c *claim) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if c.phase == held {
+	if c.phase == held || c.phase == ended {
 		return false
 	}
 	r.unplace(c)
-	if c.phase != ended {
-		c.phase, c.node, c.session = creating, node{}, 0
-	}
+	c.phase, c.node, c.session = creating, node{}, 0
 	return true
 }
 

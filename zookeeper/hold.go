@@ -48,18 +48,19 @@ func (l *Locker) renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	return g, nil
 }
 
-// hold makes c held since start, unless it has ended, or been undone, before.
+// hold makes c held since start, unless it has been released, or undone, before. One that was handed over
+// and has ended since is granted all the same: its owner may have been told of the loss.
 func (l *Locker) hold(c *claim, start time.Time) (lock.Grant, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case c.undone || c.phase != waiting && c.phase != held:
+	case c.undone || c.phase == creating || c.phase == releasing:
 		return lock.Grant{}, storekit.ErrUndone
 	case l.done.Err() != nil: // zk.Conn may have been closed since the reply came, and nobody would tell
 		return lock.Grant{}, context.Cause(l.done)
 	case c.phase == waiting:
 		l.holds(c, start)
-	default: // a release has handed it over, while it was being verified
+	case c.phase == held: // a release has handed it over, while it was being verified
 		if d := start.Add(c.ttl); d.After(c.deadline) {
 			c.deadline = d
 		}

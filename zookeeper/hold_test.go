@@ -143,7 +143,7 @@ func TestIdleCost(t *testing.T) {
 }
 
 // TestVerify: a node is verified if it is there, and of the session that has verified it. What
-// has ended is not granted.
+// was undone is not granted.
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	l, c, _ := standing(t)
@@ -159,7 +159,8 @@ func TestVerify(t *testing.T) {
 	require.NoError(t, l.conn.Delete(l.path(c.key, c.node.name), -1))
 	_, err = a.verify(t.Context())
 	require.ErrorIs(t, err, errGone)
-	l.end(c) // by an undo, perhaps
+	c.undone = true
+	l.end(c)
 	_, err = l.hold(c, start)
 	require.ErrorIs(t, err, lock.ErrReleased)
 }

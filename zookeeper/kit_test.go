@@ -1,6 +1,7 @@
 package zookeeper_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"strings"
@@ -165,14 +166,15 @@ func isEvent(chunk []byte) bool {
 	return len(chunk) == 0
 }
 
-// asks selects the requests of a kind.
-func asks(op uint32) faultproxy.Messages {
+// asks selects the requests of a kind for a path that has part.
+func asks(op uint32, part string) faultproxy.Messages {
 	return faultproxy.Requests().Matching(func(chunk []byte) bool {
 		for len(chunk) >= 12 { // length, xid, operation
-			if binary.BigEndian.Uint32(chunk[8:]) == op {
+			n := min(len(chunk), 4+int(binary.BigEndian.Uint32(chunk)))
+			if binary.BigEndian.Uint32(chunk[8:]) == op && bytes.Contains(chunk[:n], []byte(part)) {
 				return true
 			}
-			chunk = chunk[min(uint64(len(chunk)), 4+uint64(binary.BigEndian.Uint32(chunk))):]
+			chunk = chunk[n:]
 		}
 		return false
 	})

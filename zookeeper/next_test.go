@@ -106,7 +106,8 @@ func TestTake(t *testing.T) {
 	}
 }
 
-// TestHold: what its owner has undone, or released, is not granted any more.
+// TestHold: what its owner has undone, or released, is not granted any more. What was handed over and is
+// over is.
 func TestHold(t *testing.T) {
 	t.Parallel()
 	conn, root := laneRoot(t)
@@ -119,7 +120,8 @@ func TestHold(t *testing.T) {
 		"undone":      {func(c *claim) { c.undone = true }, false},
 		"released":    {func(c *claim) { c.phase = releasing }, false},
 		"displaced":   {func(c *claim) { c.phase = creating }, false},
-		"over":        {func(c *claim) { c.phase = ended }, false},
+		"over":        {func(c *claim) { c.phase = ended }, true},
+		"undone too":  {func(c *claim) { c.phase, c.undone = ended, true }, false},
 	} {
 		l := New(conn, WithRoot(root), WithSessionTimeout(time.Minute))
 		w := waiter(l, 0, false)

@@ -184,7 +184,7 @@ func TestFirstLookFails(t *testing.T) {
 	w := sharedWorld(t).lasting()
 	a, b := w.open(t), w.open(t)
 	g := storetest.Acquire(t, a, storetest.Request("k"))
-	lost := b.proxy.Lose(asks(opGetData).Nth(1))
+	lost := b.proxy.Lose(asks(opGetData, "/k/").Nth(1))
 	req, told, result := storetest.Request("k"), make(chan lock.Record, 1), make(chan error, 1)
 	req.Wait, req.Waiting = true, func(r lock.Record) { told <- r }
 	ctx, cancel := context.WithCancel(storetest.Bounded(t))

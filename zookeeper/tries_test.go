@@ -15,7 +15,7 @@ func TestTriesOfAFreeKey(t *testing.T) {
 	w := sharedWorld(t).lasting()
 	holder, first, second := w.open(t), w.open(t), w.open(t)
 	tries := func(p *process) (result chan error, goOn func()) {
-		held := p.proxy.Hold(asks(opGetData))
+		held := p.proxy.Hold(asks(opGetData, "/k/"))
 		result = make(chan error, 1)
 		go func() {
 			g, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))

@@ -133,17 +133,18 @@ func (a *acquisition) lookOnce(ctx context.Context) (first bool, err error) {
 	return false, nil
 }
 
-// current returns an error if a's wait is over, and errGone if its node is of a session that has ended.
+// current returns an error if a's wait is over, and errGone if its node went with a session, or with a
+// grant that has ended already.
 func (a *acquisition) current() error {
 	l, c := a.l, a.c
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case c.undone || c.phase == ended:
+	case c.undone:
 		return storekit.ErrUndone
 	case c.refused != nil:
 		return c.refused
-	case l.conn.SessionID() != c.session:
+	case c.phase == ended, l.conn.SessionID() != c.session:
 		return errGone
 	}
 	return nil
