@@ -9,6 +9,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 )
 
 // TestClientClosedFirst: closing zk.Conn ends the session, so another process has the key at once. The
@@ -34,6 +35,25 @@ func TestClientClosedFirst(t *testing.T) {
 	require.ErrorIs(t, err, lock.ErrClosed)
 	require.ErrorContains(t, err, "client is closed")
 	require.NoError(t, c.Close(ctx), "it has no key to leave")
+}
+
+// TestClientClosedUnderWay: a call that is under way as zk.Conn is closed gets ErrClosed, too.
+func TestClientClosedUnderWay(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	storetest.Eventually(t, "ErrClosed", func() bool { // a slow machine may end the call before it ends the session
+		a := w.open(t)
+		storetest.Release(t, a, storetest.Acquire(t, a, storetest.Request("k")))
+		storetest.Eventually(t, "the end of all writes", a.writes(0, 0))
+		defer a.proxy.Delay(faultproxy.All(), 100*time.Millisecond).Heal()
+		result := make(chan error, 1)
+		go func() { _, err := a.Acquire(storetest.Bounded(t), storetest.Request("k")); result <- err }()
+		storetest.Eventually(t, "the creation", a.writes(1, 0))
+		a.conn.Close()
+		err := storetest.Receive(t, result)
+		require.Error(t, err)
+		return errors.Is(err, lock.ErrClosed)
+	})
 }
 
 // TestClientClosedOfOneWhoLooks: nor do a Locker that never acquired, and its Watch, go on for ever.

@@ -59,8 +59,14 @@ func wrap(err error) error {
 	return fmt.Errorf("lock: zookeeper: %w", err)
 }
 
-// explain is wrap for an error of a call for key: one of a missing right says where it is missing.
-func (l *Locker) explain(key string, err error) error { return explain(l.parent(key), l.root, err) }
+// explain is wrap for an error of a call for key: one of a missing right says where it is missing, and one
+// that may pass is for good once the Locker or its connection was closed.
+func (l *Locker) explain(key string, err error) error {
+	if l.done.Err() != nil && classify(err).Passing() {
+		err = fmt.Errorf("%w: %w", context.Cause(l.done), err)
+	}
+	return explain(l.parent(key), l.root, err)
+}
 
 func explain(path, root string, err error) error {
 	if errors.Is(err, zk.ErrNoAuth) {
