@@ -49,6 +49,19 @@ func TestWatchOfAnother(t *testing.T) {
 	require.Equal(t, ended, c.phase)
 }
 
+// TestDeaf: a Locker that got no event looks often until one comes. That a node was gone before it was
+// watched is no event.
+func TestDeaf(t *testing.T) {
+	t.Parallel()
+	l, c, _ := standing(t)
+	l.deaf.Store(true)
+	l.arm(&vigil{at: c.place(), path: l.path(c.key, "xgone.0000000000")})
+	require.True(t, l.deaf.Load())
+	l.arm(&vigil{at: c.place(), path: l.path(c.key, c.node.name)})
+	require.NoError(t, l.conn.Delete(l.path(c.key, c.node.name), -1))
+	storetest.Eventually(t, "the event", func() bool { return !l.deaf.Load() })
+}
+
 // TestWatchEnds: a watcher ends with its Locker, whose connection and nodes may stay.
 func TestWatchEnds(t *testing.T) {
 	t.Parallel()

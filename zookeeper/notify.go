@@ -82,9 +82,6 @@ func (l *Locker) unwatched(v *vigil, err error) {
 
 // over is what the end of a watch means: the node is gone, or that is not known any more.
 func (l *Locker) over(v *vigil, gone bool) {
-	if gone {
-		l.deaf.Store(false)
-	}
 	l.mu.Lock()
 	c := l.places[v.at]
 	if c != nil && l.path(c.key, c.node.name) != v.path {
@@ -144,7 +141,11 @@ func (w *watcher) run() {
 			over := vigils[i-fixed]
 			vigils, cases = slices.Delete(vigils, i-fixed, i-fixed+1), slices.Delete(cases, i, i+1)
 			ev, _ := v.Interface().(zk.Event)
-			w.l.over(over, ev.Type == zk.EventNodeDeleted)
+			gone := ev.Type == zk.EventNodeDeleted
+			if gone {
+				w.l.deaf.Store(false)
+			}
+			w.l.over(over, gone)
 		}
 	}
 }
