@@ -109,7 +109,7 @@ func WithDialer(d *Dialer) Option {
 }
 
 // handshake is a connection whose first read deadline, which is that of the handshake, is
-// brought forward.
+// brought forward, and stays until the reply has come. zk.Conn takes it away after four bytes.
 type handshake struct {
 	net.Conn
 	dialer *Dialer
@@ -121,6 +121,9 @@ type handshake struct {
 }
 
 func (c *handshake) SetReadDeadline(t time.Time) error {
+	if c.begun && !c.over && t.IsZero() {
+		return nil
+	}
 	if !c.begun {
 		c.begun = true
 		if limit := time.Now().Add(c.limit); limit.Before(t) {
@@ -135,15 +138,13 @@ func (c *handshake) Read(b []byte) (int, error) {
 	if c.over {
 		return n, err
 	}
-	if len(c.reply) == 0 {
+	c.reply = append(c.reply, b[:n]...)
+	if c.over = err != nil || len(c.reply) >= headLen; c.over {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			c.dialer.silent.Add(1)
 		} else {
 			c.dialer.silent.Store(0)
 		}
-	}
-	c.reply = append(c.reply, b[:n]...)
-	if c.over = err != nil || len(c.reply) >= headLen; c.over {
 		if s, ok := parseHead(c.reply); ok {
 			c.dialer.note(s)
 		}

@@ -15,28 +15,34 @@ import (
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
-// TestDialer: a server that takes connections and never answers does not keep the client from
-// the next one for longer than a part of the session timeout. If none ever answers, the
+// TestDialer: a server that takes connections and never answers, or not to the end, does not keep the
+// client from the next one for longer than a part of the session timeout. If none ever answers, the
 // handshakes, which keep the session alive, become rarer than that takes to expire.
 func TestDialer(t *testing.T) {
 	t.Parallel()
-	silence, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = silence.Close() }()
-	const timeout = 4 * time.Second // nearly seven of them are longer than Patience
-	conn, _, err := zk.Connect([]string{silence.Addr().String()}, timeout, zk.WithLogger(silent{}), zk.WithLogInfo(false),
-		zk.WithDialer(zookeeper.NewDialer(timeout, nil).Dial))
-	require.NoError(t, err)
-	defer conn.Close()
-	var at []time.Time
-	for range 4 {
-		require.NoError(t, silence.(*net.TCPListener).SetDeadline(time.Now().Add(storetest.Patience)))
-		c, err := silence.Accept()
-		require.NoError(t, err, "it waits for an answer still")
-		defer func() { _ = c.Close() }()
-		at = append(at, time.Now())
+	for name, answer := range map[string][]byte{"none": nil, "the length of one": {0, 0, 0, 37}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			silence, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer func() { _ = silence.Close() }()
+			const timeout = 4 * time.Second // nearly seven of them are longer than Patience
+			conn, _, err := zk.Connect([]string{silence.Addr().String()}, timeout, zk.WithLogger(silent{}), zk.WithLogInfo(false),
+				zk.WithDialer(zookeeper.NewDialer(timeout, nil).Dial))
+			require.NoError(t, err)
+			defer conn.Close()
+			var at []time.Time
+			for range 4 {
+				require.NoError(t, silence.(*net.TCPListener).SetDeadline(time.Now().Add(storetest.Patience)))
+				c, err := silence.Accept()
+				require.NoError(t, err, "it waits for an answer still")
+				defer func() { _ = c.Close() }()
+				_, _ = c.Write(answer)
+				at = append(at, time.Now())
+			}
+			require.Greater(t, at[3].Sub(at[2]), timeout, "the session never expires")
+		})
 	}
-	require.Greater(t, at[3].Sub(at[2]), timeout, "the session never expires")
 }
 
 // TestDialerError: what dial returns comes through.
