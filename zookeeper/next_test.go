@@ -60,6 +60,19 @@ func TestNext(t *testing.T) {
 	}
 }
 
+// TestAfterOurs: who comes right behind a claim of its own Locker waits for that, unless it is first in line:
+// then the release of that claim was done, and its reply was lost.
+func TestAfterOurs(t *testing.T) {
+	t.Parallel()
+	for count, want := range []bool{false, true} {
+		l := New(nil)
+		before, c := waiter(l, 0, false), waiter(l, 1, false)
+		before.phase, l.heads["k"] = releasing, before
+		a := &acquisition{l: l, c: c, req: lock.Request{Wait: true}, count: count}
+		require.Equal(t, want, a.afterOurs(), count)
+	}
+}
+
 // TestTake: what a release has verified is held if it still waits, by the node and in the
 // session of that.
 func TestTake(t *testing.T) {

@@ -30,7 +30,7 @@ func (l *Locker) recheck(ttl time.Duration) time.Duration {
 // Request.Waiting is to be told, what is known without a look must be enough for that.
 func (a *acquisition) afterOurs() bool {
 	l, c := a.l, a.c
-	if !a.req.Wait {
+	if !a.req.Wait || a.count == 0 { // then that claim's node has gone, though nobody has heard so yet
 		return false
 	}
 	l.mu.Lock()
