@@ -15,6 +15,8 @@ import (
 var (
 	// errGone ends a place in line whose node is not there any more.
 	errGone = errors.New("lock: zookeeper: the node is gone")
+	// errCreating is for an owner's claim that does not know yet which node is its own.
+	errCreating = errors.New("lock: zookeeper: another acquisition of this owner has begun")
 	// errReply is for replies that ZooKeeper does not give.
 	errReply = errors.New("lock: zookeeper: unexpected reply")
 	// errClientClosed is for a zk.Conn that its owner has closed.
@@ -40,7 +42,7 @@ func classify(err error) storekit.Class {
 		return storekit.Unknown // or it was sent to a server that the session had left
 	case errors.Is(err, zk.ErrNoServer):
 		return storekit.Unsent
-	case errors.Is(err, zk.ErrSessionExpired), strings.Contains(err.Error(), throttled):
+	case errors.Is(err, zk.ErrSessionExpired), errors.Is(err, errCreating), strings.Contains(err.Error(), throttled):
 		return storekit.Busy
 	}
 	return storekit.Final

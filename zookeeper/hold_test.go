@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 )
 
@@ -108,6 +109,32 @@ func TestUnwatched(t *testing.T) {
 			require.NoError(t, w.refused, "it waits for another now")
 		})
 	}
+}
+
+// TestPruneOwner: what an owner's request has left goes. The node of its next one stays, unless that was undone.
+func TestPruneOwner(t *testing.T) {
+	t.Parallel()
+	l, c, _ := standing(t)
+	own := c.node
+	_, err := l.conn.Create(l.path(c.key, "X"+c.owner+".0000000001"), nil, zk.FlagEphemeral, zk.WorldACL(zk.PermAll))
+	require.NoError(t, err)
+	prune := func() []node {
+		err = l.pruneOwnerOnce(storetest.Bounded(t), c.key, c.owner)
+		line, lineErr := l.line(storetest.Bounded(t), c.key)
+		require.NoError(t, lineErr)
+		return line
+	}
+	c.phase, c.node = creating, node{} // either may be its own
+	require.Len(t, prune(), 2)
+	require.Equal(t, storekit.Busy, classify(err), "it is tried again")
+	c.phase, c.node = waiting, own
+	left := prune()
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	require.Equal(t, own.name, left[0].name)
+	c.undone = true
+	require.Empty(t, prune())
+	require.NoError(t, err)
 }
 
 // TestIdleHolds: a lock that is held and idle costs no goroutine of its own. The end of any of

@@ -278,7 +278,8 @@ func (l *Locker) undo(ctx context.Context, key, owner string) error {
 	return err
 }
 
-// pruneOwnerOnce deletes the nodes of an owner once its creations are decided.
+// pruneOwnerOnce deletes the nodes of an owner once its creations are decided, but for that of a later
+// Acquire: who has tried may stand in line as the same owner.
 func (l *Locker) pruneOwnerOnce(ctx context.Context, key, owner string) error {
 	if _, err := l.barrier(ctx); err != nil {
 		return err
@@ -287,8 +288,12 @@ func (l *Locker) pruneOwnerOnce(ctx context.Context, key, owner string) error {
 	if err != nil {
 		return err
 	}
+	live, err := l.liveNode(key, owner)
+	if err != nil {
+		return err
+	}
 	for _, n := range line {
-		if n.owner != owner {
+		if n.owner != owner || n.name == live {
 			continue
 		}
 		if err := l.delete(ctx, l.path(key, n.name), 0); err != nil && !errors.Is(err, lock.ErrLost) {
@@ -296,4 +301,18 @@ func (l *Locker) pruneOwnerOnce(ctx context.Context, key, owner string) error {
 		}
 	}
 	return nil
+}
+
+// liveNode is the name of the node of an owner's claim, if there is one that has not been undone.
+func (l *Locker) liveNode(key, owner string) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch c := l.claims[id{key, owner}]; {
+	case c == nil || c.undone:
+		return "", nil
+	case c.phase == creating:
+		return "", errCreating
+	default:
+		return c.node.name, nil
+	}
 }
