@@ -16,7 +16,7 @@ import (
 	"github.com/seed-215fdefa/lock"
 )
 
-// Dialer makes the connections of one zk.Conn, and does two things that zk.Conn does not.
+// Dialer makes the connections of one zk.Conn, and does three things that zk.Conn does not.
 //
 //	d := zookeeper.NewDialer(10*time.Second, nil)
 //	conn, _, err := zk.Connect(servers, 10*time.Second, zk.WithDialer(d.Dial))
@@ -33,11 +33,15 @@ import (
 // the session lives, even if no answer comes back. With a fixed limit, a client that hears
 // nothing could keep its locks for ever.
 //
+// It counts the connections. A [Locker.Watch] learns by that of one that broke for less than a second,
+// after which zk.Conn may ask for its watches too late to be told of what it has missed.
+//
 // A Dialer is safe for concurrent use.
 type Dialer struct {
 	timeout time.Duration // of the session, as asked for
 	dial    zk.Dialer
 	silent  atomic.Int32 // handshakes in a row that were not answered
+	made    atomic.Int64 // connections
 
 	mu       sync.Mutex // guards sessions
 	sessions []session  // the last few of the handshakes, the newest at the end
@@ -92,6 +96,7 @@ func (d *Dialer) Dial(network, address string, timeout time.Duration) (net.Conn,
 	if err != nil {
 		return nil, err
 	}
+	d.made.Add(1)
 	return &handshake{Conn: conn, dialer: d, limit: d.timeout / 3 << min(d.silent.Load(), 5)}, nil
 }
 

@@ -32,15 +32,24 @@ func (l *Locker) Watch(ctx context.Context, key string, changed func()) error {
 	}
 	path := l.parent(key)
 	for {
+		before := l.connections()
 		events, err := l.arms(ctx, path)
 		if err == nil {
 			changed()
-			err = l.awaits(ctx, path, events)
+			err = l.awaits(ctx, path, events, before)
 		}
 		if err != nil {
 			return l.explain(key, err)
 		}
 	}
+}
+
+// connections is how many there have been, as far as is known.
+func (l *Locker) connections() int64 {
+	if l.dialer == nil {
+		return 0
+	}
+	return l.dialer.made.Load()
 }
 
 // arms returns the events of a watch that sees the next change of path's children.
@@ -89,8 +98,9 @@ func (a *armed) add(path string, events <-chan zk.Event) {
 
 // awaits returns nil when something has changed, and an error when that would not be told
 // any more. The client renews its watches when it has a connection again, but until then
-// nobody knows what it misses.
-func (l *Locker) awaits(ctx context.Context, path string, events <-chan zk.Event) error {
+// nobody knows what it misses. Nor is that told later if a reply comes on the new connection
+// before the client renews them. before is how many connections there had been.
+func (l *Locker) awaits(ctx context.Context, path string, events <-chan zk.Event, before int64) error {
 	look := time.NewTicker(connectedEvery)
 	defer look.Stop()
 	for {
@@ -99,7 +109,7 @@ func (l *Locker) awaits(ctx context.Context, path string, events <-chan zk.Event
 			l.armed.fired(path, events)
 			return e.Err
 		case <-look.C:
-			if l.conn.State() != zk.StateHasSession {
+			if l.conn.State() != zk.StateHasSession || l.connections() != before {
 				return zk.ErrConnectionClosed
 			}
 		case <-ctx.Done():

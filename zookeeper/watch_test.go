@@ -53,6 +53,24 @@ func TestOneWatch(t *testing.T) {
 	storetest.Release(t, b, blocker)
 }
 
+// TestWatchAfterABreak: a connection that broke and was made again between two looks at its state ends a
+// Watch, since a change may have been missed.
+func TestWatchAfterABreak(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	dialer := zookeeper.NewDialer(w.timeout, new(gate).dial)
+	conn := dialBy(t, dialer.Dial, w.timeout, w.server.Addr())
+	a := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithDialer(dialer))
+	t.Cleanup(func() { require.NoError(t, a.Close()) })
+	began, watched := make(chan struct{}, 1), make(chan error, 1)
+	go func() { watched <- a.Watch(storetest.Bounded(t), "k", func() { began <- struct{}{} }) }()
+	storetest.Receive(t, began)
+	again, err := dialer.Dial("tcp", w.server.Addr(), time.Second) // as zk.Conn does, which has a session again
+	require.NoError(t, err)
+	defer func() { _ = again.Close() }()
+	require.ErrorIs(t, storetest.Receive(t, watched), zk.ErrConnectionClosed)
+}
+
 // TestWaitWithoutServer: a wait ends by itself when there is no server for long.
 func TestWaitWithoutServer(t *testing.T) {
 	t.Parallel()
