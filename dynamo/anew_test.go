@@ -22,13 +22,7 @@ import (
 // were made anew since it was granted. It is not over for that.
 func TestBoundsMadeAnew(t *testing.T) {
 	t.Parallel()
-	server := testserver.SharedDynamo(t)
-	rt := new(http.Transport)
-	t.Cleanup(rt.CloseIdleConnections)
-	db := dynamodb.New(dynamodb.Options{
-		Region: "eu-central-1", BaseEndpoint: aws.String("http://" + server.Addr()),
-		Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""), HTTPClient: &http.Client{Transport: rt},
-	})
+	db := localClient(t)
 	table := testserver.Prefix()[:13] + "-anew"
 	require.NoError(t, CreateTable(storetest.Bounded(t), db, table))
 	for call, do := range map[string]func(l *Locker, ctx context.Context, g lock.Grant) error{
@@ -68,4 +62,16 @@ func grantedAtTheTurn(t *testing.T, l *Locker, shared bool) lock.Grant {
 	l.clock.lower, l.clock.upper = bound{now, now.UnixMicro()}, bound{now, now.UnixMicro()}
 	l.clock.mu.Unlock()
 	return storetest.Acquire(t, l, req)
+}
+
+// localClient returns a client of the server that the tests share.
+func localClient(t *testing.T) *dynamodb.Client {
+	t.Helper()
+	server := testserver.SharedDynamo(t)
+	rt := new(http.Transport)
+	t.Cleanup(rt.CloseIdleConnections)
+	return dynamodb.New(dynamodb.Options{
+		Region: "eu-central-1", BaseEndpoint: aws.String("http://" + server.Addr()),
+		Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""), HTTPClient: &http.Client{Transport: rt},
+	})
 }

@@ -35,7 +35,8 @@
 //   - DAX, which does not pass DynamoDB's time on.
 //
 // The first call of a Locker checks the table's key and TTL, if it has the right to, and returns
-// [ErrUnfit] if they are wrong.
+// [ErrUnfit] if they are wrong. If the check itself fails, as when DynamoDB throttles it, calls go on
+// without it, and the Locker checks again a minute later.
 //
 // A paused holder may write after it has lost its lock. Guard its writes: with [Fence] if they
 // go to DynamoDB.
@@ -103,7 +104,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -126,7 +126,7 @@ type Locker struct {
 	err     error // of an argument; returned by every call
 
 	clock   clock
-	fit     atomic.Bool // the table has been looked at
+	fitness fitness
 	lines   lines
 	settled storekit.Doubts // the opposite: owners of whom the table certainly has nothing
 	closing context.Context // ends with the Locker
@@ -211,6 +211,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	if err := lock.CheckRequest(req, l.Capabilities()); err != nil {
 		return lock.Grant{}, err
 	}
+	begun := time.Now()
 	if err := l.ready(ctx); err != nil {
 		return lock.Grant{}, err
 	}
@@ -218,9 +219,9 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	var g lock.Grant
 	var err error
 	if req.Wait {
-		g, err = a.wait(ctx)
+		g, err = a.wait(ctx, begun)
 	} else {
-		err = storekit.WithinPatience(ctx, func(ctx context.Context) error {
+		err = storekit.WithinPatienceSince(ctx, begun, func(ctx context.Context) error {
 			g, err = a.try(ctx, false)
 			return err
 		})
@@ -280,7 +281,7 @@ func (l *Locker) check(ctx context.Context, g lock.Grant) error {
 	return l.ready(ctx)
 }
 
-// ready checks the Locker itself and, once, its table.
+// ready checks the Locker itself and its table.
 func (l *Locker) ready(ctx context.Context) error {
 	switch {
 	case l == nil || l.closing == nil:
@@ -292,14 +293,10 @@ func (l *Locker) ready(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	if l.fit.Load() {
+	if l.fitness.sure.Load() {
 		return nil
 	}
-	if err := l.repeat(ctx, l.describe); err != nil {
-		return err
-	}
-	l.fit.Store(true)
-	return nil
+	return l.checkFitness(ctx)
 }
 
 // Close ends this Locker's waits with ErrClosed. All later calls return ErrClosed. It does not

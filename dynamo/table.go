@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -125,9 +127,67 @@ func checkTimeToLive(table string, d *types.TimeToLiveDescription) error {
 	return nil
 }
 
-// describe looks at the table, and so learns the time. What the program has no right to see it
-// does not check.
-func (l *Locker) describe(ctx context.Context, _ int) error {
+// recheckAfter is how long calls go on unchecked when the table could not be looked at.
+const recheckAfter = time.Minute
+
+// fitness is what a Locker knows of its table.
+type fitness struct {
+	sure  atomic.Bool // it is fit, or this program has no right to look at it
+	mu    sync.Mutex  // guards the rest
+	probe *probe      // under way; nil: none is
+	again time.Time   // when to probe again; zero: no probe has failed, so calls wait for one
+}
+
+// probe is one look at the table, for all calls that wait for it.
+type probe struct {
+	over chan struct{}
+	err  error // once it is over: of a table that cannot be used
+}
+
+// checkFitness returns why the table cannot be used. If that could not be found out, calls go on:
+// DynamoDB throttles DescribeTimeToLive by the account, whatever else it can do.
+func (l *Locker) checkFitness(ctx context.Context) error {
+	f := &l.fitness
+	f.mu.Lock()
+	p, unchecked := f.probe, !f.again.IsZero()
+	if p == nil && time.Now().After(f.again) {
+		p = &probe{over: make(chan struct{})}
+		f.probe = p
+		go l.probe(p)
+	}
+	f.mu.Unlock()
+	if unchecked {
+		return nil
+	}
+	select {
+	case <-p.over:
+		return p.err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.closing.Done():
+		return lock.ErrClosed
+	}
+}
+
+func (l *Locker) probe(p *probe) {
+	err := l.describe(l.closing)
+	f := &l.fitness
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.probe, f.again = nil, time.Time{}
+	switch {
+	case err == nil:
+		f.sure.Store(true)
+	case classify(err).Passing():
+		f.again = time.Now().Add(recheckAfter)
+	default:
+		p.err = l.explain(err)
+	}
+	close(p.over)
+}
+
+// describe looks at the table. What the program has no right to see it does not check.
+func (l *Locker) describe(ctx context.Context) error {
 	table, _, err := send(ctx, l, maxAttempt, l.api.DescribeTable, &dynamodb.DescribeTableInput{TableName: &l.table})
 	if err == nil {
 		err = checkSchema(l.table, table.Table)

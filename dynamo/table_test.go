@@ -3,7 +3,9 @@ package dynamo_test
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -144,6 +146,46 @@ func TestNoRightToDescribe(t *testing.T) {
 	unfit.http.set(deny, nil)
 	_, err := unfit.Acquire(storetest.Bounded(t), storetest.Request("k"))
 	require.ErrorIs(t, err, dynamo.ErrUnfit)
+}
+
+// TestThrottledCheck: DynamoDB answers all but DescribeTimeToLive. Nothing fails, and it is not asked
+// again for a while.
+func TestThrottledCheck(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).start(t)
+	p.http.set(func(operation string) (*http.Response, error) {
+		if operation == "DescribeTimeToLive" {
+			return answer(400, "ThrottlingException"), nil
+		}
+		return nil, nil
+	}, nil)
+	storetest.Release(t, p, storetest.Renew(t, p, storetest.Acquire(t, p, storetest.Request("k"))))
+	require.Equal(t, 1, p.http.sent()["DescribeTimeToLive"])
+}
+
+// TestOneCheck: the first calls of a Locker share the check of the table.
+func TestOneCheck(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).start(t)
+	const n = 20
+	var begun, done sync.WaitGroup
+	begun.Add(n)
+	p.http.set(func(operation string) (*http.Response, error) {
+		if strings.HasPrefix(operation, "Describe") {
+			begun.Wait()
+		}
+		return nil, nil
+	}, nil)
+	for i := range n {
+		done.Go(func() {
+			begun.Done()
+			storetest.Inspect(t, p, strconv.Itoa(i))
+		})
+	}
+	done.Wait()
+	sent := p.http.sent()
+	require.Equal(t, 1, sent["DescribeTable"])
+	require.Equal(t, 1, sent["DescribeTimeToLive"])
 }
 
 // dying is a client of a table with another status at first; what is deleted then is gone.

@@ -131,11 +131,11 @@ func (ls *lines) first(key string, p *place) (first, hint bool) {
 // wait stands in this Locker's line, and then polls until the lock is granted, or ctx or
 // the Locker ends. Each look that finds the lock free verifies by a write of its own, for which
 // Start is taken, so a hint is only that.
-func (a *acquisition) wait(ctx context.Context) (g lock.Grant, err error) {
+func (a *acquisition) wait(ctx context.Context, begun time.Time) (g lock.Grant, err error) {
 	a.place = a.l.lines.enter(a.req.Key)
 	defer func() { a.l.lines.leave(a.req.Key, a.place, err == nil) }()
 	w := storekit.Wait{
-		Request: a.req, Mailbox: a.place.box, Closed: a.l.closing, Classify: classify, Claim: a.claim,
+		Request: a.req, Mailbox: a.place.box, Closed: a.l.closing, Begun: begun, Classify: classify, Claim: a.claim,
 		Recheck: func(time.Duration) time.Duration { return lock.MaxTTL }, // each refusal says when
 	}
 	g, err = w.Run(ctx)

@@ -88,7 +88,7 @@ func (b *broken) GetItem(context.Context, *dynamodb.GetItemInput, ...func(*dynam
 // open returns a Locker that knows the time.
 func (b *broken) open() *Locker {
 	l := New(b, "locks")
-	l.fit.Store(true)
+	l.fitness.sure.Store(true)
 	now := time.Now()
 	l.clock.learn(now, now, now)
 	return l
