@@ -100,7 +100,7 @@ func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Durati
 			}
 			continue
 		}
-		u := a.compose(it, m)
+		u, token := a.compose(it, m)
 		a.sent[a.token] = m
 		at, old, err := a.l.write(ctx, a.req.Key, u, limit)
 		switch {
@@ -122,7 +122,7 @@ func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Durati
 				return lock.Grant{}, err
 			}
 		default:
-			return a.grant(a.token, m), nil
+			return a.grant(token, m), nil
 		}
 	}
 }
@@ -149,8 +149,23 @@ func (a *acquisition) own(it *item) (h *holder, sent moment) {
 	return h, sent
 }
 
+// earlier finds a live shared grant that another Acquire of this owner was given. This one may be a
+// copy of that request which comes late, so it must not replace that grant. it may be nil.
+func (a *acquisition) earlier(it *item, m moment) *holder {
+	if it == nil || !a.req.Shared {
+		return nil
+	}
+	if h := it.of(a.req.Owner); h != nil && h.shared && h.expiry > m.upper {
+		return h
+	}
+	return nil
+}
+
 // blocked says who is in the way, or nil if nobody is.
 func (a *acquisition) blocked(it *item, m moment) error {
+	if a.earlier(it, m) != nil {
+		return nil
+	}
 	live := it.writer != nil && !a.over(*it.writer, m)
 	if a.req.Shared {
 		live = live || it.intent.holds(m)
@@ -194,14 +209,15 @@ func (a *acquisition) over(h holder, m moment) bool {
 	return m.local.Sub(s.since) > h.lease+h.lease/drift+hostSkew
 }
 
-// compose makes the write for an item that does not block, or for one that is not known.
-// The token is DynamoDB's time, or one more than the last if that is not less.
-func (a *acquisition) compose(it *item, m moment) *update {
+// compose makes the write for an item that does not block, or for one that is not known, and
+// tells the token of the grant. A new one is DynamoDB's time, or one more than the last if that is
+// not less.
+func (a *acquisition) compose(it *item, m moment) (u *update, token lock.Token) {
 	a.token = max(lock.Token(m.lower), a.token+1)
 	if it != nil {
 		a.token = max(a.token, it.barrier()+1)
 	}
-	u := new(update)
+	u = new(update)
 	informed := a.informed(it, m)
 	if informed {
 		u.as(it)
@@ -209,18 +225,31 @@ func (a *acquisition) compose(it *item, m moment) *update {
 		u.only("(attribute_not_exists(" + u.name(attrKey) + ") OR " +
 			u.name(attrOpen) + " < " + u.value(num(a.token)) + ")")
 	}
-	if a.req.Shared {
+	switch h := a.earlier(it, m); {
+	case h != nil:
+		a.composeRenewal(it, h, m, u)
+		return u, h.token
+	case a.req.Shared:
 		a.composeReader(it, m, u, informed)
-	} else {
+	default:
 		a.composeWriter(m, u, informed)
 	}
-	return u
+	return u, a.token
 }
 
 // informed tells whether the write depends on the item as it was read: if somebody whose
-// lease is over must make way, or the outcome of an earlier write is unknown.
+// lease is over must make way, this owner is there already, or the outcome of an earlier write is
+// unknown.
 func (a *acquisition) informed(it *item, m moment) bool {
-	return it != nil && (a.doubt || it.writer != nil || !a.req.Shared && it.attrs[attrReaders] != nil || a.req.Shared && a.amiss(it, m))
+	switch {
+	case it == nil:
+		return false
+	case a.doubt, it.of(a.req.Owner) != nil, it.writer != nil:
+		return true
+	case a.req.Shared:
+		return a.amiss(it, m)
+	}
+	return it.attrs[attrReaders] != nil
 }
 
 // amiss tells of an item whose readers' weight is not as noted, or whose intent nobody can
@@ -242,12 +271,13 @@ func (a *acquisition) composeReader(it *item, m moment, u *update, informed bool
 	reader, weight := a.holder(m), a.weight()
 	reader[attrWeight] = num(weight)
 	if informed {
-		u.set(attrWeight, num(it.load()+weight))
+		u.set(attrWeight, num(a.load(it)+weight))
 		if it.intent.until >= m.upper { // nobody has this one
 			u.same(it, attrIntent)
 			u.remove(attrIntent)
 		}
 	} else {
+		u.absent(readerPrefix + a.req.Owner)
 		u.absentOrLess(attrIntent, str(intent{until: m.upper}.String()))
 		u.absentOrLess(attrWeight, num(maxWeight-weight+1))
 		u.sets = append(u.sets, attrWeight+" = if_not_exists("+attrWeight+", "+u.value(num(int64(0)))+") + "+u.value(num(weight)))
@@ -261,6 +291,16 @@ func (a *acquisition) composeReader(it *item, m moment, u *update, informed bool
 	if it != nil && it.writer != nil {
 		u.remove(attrHolder, attrFloor)
 	}
+}
+
+// composeRenewal keeps a grant that this owner has, and refuses the writes that it has sent since.
+func (a *acquisition) composeRenewal(it *item, h *holder, m moment, u *update) {
+	path := u.holder(lock.Grant{Owner: h.owner, Shared: true})
+	u.sets = append(u.sets,
+		path(attrExpiry)+" = "+u.value(num(max(h.expiry, m.upper+micros(a.req.TTL)))),
+		path(attrLease)+" = "+u.value(num(micros(max(h.lease, a.req.TTL)))))
+	u.touch()
+	u.open(it, a.token)
 }
 
 // holder has the attributes that writers and readers have alike.

@@ -283,3 +283,58 @@ func TestAsk(t *testing.T) {
 	storetest.Release(t, other, next)
 	storetest.Release(t, busy, again.Granted(t))
 }
+
+// TestRepeatedReader: an owner asks for a shared grant that it has, as by a copy of its request that
+// comes late. It keeps that grant, also while a writer waits, and nothing is counted twice.
+func TestRepeatedReader(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p, other := w.open(t), w.open(t)
+	req := storetest.Shared(storetest.Request("k"))
+	g := storetest.Acquire(t, p, req)
+	weight := w.items(t)["k"]["weight"]
+	again := storetest.Acquire(t, other, req)
+	require.Equal(t, g.Token, again.Token)
+	require.True(t, again.Start.After(g.Start))
+	g = storetest.Renew(t, p, g)
+
+	writer := storetest.Waits(t, p, storetest.Request("k"))
+	storetest.Eventually(t, "the intent", func() bool { return w.items(t)["k"]["intent"] != nil })
+	require.Equal(t, g.Token, storetest.Acquire(t, other, req).Token)
+	writer.Cancel()
+	writer.End(t)
+	storetest.Holds(t, p, g)
+	require.Equal(t, weight, w.items(t)["k"]["weight"])
+	storetest.Release(t, p, g)
+	require.Equal(t, digits("0"), w.items(t)["k"]["weight"])
+}
+
+// TestRepeatedReaderInDoubt: a write of the second Acquire comes after the release of the grant that it
+// found.
+func TestRepeatedReaderInDoubt(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p, other := w.open(t), w.open(t)
+	req := storetest.Shared(storetest.Request("k"))
+	g := storetest.Acquire(t, p, req)
+	deliver := other.http.late(t)
+	require.Equal(t, g.Token, storetest.Acquire(t, other, req).Token)
+	storetest.Release(t, p, g)
+	refusedLate(t, deliver())
+	require.Empty(t, storetest.Inspect(t, p, "k").Holders)
+}
+
+// TestRepeatedReaderTooLate: the grant of an earlier Acquire is over, and another takes its place.
+func TestRepeatedReaderTooLate(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.open(t)
+	req := storetest.Shared(storetest.Lasting(storetest.Request("k"), 500*time.Millisecond))
+	g := storetest.Acquire(t, p, req)
+	weight := w.items(t)["k"]["weight"]
+	time.Sleep(time.Until(g.Start.Add(g.TTL + p.Capabilities().ExpirySlack)))
+	next := storetest.Acquire(t, p, storetest.Lasting(req, time.Minute))
+	require.Greater(t, next.Token, g.Token)
+	storetest.Holds(t, p, next)
+	require.Equal(t, weight, w.items(t)["k"]["weight"])
+}

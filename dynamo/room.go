@@ -43,6 +43,14 @@ func (it *item) load() (sum int64) {
 	return sum
 }
 
+// load is the weight of all readers but this owner, who is replaced.
+func (a *acquisition) load(it *item) int64 {
+	if h := it.of(a.req.Owner); h != nil && h.shared {
+		return it.load() - h.weight
+	}
+	return it.load()
+}
+
 // dead are those readers that are over.
 func (it *item) dead(over func(holder) bool) (dead []holder) {
 	for _, h := range it.readers {
@@ -54,7 +62,7 @@ func (it *item) dead(over func(holder) bool) (dead []holder) {
 }
 
 // fits tells whether a new reader has room.
-func (a *acquisition) fits(it *item) bool { return !a.req.Shared || it.load()+a.weight() <= maxWeight }
+func (a *acquisition) fits(it *item) bool { return !a.req.Shared || a.load(it)+a.weight() <= maxWeight }
 
 // makeRoom takes dead readers away and returns what is left. If there are none, the living
 // fill the item, and the error says so.
