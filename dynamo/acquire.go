@@ -8,6 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // acquisition is one Acquire: one grant, however many writes it takes.
@@ -81,7 +82,7 @@ func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Durati
 			return lock.Grant{}, err
 		}
 		if h, sent := a.own(it); h != nil {
-			if !sent.behind(m) {
+			if !sent.behind(m) && storekit.Elapsed(sent.local) < a.req.TTL {
 				return a.grant(h.token, sent), nil
 			}
 			if it, err = a.withdraw(ctx, it, limit); err != nil {
@@ -312,8 +313,8 @@ func (a *acquisition) holder(m moment) map[string]types.AttributeValue {
 	}
 }
 
-// withdraw takes back the grant that it shows, whose expiry comes too early, and returns
-// what is there then.
+// withdraw takes back the grant that it shows, whose expiry comes too early or which may be over, and
+// returns what is there then.
 func (a *acquisition) withdraw(ctx context.Context, it *item, limit time.Duration) (*item, error) {
 	a.doubt = true
 	u := new(update)

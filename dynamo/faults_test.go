@@ -272,6 +272,41 @@ func TestLostReplies(t *testing.T) {
 	})
 }
 
+// TestLateAnswer: a write takes effect, and its sender learns of that when the TTL has passed. An
+// acquisition grants anew, and a renewal renews again or tells the loss.
+func TestLateAnswer(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		p := sharedWorld(t).open(t)
+		const ttl = 2 * time.Second
+		var late time.Time
+		loseNext := func() {
+			late = time.Time{}
+			p.http.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
+				if !isWrite(operation) || !late.IsZero() {
+					return resp, nil
+				}
+				time.Sleep(ttl + 1500*time.Millisecond) // what DynamoDB's time may be off
+				late = time.Now()
+				_ = resp.Body.Close()
+				return nil, &netError{io.ErrUnexpectedEOF}
+			})
+		}
+		loseNext()
+		g := storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("k"), ttl)))
+		require.True(t, g.Start.After(late), "it may be over")
+
+		g = storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("renewed"), ttl)))
+		loseNext()
+		g, err := p.Renew(storetest.Bounded(t), g)
+		if err == nil {
+			require.True(t, g.Start.After(late), "it may be over")
+		} else {
+			require.Equal(t, lock.ReasonExpired, storetest.Lost(t, err))
+		}
+	})
+}
+
 // TestRetryingClient: of a client that sends again by itself, an acquisition finds its own
 // grant, and a renewal its own renewal.
 func TestRetryingClient(t *testing.T) {

@@ -76,7 +76,7 @@ func (r *renewal) settle(it *item, m moment) (done bool, err error) {
 	if h == nil {
 		return true, lost(it, r.g)
 	}
-	if sent, ok := r.sent[h.expiry]; ok && !sent.behind(m) {
+	if sent, ok := r.sent[h.expiry]; ok && !sent.behind(m) && storekit.Elapsed(sent.local) < r.g.TTL {
 		r.g.Start = sent.local
 		return true, nil
 	}
