@@ -290,7 +290,7 @@ func (a *acquisition) composeReader(it *item, m moment, u *update, informed bool
 	u.set(readerPrefix+a.req.Owner, &types.AttributeValueMemberM{Value: reader})
 	u.adds = append(u.adds, u.name(attrReaders)+" "+u.value(&types.AttributeValueMemberSS{Value: []string{a.req.Owner}}))
 	if it != nil && it.writer != nil {
-		u.remove(attrHolder, attrFloor)
+		u.removeHolderAttributes()
 	}
 }
 

@@ -260,7 +260,7 @@ func composeUndo(it *item, owner string, m moment) *update {
 		u.set(attrFloor, num(barrier))
 	case h != nil && !h.shared:
 		u.open(it, barrier)
-		u.remove(attrHolder, attrFloor)
+		u.removeHolderAttributes()
 	default:
 		u.open(it, barrier)
 		if h != nil {

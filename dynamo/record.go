@@ -32,7 +32,7 @@ const (
 	attrOpen  = "barrier" // N
 	attrFloor = "floor"   // N
 
-	// Of the exclusive holder. The first says that there is one; the others may be left.
+	// Of the exclusive holder. The first says that there is one.
 	attrHolder = "holder" // S: token:owner
 	attrExpiry = "expiry" // N: later with each renewal
 	attrInfo   = "info"   // S: see info

@@ -116,6 +116,44 @@ func TestFull(t *testing.T) {
 	storetest.Release(t, p, waits.Granted(t))
 }
 
+// TestFormerWriter: nothing of a writer with much Metadata stays in the item, where it would take the
+// readers' room, however its grant ends.
+func TestFormerWriter(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.open(t)
+	writer := func(key string, ttl time.Duration) lock.Grant {
+		req := bulky(storetest.Lasting(storetest.Request(key), ttl))
+		req.Shared = false
+		return storetest.Acquire(t, p, req)
+	}
+	left := func(key string) {
+		for _, attr := range []string{"holder", "expiry", "info", "lease", "floor"} {
+			require.NotContains(t, w.items(t)[key], attr, key)
+		}
+	}
+	ctx := storetest.Bounded(t)
+
+	dead := writer("taken over", time.Second)
+	g := storetest.Renew(t, p, writer("undone", time.Minute))
+	storetest.Release(t, p, lock.Grant{Key: g.Key, Owner: g.Owner})
+	left(g.Key)
+
+	g = storetest.Renew(t, p, writer("forced", time.Minute))
+	require.NoError(t, p.ForceRelease(ctx, g.Key, g.Owner))
+	left(g.Key)
+
+	g = storetest.Renew(t, p, writer("released beside an undo", time.Minute))
+	storetest.Release(t, p, lock.Grant{Key: g.Key, Owner: "another"})
+	require.Contains(t, w.items(t)[g.Key], "floor")
+	storetest.Release(t, p, g)
+	left(g.Key)
+
+	time.Sleep(time.Until(dead.Start.Add(dead.TTL + p.Capabilities().ExpirySlack)))
+	storetest.Acquire(t, p, storetest.Shared(storetest.Request(dead.Key)))
+	left(dead.Key)
+}
+
 // TestOutOfRange: whatever numbers an item has, its lock is seen, listed, and freed by force,
 // and does not hide others.
 func TestOutOfRange(t *testing.T) {

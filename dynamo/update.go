@@ -91,7 +91,13 @@ func (u *update) lighten(weight string) {
 // then, unless a floor is.
 func (u *update) removeWriter(it *item) {
 	u.open(it, max(it.token, it.floor))
-	u.remove(attrHolder, attrFloor)
+	u.removeHolderAttributes()
+}
+
+// removeHolderAttributes leaves nothing of the exclusive holder. Its Metadata would take room that the
+// weights of readers do not count.
+func (u *update) removeHolderAttributes() {
+	u.remove(attrHolder, attrFloor, attrExpiry, attrInfo, attrLease)
 }
 
 // open sets the barrier of an item without an exclusive holder, and keeps the token apart
