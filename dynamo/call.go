@@ -56,7 +56,7 @@ func send[In, Out any](ctx context.Context, l *Locker, limit time.Duration,
 	out, err := method(bounded, in, once)
 	a := attempt{came: time.Now(), date: dateOf(out, err)}
 	if !a.date.IsZero() {
-		l.clock.learn(sent, a.came, a.date)
+		l.clock.learn(sent, a.came, a.date, a.came.Round(0).Sub(sent.Round(0))-a.came.Sub(sent))
 	}
 	switch {
 	case err == nil && a.date.IsZero():

@@ -33,7 +33,7 @@ type clock struct {
 	mu    sync.Mutex // guards the rest
 	lower bound
 	upper bound
-	heard time.Time // when the last response came; zero: none has
+	heard time.Time // when the last response came; zero: none that tells the time
 	wall  time.Time // the same by the wall clock alone
 }
 
@@ -61,10 +61,16 @@ func (b bound) upperAt(t time.Time) int64 {
 
 // learn takes a response's Date. DynamoDB wrote it after the request was sent and before
 // the response came. A Date that contradicts the bounds replaces them: this machine has
-// slept, or DynamoDB's hosts differ, or their clock was set.
-func (c *clock) learn(sent, came, date time.Time) {
+// slept, or DynamoDB's hosts differ, or their clock was set. jump is by how much this machine's wall
+// clock went on more than the monotonic one between sent and came: if it has slept there, nobody knows
+// how long before came the Date was written.
+func (c *clock) learn(sent, came, date time.Time, jump time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if jump.Abs() > hostSkew {
+		c.heard = time.Time{}
+		return
+	}
 	micros := date.UnixMicro()
 	lower, upper := bound{came, micros}, bound{sent, micros + dateStep.Microseconds()}
 	fresh := !c.reliable(came)

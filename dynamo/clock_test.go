@@ -15,7 +15,7 @@ func hear(c *clock, took, ahead time.Duration) {
 	time.Sleep(took / 2)
 	date := time.Now().Add(ahead).Truncate(time.Second)
 	time.Sleep(took - took/2)
-	c.learn(sent, time.Now(), date)
+	c.learn(sent, time.Now(), date, 0)
 }
 
 // TestClockBounds: the server's clock is between the bounds at all times, whatever it is
@@ -68,16 +68,33 @@ func TestClockIsNotTrustedForLong(t *testing.T) {
 func TestClockAfterASleepOfTheMachine(t *testing.T) {
 	var c clock
 	sent := time.Now()
-	c.learn(sent, sent, sent)
+	c.learn(sent, sent, sent, 0)
 	_, ok := c.now()
 	require.True(t, ok)
 	c.wall = c.wall.Add(-time.Minute) // as if the last reply had come a minute earlier
 	_, ok = c.now()
 	require.False(t, ok)
-	c.learn(sent, sent, sent.Add(time.Minute))
+	c.learn(sent, sent, sent.Add(time.Minute), 0)
 	m, ok := c.now()
 	require.True(t, ok)
 	require.GreaterOrEqual(t, m.lower, sent.Add(time.Minute).UnixMicro())
+}
+
+// TestClockAfterASleepInARequest: the reply's Date may be of before the sleep, so the time is asked for
+// anew.
+func TestClockAfterASleepInARequest(t *testing.T) {
+	for _, jump := range []time.Duration{time.Minute, -time.Minute} {
+		var c clock
+		now := time.Now()
+		c.learn(now, now, now, 0)
+		c.learn(now, now, now, jump)
+		_, ok := c.now()
+		require.False(t, ok)
+		c.learn(now, now, now.Add(time.Minute), hostSkew)
+		m, ok := c.now()
+		require.True(t, ok)
+		require.GreaterOrEqual(t, m.lower, now.Add(time.Minute).UnixMicro())
+	}
 }
 
 // TestClockThatContradicts its own bounds, as when DynamoDB's clock was set: they are made

@@ -90,7 +90,7 @@ func (b *broken) open() *Locker {
 	l := New(b, "locks")
 	l.fitness.sure.Store(true)
 	now := time.Now()
-	l.clock.learn(now, now, now)
+	l.clock.learn(now, now, now, 0)
 	return l
 }
 
