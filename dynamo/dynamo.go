@@ -152,7 +152,8 @@ func WithPrefix(prefix string) Option {
 }
 
 // WithPoll sets the pauses between polls, which grow from shortest to longest, with jitter. The
-// waiters of one Locker for a key poll as one. Default 100 ms to 1 s.
+// waiters of one Locker for a key poll as one. A writer that keeps new readers out pauses for at most a
+// quarter of min(TTL, 5 s). Default 100 ms to 1 s.
 func WithPoll(shortest, longest time.Duration) Option {
 	return func(l *Locker) error {
 		if shortest <= 0 || shortest > longest {

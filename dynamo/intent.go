@@ -25,10 +25,15 @@ func (i intent) holds(m moment) bool {
 	return i.until >= m.upper && i.until-m.upper <= micros(2*storekit.Heartbeat(lock.MaxTTL))
 }
 
+// behindReaders tells whether those who were seen last are readers.
+func (a *acquisition) behindReaders() bool {
+	return len(a.last.Holders) > 0 && a.last.Holders[0].Shared
+}
+
 // announce writes an intent if this writer has seen readers, and no intent that lasts for
 // half a heartbeat. It is not repeated when it fails: this writer looks again soon.
 func (a *acquisition) announce(ctx context.Context) {
-	if a.req.Shared || len(a.last.Holders) == 0 || !a.last.Holders[0].Shared {
+	if a.req.Shared || !a.behindReaders() {
 		return
 	}
 	heartbeat := micros(storekit.Heartbeat(a.req.TTL))

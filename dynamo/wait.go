@@ -218,12 +218,15 @@ func (a *acquisition) missed(ctx context.Context) {
 }
 
 // pause grows with n from minPoll to maxPoll, with jitter; but it ends when a holder's lease
-// does.
+// does, and in time to keep an intent up.
 func (a *acquisition) pause(n int) time.Duration {
 	l := a.l
 	pause := l.minPoll
 	if l.maxPoll > l.minPoll {
 		pause += storekit.Backoff{Min: l.minPoll, Max: l.maxPoll - l.minPoll}.Pause(n)
+	}
+	if a.announced && a.behindReaders() {
+		pause = min(pause, storekit.Heartbeat(a.req.TTL)/4)
 	}
 	if end := a.frees + time.Millisecond; len(a.last.Holders) > 0 && end < pause {
 		pause = end + rand.N(l.minPoll)

@@ -64,6 +64,21 @@ func TestPassedOver(t *testing.T) {
 	})
 }
 
+// TestPauseOfAnIntent: a writer that keeps readers out looks often enough to keep its intent up, as long
+// as it waits for readers.
+func TestPauseOfAnIntent(t *testing.T) {
+	l := New(new(broken), "locks", WithPoll(time.Minute, time.Hour))
+	for ttl, most := range map[time.Duration]time.Duration{time.Second: 250 * time.Millisecond, time.Hour: 1250 * time.Millisecond} {
+		a := l.acquisition(lock.Request{TTL: ttl})
+		a.frees, a.last.Holders = lock.MaxTTL, []lock.Holder{{Shared: true}}
+		require.GreaterOrEqual(t, a.pause(9), time.Minute)
+		a.announced = true
+		require.Equal(t, most, a.pause(9))
+		a.last.Holders[0].Shared = false
+		require.GreaterOrEqual(t, a.pause(9), time.Minute)
+	}
+}
+
 // broken is a DynamoDB that cannot be reached, or, if held, one whose keys are all held.
 type broken struct {
 	API
