@@ -203,17 +203,19 @@ func TestDeadReaders(t *testing.T) {
 // it was forced.
 func TestForcedAndSucceeded(t *testing.T) {
 	t.Parallel()
-	w := sharedWorld(t)
-	p, next := w.open(t), w.open(t)
-	for name, call := range map[string]func(lock.Grant) error{
-		"renew":   func(g lock.Grant) error { _, err := p.Renew(storetest.Bounded(t), g); return err },
-		"release": func(g lock.Grant) error { return p.Release(storetest.Bounded(t), g) },
-	} {
-		g := storetest.Acquire(t, p, storetest.Request(name))
-		require.NoError(t, next.ForceRelease(storetest.Bounded(t), name, g.Owner))
-		storetest.Release(t, next, storetest.Acquire(t, next, storetest.Request(name)))
-		require.Equal(t, lock.ReasonTaken, storetest.Lost(t, call(g)), name)
-	}
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, next := w.open(t), w.open(t)
+		for name, call := range map[string]func(lock.Grant) error{
+			"renew":   func(g lock.Grant) error { _, err := p.Renew(storetest.Bounded(t), g); return err },
+			"release": func(g lock.Grant) error { return p.Release(storetest.Bounded(t), g) },
+		} {
+			g := storetest.Acquire(t, p, mode(storetest.Request(name)))
+			require.NoError(t, next.ForceRelease(storetest.Bounded(t), name, g.Owner))
+			storetest.Release(t, next, storetest.Acquire(t, next, storetest.Request(name)))
+			require.Equal(t, lock.ReasonTaken, storetest.Lost(t, call(g)), name)
+		}
+	})
 }
 
 // TestSeveralForced: of many readers that are forced, the last learn of it.

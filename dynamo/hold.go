@@ -222,7 +222,7 @@ func lost(it *item, g lock.Grant) error {
 		e.Reason = lock.ReasonExpired // it is there still: over by DynamoDB's clock
 	case slices.Contains(it.forced, g.Owner):
 		e.Reason = lock.ReasonForced
-	case it.token > g.Token && (!g.Shared || len(it.holders()) > 0):
+	case it.token > g.Token && (!g.Shared || len(it.holders()) > 0 || it.attrs[attrRev] == nil): // as a writer leaves it
 		e.Reason = lock.ReasonTaken
 	default:
 		e.Reason = storekit.Vanished(g)
