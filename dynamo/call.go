@@ -233,15 +233,17 @@ func refused(err error) (old map[string]types.AttributeValue, ok bool) {
 // now looks at DynamoDB's clock, and asks for the time first if it has not been heard for
 // too long.
 func (l *Locker) now(ctx context.Context) (moment, error) {
+	var err error
 	for n := 0; ; n++ {
 		if m, ok := l.clock.now(); ok {
 			return m, nil
 		}
-		if n == 3 {
+		switch {
+		case err != nil:
+			return moment{}, err
+		case n == 3:
 			return moment{}, errNoTime
 		}
-		if _, err := l.read(ctx, "time", false, maxAttempt); err != nil { // any item does
-			return moment{}, err
-		}
+		_, err = l.read(ctx, "time", false, maxAttempt) // any item does, and most errors
 	}
 }

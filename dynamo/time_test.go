@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -271,6 +272,23 @@ func TestNoTime(t *testing.T) {
 	})
 	_, err := p.Acquire(storetest.Bounded(t), storetest.Request("k"))
 	require.ErrorContains(t, err, "Date")
+}
+
+// TestTimeOfABrokenItem: the item that is read for the time is no lock. That is no other key's trouble.
+func TestTimeOfABrokenItem(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	it := w.primary("time")
+	it["holder"] = text("somebody")
+	w.put(t, it)
+	p := w.start(t)
+	p.http.set(func(operation string) (*http.Response, error) {
+		if strings.HasPrefix(operation, "Describe") { // it would tell the time
+			return answer(400, "AccessDeniedException"), nil
+		}
+		return nil, nil
+	}, nil)
+	storetest.Release(t, p, storetest.Acquire(t, p, storetest.Request("k")))
 }
 
 // TestTokenAfterRestore: an item is replaced by an older one of itself, as by a table that
