@@ -10,7 +10,8 @@
 // the write atomic, and durable in several availability zones before it acknowledges it. So
 // grants and tokens survive whatever DynamoDB itself survives. A token is max(previous + 1,
 // DynamoDB's time in µs). It rises even after the item was deleted, or replaced by an older one
-// as by a restored backup, if that takes longer than a second, the precision of DynamoDB's time.
+// as by a restored backup, if that takes longer than two seconds: a Locker knows DynamoDB's time to
+// a second, and an undone Acquire raises the next token by up to another.
 //
 // Leases end by DynamoDB's clock. A Locker learns it from the Date header of replies, to the
 // second. Between replies it keeps an upper and a lower bound of that clock by its machine's
