@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -377,7 +378,7 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 		}
 		ok, ops := did(out.ops)
 		if ok {
-			g.TTL, g.Start = le.ttl, start
+			g.TTL, g.Start, g.Shared = le.ttl, start, strings.HasPrefix(h.name, h.base+sharedMark)
 			l.mu.Lock()
 			h.g, h.mod, h.lease = g, out.rev, le
 			l.byOwner[idOf(g)], l.byName[h.name] = h, h
