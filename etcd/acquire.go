@@ -25,7 +25,6 @@ type acquisition struct {
 
 	mod   int64            // mod revision of the own key, as last seen
 	under clientv3.LeaseID // its lease then
-	doubt bool             // a late request may create the key
 	lease *lease           // under which the own key waits; nil: none was needed yet
 	full  *lease           // under which it is to be held; nil: likewise
 
@@ -143,7 +142,9 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, ops []*p
 	a.keepPlace(sent)
 	beat := a.l.freshen(a.full, a.full.eighth(sent))
 	out, err := a.l.writes.send(ctx, part{line: a.h.base, every: impatience(a.heartbeat), ops: a.entering()})
-	a.doubt = a.doubt || out.doubt
+	a.l.mu.Lock()
+	a.h.doubt = a.h.doubt || out.doubt
+	a.l.mu.Unlock()
 	if err != nil {
 		return g, false, nil, err
 	}
@@ -293,7 +294,7 @@ func (a *acquisition) grant(ctx context.Context, start, sent time.Time, mod int6
 		Key: a.req.Key, Owner: a.req.Owner, Token: a.l.tokenOf(a.rev()), Shared: a.req.Shared,
 		TTL: ttl, Start: from,
 	}
-	a.l.granted(a.h, g, mod, le, a.doubt)
+	a.l.granted(a.h, g, mod, le)
 	return g, true, nil
 }
 

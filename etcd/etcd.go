@@ -280,7 +280,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 		})
 	}
 	if err != nil {
-		l.failed(a.h, a.doubt)
+		l.failed(a.h)
 		return lock.Grant{}, l.fail(ctx, err)
 	}
 	return g, nil

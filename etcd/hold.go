@@ -88,7 +88,7 @@ func (l *Locker) already(req lock.Request) lock.Grant {
 
 // granted notes a grant, unless its owner has given up. It is what its owner has, also if that has
 // another try under way.
-func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease, doubt bool) {
+func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if h.over {
@@ -96,7 +96,7 @@ func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease, doubt bool
 	}
 	h.g, h.rev, h.mod, h.lease = g, l.revisionOf(g.Token), mod, le
 	l.byOwner[idOf(g)] = h
-	h.pending, h.waiter, h.lined, h.doubt = false, nil, false, h.doubt || doubt
+	h.pending, h.waiter, h.lined = false, nil, false
 }
 
 // anew prepares a, whose key is gone, to enter once more. It may have been granted the lock by a
@@ -115,9 +115,9 @@ func (l *Locker) anew(a *acquisition) {
 
 // failed is the end of an acquisition that has got no grant. What it may have left is pruned
 // after a while, also if no undo comes: the etcd lease would not end it, which others keep alive.
-func (l *Locker) failed(h *hold, doubt bool) {
+func (l *Locker) failed(h *hold) {
 	l.mu.Lock()
-	h.pending, h.waiter, h.doubt = false, nil, h.doubt || doubt
+	h.pending, h.waiter = false, nil
 	h.g.Token, h.over, h.due = 0, true, time.Now().Add(undoDelay)
 	nothing := h.rev == 0 && !h.doubt && !h.lined
 	l.mu.Unlock()

@@ -183,7 +183,7 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, x hold, next next) 
 		token := l.tokenOf(next.rev)
 		l.granted(h, lock.Grant{
 			Key: g.Key, Owner: h.g.Owner, Token: token, TTL: ttl, Start: from,
-		}, out.rev, le, false)
+		}, out.rev, le)
 		delivered = true
 		next.a.box.Deliver(storekit.Handover{Token: token, Start: from})
 		return 0, nil

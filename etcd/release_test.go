@@ -123,6 +123,30 @@ func TestReleaseInDoubt(t *testing.T) {
 	require.Empty(t, storetest.Inspect(t, other, "k").Holders, "a ghost")
 }
 
+// TestHandoverInDoubt: likewise for who lined up in doubt, and was handed the lock.
+func TestHandoverInDoubt(t *testing.T) {
+	t.Parallel()
+	storetest.Eventually(t, "a handover", func() bool { // a busy machine may be too slow to make one
+		l, other, cli := pair(t)
+		g := storetest.Acquire(t, l, storetest.Request("k"))
+		hit := l.kv.once(fate{late: true}, entersLine(l, "k"))
+		w := storetest.Waits(t, l, storetest.Request("k"))
+		reached(t, hit)
+		held := string(keyOf(t, cli, l.prefix, g.Owner).Key)
+		handed := l.kv.every(fate{}, func(t txn) bool { return puts(t) && slices.Contains(t.deletes, held) })
+		storetest.Release(t, l, g)
+		storetest.Release(t, l, w.Granted(t))
+		l.kv.deliver(t)
+		require.Empty(t, storetest.Inspect(t, other, "k").Holders, "a ghost")
+		select {
+		case <-handed:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
 // TestTombstonesLive: tombstones share an etcd lease, which was granted for the first. Those that come
 // later live for as long as a request may be on its way, too.
 func TestTombstonesLive(t *testing.T) {
