@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -35,4 +36,43 @@ func TestReaderIsRenewedAsWriter(t *testing.T) {
 	storetest.Holds(t, other, first)
 	storetest.Release(t, other, first)
 	storetest.Holds(t, other, w.Granted(t))
+}
+
+// TestAdoptionWithoutReply: a renewal takes a grant over, its reply is lost, and no other follows. The
+// grant ends, though others keep the etcd lease alive that it is under.
+func TestAdoptionWithoutReply(t *testing.T) {
+	t.Parallel()
+	for name, own := range map[string]bool{"of its own, for longer": true, "of another's": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, other, cli := pair(t)
+			beside := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("beside"), 20*time.Second))
+			by := other
+			if own {
+				by = l
+			}
+			g := storetest.Acquire(t, by, storetest.Lasting(storetest.Request("k"), 12*time.Second))
+			looked := false
+			l.kv.every(fate{mute: true, silent: true}, func(t txn) bool { // but not the first, which finds the revision
+				before := looked
+				looked = looked || puts(t)
+				return before && puts(t)
+			})
+			ctx, cancel := context.WithCancel(storetest.Bounded(t))
+			failed := make(chan error, 1)
+			g.TTL = beside.TTL
+			go func() { _, err := l.Renew(ctx, g); failed <- err }()
+			storetest.Eventually(t, "the adoption", func() bool {
+				return leaseOf(t, cli, l.prefix, g.Owner) == leaseOf(t, cli, l.prefix, beside.Owner)
+			})
+			cancel()
+			require.ErrorIs(t, storetest.Receive(t, failed), context.Canceled)
+			l.kv.set(nil)
+			storetest.Eventually(t, "the grant to end", func() bool {
+				beside = storetest.Renew(t, l, beside)
+				return len(storetest.Inspect(t, other, "k").Holders) == 0
+			})
+			storetest.Holds(t, other, beside)
+		})
+	}
 }

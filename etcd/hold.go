@@ -33,7 +33,8 @@ type hold struct {
 	lease    *lease
 	lost     func(lock.LostReason) // nil: nobody is to be told
 	watched  bool
-	renewals int // under way: the grant does not end meanwhile
+	renewals int                // under way: the grant does not end meanwhile
+	tried    []clientv3.LeaseID // of adoptions without a reply: the key may be under one
 
 	ended   *lock.LostError // its loss has been told; its key may still be there
 	over    bool            // it is to be pruned
@@ -364,6 +365,7 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 	if err != nil {
 		return g, err
 	}
+	g.Shared = strings.HasPrefix(h.name, h.base+sharedMark)
 	for seen := int64(-1); ; { // no key has that one
 		start := time.Now()
 		beat := l.freshen(le, start)
@@ -374,15 +376,17 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 		)})
 		if err != nil {
 			l.suspect(err, le)
+			if out.doubt && seen >= 0 {
+				l.attempted(h, g, le, start)
+			}
 			return g, err
 		}
 		ok, ops := did(out.ops)
 		if ok {
-			g.TTL, g.Start, g.Shared = le.ttl, start, strings.HasPrefix(h.name, h.base+sharedMark)
+			g.TTL, g.Start = le.ttl, start
 			l.mu.Lock()
-			h.g, h.mod, h.lease = g, out.rev, le
-			l.byOwner[idOf(g)], l.byName[h.name] = h, h
-			l.arm()
+			h.mod, h.tried = out.rev, nil
+			l.adopted(h, g, le)
 			l.mu.Unlock()
 			return g, beat.wait(ctx, l)
 		}
@@ -392,4 +396,28 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 		}
 		seen = kvs[0].ModRevision
 	}
+}
+
+// adopted notes that h is a grant of this Locker's, under le.
+func (l *Locker) adopted(h *hold, g lock.Grant, le *lease) {
+	h.g, h.lease = g, le
+	l.byOwner[idOf(g)], l.byName[h.name] = h, h
+	l.arm()
+}
+
+// attempted notes that h may be under le since start, or come to be. One that is not known is looked
+// after as if it was, so that it ends if no renewal follows: others keep le alive.
+func (l *Locker) attempted(h *hold, g lock.Grant, le *lease, start time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := l.byName[h.name]
+	if known == nil || known.over && known != h {
+		if known != nil {
+			h.mod = known.mod
+		}
+		g.TTL, g.Start = le.ttl, start
+		l.adopted(h, g, le)
+		known = h
+	}
+	known.tried = append(known.tried, le.id)
 }

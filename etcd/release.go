@@ -112,11 +112,12 @@ func (l *Locker) end(ctx context.Context, g lock.Grant, x hold) (rev int64, err 
 	return 0, lostTo(g, ops[0].GetResponseRange())
 }
 
-// bury deletes x's key on some conditions, or else reads who holds the lock. Either way it deletes the
+// bury deletes x's key on some conditions, or else reads who holds the lock, and x's key. Either way it deletes the
 // tail if x is the last in line. In doubt a tombstone goes with it, which refuses what may yet arrive
 // of the acquisition. A server that is full takes none: then later reports that it is to be tried again.
 func (l *Locker) bury(ctx context.Context, x hold, conditions ...clientv3.Cmp) (out outcome, later bool, err error) {
-	then, or := []clientv3.Op{clientv3.OpDelete(x.name)}, []clientv3.Op{everyone(x.base, 1)}
+	then := []clientv3.Op{clientv3.OpDelete(x.name)}
+	or := []clientv3.Op{everyone(x.base, 1), clientv3.OpGet(x.name, clientv3.WithKeysOnly())}
 	p := part{every: impatience(requestTimeout)}
 	if x.lined || x.doubt {
 		then, or, p.line = append(then, x.leaveTail()), append(or, x.leaveTail()), x.base
@@ -265,16 +266,28 @@ func (l *Locker) drop(ctx context.Context, h *hold) error {
 	if err != nil || later {
 		return err
 	}
-	if ok, _ := did(out.ops); !ok {
-		out.rev = 0
-		if x.g.Token != 0 { // the name may be in use
-			l.mu.Lock()
-			h.number = -1
-			l.mu.Unlock()
+	if ok, ops := did(out.ops); !ok {
+		if out.rev = 0; x.g.Token != 0 && l.strays(h, ops[1].GetResponseRange()) {
+			return nil // the next tick deletes it
 		}
 	}
 	l.forget(h, out.rev)
 	return nil
+}
+
+// strays reports whether h's key, which is not as this Locker has last put it, is what an adoption made
+// of it that was not heard of again. If not the name may be in use.
+func (l *Locker) strays(h *hold, key *pb.RangeResponse) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, kv := range key.Kvs {
+		if kv.CreateRevision == h.rev && slices.Contains(h.tried, clientv3.LeaseID(kv.Lease)) {
+			h.mod = kv.ModRevision
+			return true
+		}
+	}
+	h.number = -1
+	return false
 }
 
 // lostTo says why g is not live: rest is the first entry of the line.
