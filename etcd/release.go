@@ -166,7 +166,7 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, x hold, next next) 
 	}
 	mine, gone := clientv3.Compare(clientv3.CreateRevision(x.name), "=", x.rev), clientv3.OpDelete(x.name)
 	out, err := l.writes.send(ctx, part{
-		line: x.base, every: impatience(g.TTL), alone: true, // a line waits for it
+		line: x.base, every: impatience(le.ttl), alone: true, // a line waits for it
 		ops: transaction(
 			[]clientv3.Cmp{mine, clientv3.Compare(clientv3.CreateRevision(h.name), "=", next.rev)},
 			[]clientv3.Op{gone, clientv3.OpPut(h.name, next.a.value(true), clientv3.WithLease(le.id)), h.leaveTail()},

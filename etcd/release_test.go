@@ -147,6 +147,34 @@ func TestHandoverInDoubt(t *testing.T) {
 	})
 }
 
+// TestHandoverOfAnEndingGrant: a release that hands over asks again no sooner than others, also if
+// little or nothing is left of the TTL that its caller knows of.
+func TestHandoverOfAnEndingGrant(t *testing.T) {
+	t.Parallel()
+	l, _, _ := pair(t)
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	gate, third, sent := make(chan struct{}), make(chan struct{}), 0
+	l.kv.set(func(t txn) fate { // under a mutex
+		if !deletes(t) {
+			return fate{}
+		}
+		if sent++; sent == 3 {
+			close(third)
+		}
+		return fate{gate: gate}
+	})
+	released := make(chan error, 1)
+	ctx, begun := storetest.Bounded(t), time.Now()
+	g.TTL = 0
+	go func() { released <- l.Release(ctx, g) }()
+	reached(t, third)
+	require.Greater(t, time.Since(begun), 2*time.Second) // of a quarter of 5 s each
+	close(gate)
+	require.NoError(t, storetest.Receive(t, released))
+	storetest.Release(t, l, w.Granted(t))
+}
+
 // TestTombstonesLive: tombstones share an etcd lease, which was granted for the first. Those that come
 // later live for as long as a request may be on its way, too.
 func TestTombstonesLive(t *testing.T) {
