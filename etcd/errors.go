@@ -89,7 +89,8 @@ func classify(err error) storekit.Class {
 	switch codeOf(err) {
 	case codes.ResourceExhausted:
 		return storekit.Busy
-	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Internal:
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Internal,
+		codes.Unknown: // etcd has no other for a proposal that is dropped while the leader changes
 		return storekit.Unknown
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
@@ -131,5 +132,5 @@ func codeOf(err error) codes.Code {
 	if s, ok := status.FromError(err); ok {
 		return s.Code()
 	}
-	return codes.Unknown
+	return codes.OK // it is no server's
 }

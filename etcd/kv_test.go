@@ -30,6 +30,7 @@ type fate struct {
 	late   bool            // it is sent by deliver, though the caller has its error
 	mute   bool            // it is sent, and its reply is lost
 	silent bool            // the error of both comes when ctx ends, and not at once
+	err    error           // this is the reply; it is sent only if mute
 	gate   <-chan struct{} // it is sent when this is closed
 	back   <-chan struct{} // its reply arrives when this is closed
 }
@@ -172,6 +173,7 @@ func (t *faultyTxn) Commit() (*clientv3.TxnResponse, error) {
 		if _, err := t.send(t.ctx); err != nil {
 			return nil, err
 		}
+	case f.err != nil:
 	default:
 		resp, err := t.send(t.ctx)
 		wait(t.ctx, f.back)
@@ -180,6 +182,9 @@ func (t *faultyTxn) Commit() (*clientv3.TxnResponse, error) {
 	if f.silent {
 		<-t.ctx.Done()
 		return nil, t.ctx.Err()
+	}
+	if f.err != nil {
+		return nil, f.err
 	}
 	return nil, errCut
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/etcd"
@@ -259,6 +261,19 @@ func TestWaitWithoutKeepAlives(t *testing.T) {
 		return slices.ContainsFunc(resp.Kvs, func(kv *mvccpb.KeyValue) bool { return strings.Contains(string(kv.Value), w.Owner) })
 	})
 	storetest.Release(t, other, g)
+	storetest.Release(t, l, w.Granted(t))
+}
+
+// TestWaitThroughAPlannedElection: a leader that hands its office over drops proposals, for which etcd
+// has no code. A wait goes on.
+func TestWaitThroughAPlannedElection(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	dropped := l.kv.once(fate{err: status.Error(codes.Unknown, "raft proposal dropped")}, puts)
+	storetest.Release(t, other, g)
+	reached(t, dropped)
 	storetest.Release(t, l, w.Granted(t))
 }
 
