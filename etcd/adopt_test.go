@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 )
 
@@ -74,5 +75,34 @@ func TestAdoptionWithoutReply(t *testing.T) {
 			})
 			storetest.Holds(t, other, beside)
 		})
+	}
+}
+
+// TestEndThatAnotherPutOff: a grant has ended in the books of its Locker, since another renews it, and is
+// not pruned there yet. It lives all the same: this Locker renews and releases it like any.
+func TestEndThatAnotherPutOff(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	for _, renew := range []bool{true, false} {
+		lost := make(chan lock.LostReason, 1)
+		req := storetest.Lasting(storetest.Request("k"), 6*time.Second)
+		req.Lost = func(r lock.LostReason) { lost <- r }
+		g := storetest.Acquire(t, l, req)
+		g.TTL = time.Minute
+		g = storetest.Renew(t, other, g)
+		gate := make(chan struct{})
+		prunes := l.kv.once(fate{gate: gate}, deletes)
+		require.Equal(t, lock.ReasonExpired, told(t, lost))
+		reached(t, prunes)
+		if renew {
+			g = storetest.Renew(t, l, g)
+		} else {
+			storetest.Release(t, l, g)
+			g = storetest.Acquire(t, other, storetest.Request("k"))
+		}
+		close(gate)
+		storetest.Eventually(t, "the prune", func() bool { return l.Unpruned() == 0 })
+		storetest.Holds(t, other, g)
+		storetest.Release(t, other, g)
 	}
 }

@@ -268,10 +268,10 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if g.Token == 0 {
 		return lock.Grant{}, fmt.Errorf("%w: token 0: must be positive", lock.ErrInvalid)
 	}
-	if lost := l.endOf(g); lost != nil {
-		return lock.Grant{}, lost
-	}
 	err := l.within(ctx, func(ctx context.Context) (err error) {
+		if err = l.endOf(ctx, g); err != nil {
+			return err
+		}
 		h := l.renewing(g)
 		if h == nil {
 			if h, err = l.find(ctx, g); err == nil {
@@ -290,15 +290,25 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 }
 
 // endOf is what has been told of the end of g, nil if nothing: nobody may renew or release it
-// then, although its key may be there until it is pruned.
-func (l *Locker) endOf(g lock.Grant) error {
+// then, although its key may be there until it is pruned. But if it has ended by its TTL, and another
+// Locker has renewed it meanwhile, it lives.
+func (l *Locker) endOf(ctx context.Context, g lock.Grant) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	h := l.byOwner[idOf(g)]
 	if h == nil || h.ended == nil || h.ended.Token != g.Token {
+		l.mu.Unlock()
 		return nil
 	}
-	return h.ended
+	x := *h
+	l.mu.Unlock()
+	if x.ended.Reason != lock.ReasonExpired || len(x.tried) > 0 { // that may be what the key is under
+		return x.ended
+	}
+	resp, err := l.read(ctx, clientv3.OpGet(x.name, clientv3.WithKeysOnly()))
+	if err == nil && (len(resp.Kvs) == 0 || resp.Kvs[0].CreateRevision != x.rev || resp.Kvs[0].ModRevision == x.mod) {
+		return x.ended
+	}
+	return err
 }
 
 // renewing returns the grant and keeps it from ending until renewed.

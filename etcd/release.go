@@ -33,10 +33,10 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	if err := l.ready(ctx, lock.CheckGrant(g)); err != nil {
 		return err
 	}
-	if lost := l.endOf(g); lost != nil {
-		return lost
-	}
 	return l.fail(ctx, l.within(ctx, func(ctx context.Context) error {
+		if err := l.endOf(ctx, g); err != nil {
+			return err
+		}
 		h := l.of(g)
 		switch {
 		case g.Token == 0 && h != nil:
