@@ -89,6 +89,17 @@ func (a *acquisition) found(kvs []*mvccpb.KeyValue) {
 	}
 }
 
+// lookUp reads the own key, which a server that is full may have put. Without an answer it may be there.
+func (a *acquisition) lookUp(ctx context.Context) {
+	resp, err := a.l.read(ctx, clientv3.OpGet(a.h.name))
+	if err == nil {
+		a.found(resp.Kvs)
+	}
+	a.l.mu.Lock()
+	defer a.l.mu.Unlock()
+	a.h.lined, a.h.doubt = a.h.lined || a.h.rev != 0, a.h.doubt || err != nil
+}
+
 // try takes the lock if nobody stands in the way. If the own key is there all the same, it
 // holds the lock by an earlier sending, maybe under another etcd lease. That may end before it
 // is claimed, and then the lock is free again.
@@ -145,6 +156,9 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, ops []*p
 	a.l.mu.Lock()
 	a.h.doubt = a.h.doubt || out.doubt
 	a.l.mu.Unlock()
+	if isFull(err) {
+		a.lookUp(ctx)
+	}
 	if err != nil {
 		return g, false, nil, err
 	}

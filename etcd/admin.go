@@ -78,7 +78,7 @@ func (l *Locker) ForceRelease(ctx context.Context, key, owner string) error {
 			if err != nil {
 				return err
 			}
-			if ok, _ := did(out.ops); ok || out.doubt { // it is gone, as an earlier sending may have seen to
+			if ok, _ := did(out.ops); ok || out.doubt || out.full { // it is gone, as an earlier sending may have seen to
 				return nil
 			}
 		}

@@ -64,6 +64,7 @@ type outcome struct {
 	rev   int64
 	ops   []*pb.ResponseOp
 	doubt bool // it may take effect yet, maybe once more: also beside an error
+	full  bool // a server that is full has refused it before, and may have done it all the same
 }
 
 // did is what came of the transaction that a part was, or that is the first of its operations.
@@ -221,6 +222,7 @@ func (n *lane) run(b *batch) {
 	apart := len(b.parts) > 1 && definite(err) && !isBusy(err) // of which another part may be the cause
 	for _, p := range b.parts {
 		p.out.doubt = p.out.doubt || copies > 1 || err != nil && !definite(err)
+		p.out.full = p.out.full || isFull(err)
 		if apart {
 			if !p.left {
 				n.fly([]*part{p})

@@ -99,7 +99,8 @@ func classify(err error) storekit.Class {
 	return storekit.Final
 }
 
-// definite reports that the server has refused a request, which had no effect.
+// definite reports that the server has refused a request, which will have no effect. See isFull for
+// one that may have had it.
 func definite(err error) bool {
 	switch codeOf(err) {
 	case codes.InvalidArgument, codes.NotFound, codes.FailedPrecondition, codes.OutOfRange,
@@ -121,7 +122,8 @@ func isGone(err error) bool { return errors.Is(err, rpctypes.ErrLeaseNotFound) }
 // isBusy reports that the server has too much to do.
 func isBusy(err error) bool { return errors.Is(err, rpctypes.ErrTooManyRequests) }
 
-// isFull reports that the server takes no more writes, except deletions.
+// isFull reports that the server takes no more writes, except deletions. If it has become full only
+// since it let the request in, it has done what it refuses.
 func isFull(err error) bool { return errors.Is(err, rpctypes.ErrNoSpace) }
 
 func codeOf(err error) codes.Code {

@@ -386,7 +386,7 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 		)})
 		if err != nil {
 			l.suspect(err, le)
-			if out.doubt && seen >= 0 {
+			if (out.doubt || out.full) && seen >= 0 {
 				l.attempted(h, g, le, start)
 			}
 			return g, err

@@ -52,7 +52,7 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 				return err
 			}
 		}
-		_, err := l.end(ctx, g, *h)
+		_, err := l.end(ctx, g, *h, false)
 		return err
 	}))
 }
@@ -80,7 +80,7 @@ func (l *Locker) give(ctx context.Context, g lock.Grant, h *hold) (err error) {
 	if next.a != nil {
 		rev, err = l.handOver(ctx, g, x, next)
 	} else {
-		rev, err = l.end(ctx, g, x)
+		rev, err = l.end(ctx, g, x, false)
 	}
 	if (err == nil || errors.Is(err, lock.ErrLost)) && !x.doubt {
 		l.forget(h, rev)
@@ -92,8 +92,9 @@ func (l *Locker) give(ctx context.Context, g lock.Grant, h *hold) (err error) {
 	return err
 }
 
-// end deletes the key of g, and returns at which revision, if that is known.
-func (l *Locker) end(ctx context.Context, g lock.Grant, x hold) (rev int64, err error) {
+// end deletes the key of g, and returns at which revision, if that is known. again says that a request
+// before it may have done so.
+func (l *Locker) end(ctx context.Context, g lock.Grant, x hold, again bool) (rev int64, err error) {
 	created := l.revisionOf(g.Token)
 	if g.Token == 0 {
 		created = x.rev
@@ -106,7 +107,7 @@ func (l *Locker) end(ctx context.Context, g lock.Grant, x hold) (rev int64, err 
 	switch {
 	case ok:
 		return out.rev, nil
-	case out.doubt && x.number >= 0:
+	case (out.doubt || out.full || again) && x.number >= 0:
 		return 0, nil // it was there, so an earlier sending has come through
 	}
 	return 0, lostTo(g, ops[0].GetResponseRange())
@@ -133,6 +134,7 @@ func (l *Locker) bury(ctx context.Context, x hold, conditions ...clientv3.Cmp) (
 		if !isFull(err) {
 			return out, false, err
 		}
+		p.out.full = true
 	}
 	p.ops = transaction(conditions, then, or)
 	out, err = l.writes.send(ctx, p)
@@ -162,7 +164,7 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, x hold, next next) 
 	l.freshen(le, le.eighth(start))
 	from, ttl := l.term(le, start, start)
 	if ttl < le.ttl*3/4 {
-		return l.end(ctx, g, x) // next sees to its lease
+		return l.end(ctx, g, x, false) // next sees to its lease
 	}
 	mine, gone := clientv3.Compare(clientv3.CreateRevision(x.name), "=", x.rev), clientv3.OpDelete(x.name)
 	out, err := l.writes.send(ctx, part{
@@ -172,9 +174,9 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, x hold, next next) 
 			[]clientv3.Op{gone, clientv3.OpPut(h.name, next.a.value(true), clientv3.WithLease(le.id)), h.leaveTail()},
 			transaction([]clientv3.Cmp{mine}, []clientv3.Op{gone}, []clientv3.Op{everyone(x.base, 1)})),
 	})
-	if isGone(err) || isFull(err) { // g is as it was
+	if isGone(err) || isFull(err) { // g is as it was, if the server was full before
 		l.suspect(err, le)
-		return l.end(ctx, g, x)
+		return l.end(ctx, g, x, isFull(err))
 	}
 	if err != nil {
 		return 0, err
