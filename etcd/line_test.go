@@ -505,3 +505,32 @@ func TestWaitBehindWhatAnotherRenews(t *testing.T) {
 	storetest.Release(t, other, g)
 	storetest.Release(t, l, w.Granted(t))
 }
+
+// TestUndoOfTheHandedOver: a waiter is undone while a handover to it is answered. Its Acquire returns.
+func TestUndoOfTheHandedOver(t *testing.T) {
+	t.Parallel()
+	storetest.Eventually(t, "a handover", func() bool { // a busy machine may be too slow to make one
+		l, other, cli := pair(t)
+		g := storetest.Acquire(t, l, storetest.Request("k"))
+		w := storetest.Waits(t, l, storetest.Request("k"))
+		held, back := string(keyOf(t, cli, l.prefix, g.Owner).Key), make(chan struct{})
+		handed := l.kv.every(fate{back: back}, func(t txn) bool { return puts(t) && slices.Contains(t.deletes, held) })
+		released, ctx := make(chan error, 1), storetest.Bounded(t)
+		go func() { released <- l.Release(ctx, g) }()
+		storetest.Eventually(t, "the release", func() bool {
+			holders := storetest.Inspect(t, other, "k").Holders
+			return len(holders) == 0 || holders[0].Owner == w.Owner
+		})
+		storetest.Release(t, l, lock.Grant{Key: "k", Owner: w.Owner})
+		close(back)
+		require.NoError(t, storetest.Receive(t, released))
+		w.End(t)
+		select {
+		case <-handed:
+			require.ErrorIs(t, w.Err, lock.ErrReleased)
+			return true
+		default:
+			return false
+		}
+	})
+}

@@ -39,6 +39,7 @@ func (a *acquisition) wait(ctx context.Context) (lock.Grant, error) {
 		}
 		a.l.mu.Lock()
 		g, token := a.h.g, a.l.tokenOf(a.h.rev)
+		a.handing = false
 		a.l.mu.Unlock()
 		if g.Token == token { // else a handover was for an entry that is gone, and there is a new one
 			return g, nil
