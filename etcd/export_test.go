@@ -159,6 +159,13 @@ func (l *Locker) Gathered() int {
 	return len(l.writes.queue)
 }
 
+// Deaf reports whether wake-ups are thought to get lost.
+func (l *Locker) Deaf() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.watch.deaf
+}
+
 // Unpruned is how many failed acquisitions and ended grants are to be pruned yet.
 func (l *Locker) Unpruned() (n int) {
 	l.mu.Lock()

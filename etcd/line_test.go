@@ -534,3 +534,37 @@ func TestUndoOfTheHandedOver(t *testing.T) {
 		}
 	})
 }
+
+// TestBehindALostGrant: when the reply to a line-up arrives, the watch has told already that the grant in
+// front is gone, and its Locker has yet to prune it. That brings no other wake-up, and none is missed.
+func TestBehindALostGrant(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Request("k")
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	g := storetest.Acquire(t, l, req)
+	time.Sleep(3 * etcd.WatchDelay)
+	held := string(keyOf(t, cli, l.prefix, g.Owner).Key)
+	back, gate, prunes := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	defer close(gate)
+	pruning := sync.OnceFunc(func() { close(prunes) })
+	l.kv.set(func(t txn) fate { // under a mutex
+		switch {
+		case slices.Contains(t.puts, l.prefix+"k/l"):
+			return fate{back: back}
+		case slices.Contains(t.deletes, held):
+			pruning()
+			return fate{gate: gate}
+		}
+		return fate{}
+	})
+	w := storetest.Begin(t, l, storetest.Request("k"))
+	storetest.Eventually(t, "a place in line", func() bool { return len(storetest.Inspect(t, other, "k").Waiters) == 1 })
+	require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+	require.Equal(t, lock.ReasonForced, told(t, lost))
+	reached(t, prunes)
+	close(back)
+	w.Granted(t)
+	require.False(t, l.Deaf())
+}

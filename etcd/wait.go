@@ -162,7 +162,8 @@ func (a *acquisition) register() (missed bool) {
 	l.behind[a.pred] = append(l.behind[a.pred], a)
 	// From that revision on, not the next: a release may have shared the transaction.
 	missed = l.cover(a.h.base, a.at)
-	return (missed || l.watch.next > a.at) && l.byName[a.pred] == nil
+	h := l.byName[a.pred]
+	return (missed || l.watch.next > a.at) && (h == nil || h.over)
 }
 
 // unplace takes back what register made known.
