@@ -43,16 +43,13 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 			return l.undo(ctx, h)
 		case h != nil && l.leaving(h, g.Token):
 			return l.give(ctx, g, h)
-		case h == nil:
-			var err error
-			if h, err = l.find(ctx, g); err != nil {
-				if g.Token == 0 && errors.Is(err, lock.ErrLost) {
-					return nil
-				}
-				return err
-			}
 		}
-		_, err := l.end(ctx, g, *h, false)
+		h, err := l.find(ctx, g)
+		if err == nil {
+			_, err = l.end(ctx, g, *h, false)
+		} else if g.Token == 0 && errors.Is(err, lock.ErrLost) {
+			return nil
+		}
 		return err
 	}))
 }

@@ -33,6 +33,19 @@ func TestReleaseLooksAtTheToken(t *testing.T) {
 	storetest.Release(t, l, w.Granted(t))
 }
 
+// TestReleaseBesideAnotherTry: an owner that holds the lock stands in line for it in another mode as well.
+// Its release is of the grant that has the token, though the try is newer.
+func TestReleaseBesideAnotherTry(t *testing.T) {
+	t.Parallel()
+	l, _, _ := pair(t)
+	g := storetest.Acquire(t, l, storetest.Shared(storetest.Request("k")))
+	req := storetest.Request("k")
+	req.Owner = g.Owner
+	w := storetest.Waits(t, l, req)
+	storetest.Release(t, l, g)
+	storetest.Release(t, l, w.Granted(t))
+}
+
 // TestReleaseOfForced: who releases before the news of a forced release has come is told of it,
 // also if the release would have handed the lock over.
 func TestReleaseOfForced(t *testing.T) {
