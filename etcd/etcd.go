@@ -137,7 +137,7 @@ type Locker struct {
 	byName   map[string]*hold
 	behind   map[string][]*acquisition // who waits for an entry
 	lines    map[string]*line          // by base
-	leases   map[int64]*lease          // by TTL in seconds, as asked for
+	leases   map[int64]*lease          // by TTL in seconds, as asked for; 0: that of the tombstones
 	granting map[int64]*call           // likewise
 	watch    watch
 	ticker   *time.Timer

@@ -91,7 +91,7 @@ func (l *Locker) usable(ttl time.Duration) *lease {
 	return le
 }
 
-// leaseFor returns the lease for a TTL. If it must be asked for, one request does for all.
+// leaseFor returns the lease for a TTL, for 0 that of the tombstones. If it must be asked for, one request does for all.
 func (l *Locker) leaseFor(ctx context.Context, ttl time.Duration) (*lease, error) {
 	if le := l.usable(ttl); le != nil {
 		return le, nil
@@ -112,12 +112,17 @@ func (l *Locker) leaseFor(ctx context.Context, ttl time.Duration) (*lease, error
 	return c.lease, nil
 }
 
-// grant asks for a lease. What may come of a copy is one without keys, which ends by itself.
+// grant asks for a lease. What may come of a copy is one without keys, which ends by itself. Tombstones
+// have one that nobody renews.
 func (l *Locker) grant(s int64, c *call) {
 	ctx, cancel := context.WithTimeout(l.ctx, lock.Patience)
 	defer cancel()
-	resp, _, err := insist(ctx, impatience(time.Duration(s)*time.Second), func(ctx context.Context) (*pb.LeaseGrantResponse, error) {
-		resp, err := l.leaser().LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: s})
+	ttl := time.Duration(s) * time.Second
+	if s == 0 {
+		ttl = tombLife
+	}
+	resp, _, err := insist(ctx, impatience(ttl), func(ctx context.Context) (*pb.LeaseGrantResponse, error) {
+		resp, err := l.leaser().LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: seconds(ttl)})
 		return resp, rpctypes.Error(err)
 	})
 	l.mu.Lock()

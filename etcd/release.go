@@ -122,7 +122,7 @@ func (l *Locker) bury(ctx context.Context, x hold, conditions ...clientv3.Cmp) (
 	}
 	if x.doubt {
 		var le *lease
-		if le, err = l.leaseFor(ctx, tombLife); err == nil {
+		if le, err = l.leaseFor(ctx, 0); err == nil {
 			grave := clientv3.OpPut(tomb(x.base, x.g.Owner), "", clientv3.WithLease(le.id))
 			p.ops = transaction(conditions, append(slices.Clip(then), grave), append(slices.Clip(or), grave))
 			out, err = l.writes.send(ctx, p)

@@ -215,6 +215,21 @@ func TestTombstonesLive(t *testing.T) {
 	require.Len(t, ages, 2, "they share")
 }
 
+// TestTombstonesEnd: tombstones are under an etcd lease that no grant is under, whatever its TTL: holders
+// would keep it alive.
+func TestTombstonesEnd(t *testing.T) {
+	t.Parallel()
+	l, _, cli := pair(t, longest)
+	hit := l.kv.once(fate{late: true}, entersLine(l, "k"))
+	g := storetest.Acquire(t, l, storetest.Request("k"))
+	reached(t, hit)
+	storetest.Release(t, l, g)
+	tomb, err := cli.Get(storetest.Bounded(t), l.prefix+"k/d"+g.Owner)
+	require.NoError(t, err)
+	beside := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("beside"), 4*storekit.UndoLife))
+	require.NotEqual(t, clientv3.LeaseID(tomb.Kvs[0].Lease), leaseOf(t, cli, l.prefix, beside.Owner))
+}
+
 // TestUndoneOwner: what comes late of an owner that has been undone is told so, and not that another has
 // the lock, which is free.
 func TestUndoneOwner(t *testing.T) {
