@@ -90,6 +90,7 @@ type deafWatcher struct {
 	mu     sync.Mutex // guards the rest
 	deaf   bool
 	behind chan struct{} // if not nil, events wait until it is closed
+	cut    chan struct{} // if not nil, it is closed when one watch has told the first of several events, and tells no more
 }
 
 // delay has events wait until heal.
@@ -131,6 +132,24 @@ func (w *deafWatcher) isDeaf() bool {
 	return w.deaf
 }
 
+// catchUp has the next watch with several events to tell tell one, and no more: a server that catches up
+// tells no more than 1,000 revisions at once, all as of the present. It returns what is closed then.
+func (w *deafWatcher) catchUp() (told <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut = make(chan struct{})
+	return w.cut
+}
+
+func (w *deafWatcher) isCut(resp clientv3.WatchResponse) (cut chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(resp.Events) > 1 {
+		cut, w.cut = w.cut, nil
+	}
+	return cut
+}
+
 // Watch passes on what it hears.
 func (w *deafWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
 	in, out := w.Watcher.Watch(ctx, key, opts...), make(chan clientv3.WatchResponse)
@@ -141,9 +160,17 @@ func (w *deafWatcher) Watch(ctx context.Context, key string, opts ...clientv3.Op
 				continue
 			}
 			w.late(ctx)
+			cut := w.isCut(resp)
+			if cut != nil {
+				resp.Events = resp.Events[:1]
+			}
 			select {
 			case out <- resp:
 			case <-ctx.Done():
+			}
+			if cut != nil {
+				close(cut)
+				<-ctx.Done()
 			}
 		}
 	}()

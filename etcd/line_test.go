@@ -568,3 +568,29 @@ func TestBehindALostGrant(t *testing.T) {
 	w.Granted(t)
 	require.False(t, l.Deaf())
 }
+
+// TestWatchThatCatchesUp: a watch that begins in the past has told a part of what has happened since, when
+// it must begin anew. It goes on from there.
+func TestWatchThatCatchesUp(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	held := storetest.Acquire(t, other, storetest.Request("a"))
+	back := make(chan struct{})
+	l.kv.every(fate{back: back}, func(t txn) bool { return slices.Contains(t.puts, l.prefix+"k/l") })
+	w := storetest.Begin(t, l, storetest.Request("k"))
+	storetest.Eventually(t, "a place in line", func() bool { return len(storetest.Inspect(t, other, "k").Waiters) == 1 })
+	ctx := storetest.Bounded(t)
+	_, err := cli.Put(ctx, l.prefix+"k/z", "")
+	require.NoError(t, err)
+	_, err = cli.Delete(ctx, l.prefix+"k/z")
+	require.NoError(t, err)
+	storetest.Release(t, other, g)
+	half := l.deaf.catchUp()
+	close(back)
+	reached(t, half)
+	storetest.Waits(t, l, storetest.Request("a")) // the watch must cover that, too
+	storetest.Release(t, l, w.Granted(t))
+	storetest.Eventually(t, "the rest", func() bool { return !l.Deaf() }) // a busy machine looks before it hears
+	storetest.Release(t, other, held)
+}

@@ -137,8 +137,9 @@ func (l *Locker) follow(ctx context.Context, again context.CancelFunc) (heard bo
 		var calls []func()
 		l.mu.Lock()
 		if ctx.Err() == nil { // else another watch tells it
-			l.watch.next, l.watch.deaf = max(l.watch.next, resp.Header.Revision+1), false
-			for _, e := range resp.Events {
+			l.watch.deaf = false
+			for _, e := range resp.Events { // the header may be ahead of them: there are more to come
+				l.watch.next = max(l.watch.next, e.Kv.ModRevision+1)
 				calls = append(calls, l.deleted(string(e.Kv.Key), e.Kv.ModRevision)...)
 			}
 		}
