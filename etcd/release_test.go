@@ -188,6 +188,28 @@ func TestHandoverOfAnEndingGrant(t *testing.T) {
 	storetest.Release(t, l, w.Granted(t))
 }
 
+// TestForcedInDoubt: a grant is forced, and a late copy of its request takes the free lock before the
+// grant is pruned. The prune takes that away, too.
+func TestForcedInDoubt(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Request("k")
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	hit := l.kv.once(fate{late: true}, entersLine(l, "k"))
+	g := storetest.Acquire(t, l, req)
+	reached(t, hit)
+	name, gate := string(keyOf(t, cli, l.prefix, g.Owner).Key), make(chan struct{})
+	prunes := l.kv.every(fate{gate: gate}, func(t txn) bool { return slices.Contains(t.deletes, name) })
+	require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", g.Owner))
+	require.Equal(t, lock.ReasonForced, told(t, lost))
+	reached(t, prunes)
+	l.kv.deliver(t)
+	require.Len(t, storetest.Inspect(t, other, "k").Holders, 1)
+	close(gate)
+	storetest.Eventually(t, "the prune", func() bool { return len(storetest.Inspect(t, other, "k").Holders) == 0 })
+}
+
 // TestTombstonesLive: tombstones share an etcd lease, which was granted for the first. Those that come
 // later live for as long as a request may be on its way, too.
 func TestTombstonesLive(t *testing.T) {
