@@ -30,6 +30,7 @@ type hold struct {
 	doubt   bool         // a late request may yet create the key
 
 	rev, mod int64 // create revision, and that of this Locker's last put; 0: not known
+	gone     int64 // revision of its last deletion that was told; 0: none
 	lease    *lease
 	lost     func(lock.LostReason) // nil: nobody is to be told
 	watched  bool
@@ -88,16 +89,19 @@ func (l *Locker) already(req lock.Request) lock.Grant {
 }
 
 // granted notes a grant, unless its owner has given up. It is what its owner has, also if that has
-// another try under way.
+// another try under way. A watch may have told its end already.
 func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease) {
+	tell := func() {}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if h.over {
-		return
+	if !h.over {
+		h.g, h.rev, h.mod, h.lease = g, l.revisionOf(g.Token), mod, le
+		l.byOwner[idOf(g)] = h
+		if h.pending, h.waiter, h.lined = false, nil, false; h.gone > mod {
+			tell = h.lose(h.reason())
+		}
 	}
-	h.g, h.rev, h.mod, h.lease = g, l.revisionOf(g.Token), mod, le
-	l.byOwner[idOf(g)] = h
-	h.pending, h.waiter, h.lined = false, nil, false
+	l.mu.Unlock()
+	tell()
 }
 
 // anew prepares a, whose key is gone, to enter once more. It may have been granted the lock by a

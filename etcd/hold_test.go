@@ -232,6 +232,44 @@ func TestLossBeforeTheWatch(t *testing.T) {
 	}
 }
 
+// TestLossBeforeTheReply: a watch that is there brings the end of a grant before the reply that it was
+// granted. The loss is told.
+func TestLossBeforeTheReply(t *testing.T) {
+	t.Parallel()
+	storetest.Eventually(t, "a grant of one request", func() bool { // a busy machine may send a copy
+		l, other, _ := pair(t)
+		watched, lost := make(chan lock.LostReason, 1), make(chan lock.LostReason, 1)
+		req := storetest.Shared(storetest.Request("k"))
+		req.Lost = func(r lock.LostReason) { watched <- r }
+		first := storetest.Acquire(t, l, req)
+		time.Sleep(3 * etcd.WatchDelay)
+		back, sent := make(chan struct{}), 0
+		l.kv.every(fate{back: back}, func(t txn) bool {
+			if puts(t) {
+				sent++
+			}
+			return puts(t)
+		})
+		req = storetest.Shared(storetest.Request("k"))
+		req.Lost = func(r lock.LostReason) { lost <- r }
+		granted := make(chan lock.Grant, 1)
+		go func() { granted <- storetest.Acquire(t, l, req) }()
+		storetest.Eventually(t, "the grant", func() bool { return len(storetest.Inspect(t, other, "k").Holders) == 2 })
+		for _, owner := range []string{req.Owner, first.Owner} {
+			require.NoError(t, other.ForceRelease(storetest.Bounded(t), "k", owner))
+		}
+		require.Equal(t, lock.ReasonForced, told(t, watched)) // the same watch, in order
+		close(back)
+		storetest.Receive(t, granted)
+		l.kv.set(nil)
+		if sent > 1 {
+			return false
+		}
+		require.Equal(t, lock.ReasonForced, told(t, lost))
+		return true
+	})
+}
+
 // TestLeaseGone: the etcd lease ended while the process slept, say. The next acquire takes a
 // new one, and a renewal under the old one is a loss.
 func TestLeaseGone(t *testing.T) {

@@ -82,6 +82,7 @@ func (l *Locker) unwatch() {
 // rev, and returns what is to be called without the mutex.
 func (l *Locker) deleted(name string, rev int64) (calls []func()) {
 	if h := l.byName[name]; h != nil && rev > h.rev {
+		h.gone = max(h.gone, rev)
 		switch {
 		case h.waiter != nil:
 			h.waiter.box.Wake()
