@@ -157,7 +157,9 @@ type Locker struct {
 type Option func(*Locker) error
 
 // WithPrefix sets what the names of all keys begin with. Lockers with the same prefix on the
-// same cluster share their locks. An empty prefix is ErrInvalid. Default "lock/".
+// same cluster share their locks. Otherwise neither prefix may begin with the other: with "app/" and
+// "app/jobs/", what has a lock of the latter may block the lock "jobs" of the former. An empty prefix is
+// ErrInvalid. Default "lock/".
 func WithPrefix(prefix string) Option {
 	return func(l *Locker) error {
 		if prefix == "" {

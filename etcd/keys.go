@@ -58,7 +58,7 @@ func parseName(prefix, name string) (key string, shared, ok bool) {
 		return "", false, false
 	}
 	encoded, entry, ok := strings.Cut(rest, "/")
-	if !ok || entry == "" {
+	if !ok || entry == "" || strings.Contains(entry, "/") { // that is under a longer prefix
 		return "", false, false
 	}
 	shared = entry[:1] == sharedMark

@@ -10,6 +10,7 @@ func TestParseName(t *testing.T) {
 	for name, want := range map[string]bool{
 		"lock/a/xp.0": true, "lock/a%2Fb/sp.1": true, "lock/a/yp.0": false, "lock/a": false, "lock/a/": false,
 		"lock/%/xp.0": false, "lock/%2/xp.0": false, "lock/%zz/xp.0": false, "lock//xp.0": false, "other/a/xp.0": false,
+		"lock/jobs/stock/xp.0": false, // of key stock, with the prefix lock/jobs/
 	} {
 		_, _, ok := parseName("lock/", name)
 		require.Equal(t, want, ok, name)
