@@ -43,16 +43,22 @@ func newLoris(t *testing.T, addr string) *loris {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
-	_, err = io.WriteString(conn, http2.ClientPreface)
-	require.NoError(t, err)
 	c := &loris{t, conn, http2.NewFramer(conn, conn)}
-	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	require.NoError(t, c.framer.WriteSettings())
+	c.greet()
 	f, err := c.framer.ReadFrame()
 	require.NoError(t, err)
 	calls, _ := f.(*http2.SettingsFrame).Value(http2.SettingMaxConcurrentStreams)
 	require.EqualValues(t, 10+besideWaits, calls, "all that may wait may share a connection")
 	return c
+}
+
+// greet begins to speak HTTP/2.
+func (c *loris) greet(settings ...http2.Setting) {
+	c.t.Helper()
+	_, err := io.WriteString(c.conn, http2.ClientPreface)
+	require.NoError(c.t, err)
+	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	require.NoError(c.t, c.framer.WriteSettings(settings...))
 }
 
 // begin sends a call's headers, with a token if it is not "", and then data.
@@ -69,16 +75,23 @@ func (c *loris) begin(stream uint32, method, token string, data ...byte) {
 	if token != "" {
 		fields = append(fields, hpack.HeaderField{Name: "authorization", Value: "Bearer " + token})
 	}
+	c.headers(stream, false, fields)
+	if len(data) > 0 {
+		require.NoError(c.t, c.framer.WriteData(stream, false, data))
+	}
+}
+
+func (c *loris) headers(stream uint32, end bool, fields []hpack.HeaderField) {
+	c.t.Helper()
 	var block bytes.Buffer
 	e := hpack.NewEncoder(&block)
 	e.SetMaxDynamicTableSize(0)
 	for _, f := range fields {
 		require.NoError(c.t, e.WriteField(f))
 	}
-	require.NoError(c.t, c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true}))
-	if len(data) > 0 {
-		require.NoError(c.t, c.framer.WriteData(stream, false, data))
-	}
+	require.NoError(c.t, c.framer.WriteHeaders(http2.HeadersFrameParam{
+		StreamID: stream, BlockFragment: block.Bytes(), EndStream: end, EndHeaders: true,
+	}))
 }
 
 // read calls ended with each call's status until that returns false, or the connection ends.

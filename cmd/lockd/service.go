@@ -133,9 +133,10 @@ func open(c config, log *slog.Logger) (*service, error) {
 		Handler:           s,
 		ReadHeaderTimeout: 5 * time.Second, // and for a TLS handshake
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10, // a key, a prefix and a token are less
+		MaxHeaderBytes:    16 << 10,   // a key, a prefix and a token are less
+		WriteTimeout:      s.bodyTime, // for what net/http answers itself: ServeHTTP lifts it
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-		// No ReadTimeout and no WriteTimeout: they would end long polls and event streams.
+		// No ReadTimeout: it would end long polls and event streams.
 	}
 	s.server.RegisterOnShutdown(s.handler.Close)
 	if c.overGRPC != "" {
@@ -219,8 +220,46 @@ func (s *service) tlsConfig() *tls.Config {
 	}
 }
 
+// boundedWriter is a response that ends if its client does not take what is written for so long. Over HTTP/2
+// a client may read all that comes, and yet allow no body.
+type boundedWriter struct {
+	http.ResponseWriter
+	within time.Duration
+}
+
+// Write implements [http.ResponseWriter].
+func (w boundedWriter) Write(b []byte) (int, error) {
+	w.limit()
+	defer w.lift() // it would end a response that pauses, such as a list from a slow store
+	return w.ResponseWriter.Write(b)
+}
+
+// FlushError is for [http.ResponseController], as Unwrap is.
+func (w boundedWriter) FlushError() error {
+	w.limit()
+	defer w.lift()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Unwrap returns the response without a bound.
+func (w boundedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w boundedWriter) limit() { w.deadline(time.Now().Add(w.within)) }
+func (w boundedWriter) lift()  { w.deadline(time.Time{}) }
+
+func (w boundedWriter) deadline(t time.Time) {
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(t) // not all writers have it
+}
+
 // ServeHTTP implements http.Handler.
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	bounded := boundedWriter{w, s.bodyTime}
+	bounded.lift()
+	defer bounded.limit() // for what is buffered
+	s.route(bounded, r)
+}
+
+func (s *service) route(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/healthz":
 		plain(w, http.StatusOK, "ok")
