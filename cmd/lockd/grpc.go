@@ -7,15 +7,18 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/contrib/grpclock"
 	"github.com/seed-215fdefa/lock/contrib/grpclock/lockv1"
+	lockservice "github.com/seed-215fdefa/lock/internal/service"
 )
 
 // A Go client has one connection for all its waiters, watches and renewals, and lets none of them wait for
@@ -46,12 +49,9 @@ func (s *service) openGRPC(shared lock.Locker) {
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: s.server.IdleTimeout, Time: s.server.IdleTimeout}),
 		grpc.MaxConcurrentStreams(uint32(min(s.maxWaiters, math.MaxInt32)+besideWaits)),
 		grpc.InTapHandle(s.admit),
-		grpc.UnaryInterceptor(func(ctx context.Context, in any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			callOf(ctx).late.Stop()
-			return next(ctx, in)
-		}),
+		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-			return next(srv, incomingStream{stream})
+			return next(srv, incomingStream{stream, s.bodyTime})
 		}))
 	if s.cert != "" {
 		server = append(server, grpc.Creds(credentials.NewTLS(s.tlsConfig())))
@@ -85,7 +85,7 @@ type callKey struct{}
 // call is a call whose headers have arrived.
 type call struct {
 	*http.Request             // which callers are known by
-	late          *time.Timer // ends the call if its message does not arrive
+	late          *time.Timer // ends the call if its message does not arrive, or what it is sent is not taken
 }
 
 // callOf is what admit has made of a call.
@@ -123,8 +123,37 @@ func (s *service) admit(ctx context.Context, _ *tap.Info) (context.Context, erro
 	return context.WithValue(ctx, callKey{}, &call{r, late}), nil
 }
 
-// incomingStream is a stream of the server's, which has one message of the client's.
-type incomingStream struct{ grpc.ServerStream }
+// unary serves a call whose message has arrived. It refuses what the service tells everybody to callers that
+// are not known: unlike a refusal, an answer waits until its client takes it, and keeps the connection.
+func (s *service) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	callOf(ctx).late.Stop()
+	r := asRequest(ctx)
+	if s.tokens == "" || callerOf(r) != nil || info.FullMethod != lockv1.LockService_Capabilities_FullMethodName {
+		return next(ctx, in)
+	}
+	s.telemetry.observe(r, grpclock.Call{Outcome: lockservice.KindUnauthenticated})
+	refusal, err := status.New(codes.Unauthenticated, "lock: "+lockservice.KindUnauthenticated).
+		WithDetails(&lockv1.Problem{Kind: lockservice.KindUnauthenticated})
+	if err != nil {
+		return nil, err
+	}
+	return nil, refusal.Err()
+}
+
+// incomingStream is a stream of the server's, which has one message of the client's, and ends if its client
+// does not take what is sent.
+type incomingStream struct {
+	grpc.ServerStream
+	within time.Duration
+}
+
+// SendMsg implements [grpc.ServerStream].
+func (s incomingStream) SendMsg(m any) error {
+	late := callOf(s.Context()).late
+	late.Reset(s.within)
+	defer late.Stop()
+	return s.ServerStream.SendMsg(m)
+}
 
 // RecvMsg implements [grpc.ServerStream].
 func (s incomingStream) RecvMsg(m any) error {

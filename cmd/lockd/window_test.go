@@ -3,12 +3,16 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
+	"fmt"
 	"io"
 	"iter"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,7 +24,9 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/contrib/grpclock"
 	"github.com/seed-215fdefa/lock/httplock"
+	"github.com/seed-215fdefa/lock/internal/storetest"
 	inmemory "github.com/seed-215fdefa/lock/memory"
 )
 
@@ -30,7 +36,7 @@ var noWindow = http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}
 func TestNoWindow(t *testing.T) {
 	t.Parallel()
 	s := opened(t, func(s *service) {
-		s.bodyTime, s.server.IdleTimeout = time.Second, time.Second
+		s.bodyTime, s.server.IdleTimeout = time.Second, 5*time.Second
 		s.server.WriteTimeout = min(s.server.WriteTimeout, time.Second)
 	})
 	server := httptest.NewUnstartedServer(s)
@@ -69,6 +75,43 @@ func TestNoWindow(t *testing.T) {
 			assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the connection must be ended")
 		})
 	}
+}
+
+// TestNoWindowOverGRPC has a stranger allow no body of an answer, and a caller none of a list.
+func TestNoWindowOverGRPC(t *testing.T) {
+	t.Parallel()
+	s, addr := overGRPC(t, func(s *service) { s.bodyTime, s.server.IdleTimeout = 5*time.Second, 5*time.Second })
+	call := func(method, token string) *loris {
+		c := newLoris(t, addr)
+		require.NoError(t, c.framer.WriteSettings(noWindow))
+		c.begin(1, method, token, binary.BigEndian.AppendUint32([]byte{0}, 0)...)
+		require.NoError(t, c.framer.WriteData(1, true, nil))
+		return c
+	}
+	err := call("Capabilities", "").read(func(_ uint32, code codes.Code) bool {
+		assert.Equal(t, codes.Unauthenticated, code)
+		return true
+	})
+	assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the connection must be ended")
+	var refused *grpclock.ServiceError
+	require.ErrorAs(t, lockerOf(t, addr, "").Connect(t.Context()), &refused)
+	assert.Equal(t, "unauthenticated", refused.Kind)
+	require.NoError(t, lockerOf(t, addr, webToken).Connect(t.Context()))
+
+	for i := range 20 { // of 4 KiB each: gRPC buffers 64
+		storetest.Acquire(t, s.store, lock.Request{
+			Key: fmt.Sprint("web:", i), Owner: "o", TTL: time.Hour, Metadata: map[string]string{"note": strings.Repeat("x", 4000)},
+		})
+	}
+	var reading sync.WaitGroup
+	t.Cleanup(reading.Wait)
+	list := call("List", opsToken)
+	reading.Go(func() { _ = list.read(func(uint32, codes.Code) bool { return true }) })
+	require.Eventually(t, func() bool {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+		return strings.Contains(w.Body.String(), `lockd_requests_total{action="list",outcome="canceled"} 1`)
+	}, patience, 20*time.Millisecond)
 }
 
 // pipes are connections within this process.

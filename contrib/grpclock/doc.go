@@ -56,10 +56,12 @@ func DialOptions() []grpc.DialOption {
 // refuses requests of more than 64 KiB.
 //
 // They limit neither connections nor calls. Whoever can connect may keep idle connections, and calls
-// whose request never arrives, before [WithAuthorization] is asked. Against strangers a server needs
-// grpc.KeepaliveParams with MaxConnectionIdle and Time, grpc.MaxConcurrentStreams, and a bound on the
-// time until a request arrives, as command lockd has them. A [Locker] has one connection for all it
-// does: below the number of its waiters, MaxConcurrentStreams makes its renewals wait for theirs.
+// whose request never arrives, before [WithAuthorization] is asked. It is not asked about Capabilities,
+// whose answer keeps its connection until the client takes it. Against strangers a server needs
+// grpc.KeepaliveParams with MaxConnectionIdle and Time, grpc.MaxConcurrentStreams, a bound on the
+// time until a request arrives, and an interceptor that refuses Capabilities, as command lockd has them.
+// A [Locker] has one connection for all it does: below the number of its waiters, MaxConcurrentStreams
+// makes its renewals wait for theirs.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
