@@ -113,11 +113,11 @@ func transportError(ctx context.Context, err error) error {
 	return fmt.Errorf("lock: http: %w", err)
 }
 
-// errorOf is the error that a reply is.
+// errorOf is the error that a reply is. A proxy's may be a problem too.
 func errorOf(resp *http.Response, body []byte) error {
 	var p problem
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if media != problemMedia || json.Unmarshal(body, &p) != nil {
+	if media != problemMedia || json.Unmarshal(body, &p) != nil || !strings.HasPrefix(p.Type, problemType) {
 		return &ServiceError{Status: resp.StatusCode}
 	}
 	p.Status = resp.StatusCode

@@ -21,17 +21,20 @@ import (
 func TestProxyRefusesAPoll(t *testing.T) {
 	t.Parallel()
 	for name, refuse := range map[string]struct {
-		status int
-		kind   string // of the service's problem; "": it is a proxy
+		status  int
+		problem string // its type; "": it is none
 	}{
-		"too many requests": {http.StatusTooManyRequests, ""},
-		"request timeout":   {http.StatusRequestTimeout, ""},
-		"too early":         {http.StatusTooEarly, ""},
-		"crowded":           {http.StatusTooManyRequests, "crowded"},
-		"timeout":           {http.StatusRequestTimeout, "timeout"},
-		"stopping":          {http.StatusServiceUnavailable, "stopping"},
-		"unavailable":       {http.StatusServiceUnavailable, "unavailable"},
-		"closed":            {http.StatusServiceUnavailable, "closed"},
+		"too many requests":           {http.StatusTooManyRequests, ""},
+		"request timeout":             {http.StatusRequestTimeout, ""},
+		"too early":                   {http.StatusTooEarly, ""},
+		"problem too many requests":   {http.StatusTooManyRequests, "about:blank"},
+		"problem bad gateway":         {http.StatusBadGateway, "about:blank"},
+		"problem service unavailable": {http.StatusServiceUnavailable, "about:blank"},
+		"crowded":                     {http.StatusTooManyRequests, "urn:httplock:crowded"},
+		"timeout":                     {http.StatusRequestTimeout, "urn:httplock:timeout"},
+		"stopping":                    {http.StatusServiceUnavailable, "urn:httplock:stopping"},
+		"unavailable":                 {http.StatusServiceUnavailable, "urn:httplock:unavailable"},
+		"closed":                      {http.StatusServiceUnavailable, "urn:httplock:closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -46,11 +49,11 @@ func TestProxyRefusesAPoll(t *testing.T) {
 				body, _ := io.ReadAll(r.Body)
 				r.Body = io.NopCloser(bytes.NewReader(body))
 				if bytes.Contains(body, []byte(`"wait":true`)) && polls.Add(1) == 3 {
-					if refuse.kind != "" {
+					if refuse.problem != "" {
 						w.Header().Set("Content-Type", "application/problem+json")
 					}
 					w.WriteHeader(refuse.status)
-					_, _ = io.WriteString(w, `{"type":"urn:httplock:`+refuse.kind+`"}`)
+					_, _ = io.WriteString(w, `{"type":"`+refuse.problem+`"}`)
 					return
 				}
 				behind.ServeHTTP(w, r)
