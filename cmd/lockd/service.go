@@ -77,7 +77,7 @@ func serve(c config, log *slog.Logger) error {
 				continue
 			}
 			log.Info("stopping", "signal", sig.String(), "grace", c.grace.String())
-			signal.Stop(signals) // the next one is deadly
+			signal.Reset(syscall.SIGINT, syscall.SIGTERM) // the next one is deadly
 			return s.stop()
 		}
 	}

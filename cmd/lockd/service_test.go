@@ -148,6 +148,7 @@ func TestDrain(t *testing.T) {
 	p.eventually("/readyz", http.StatusServiceUnavailable)
 	_, body := p.get("/readyz")
 	assert.Equal(t, "stopping\n", body)
+	p.signal(syscall.SIGHUP) // as of a log that is rotated
 	status, _ := p.post("", "k:acquire", `{"owner": "o", "ttl": "30s"}`)
 	assert.Equal(t, http.StatusOK, status)
 	p.signal(syscall.SIGTERM)
