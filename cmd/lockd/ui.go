@@ -19,6 +19,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/httplock"
+	lockservice "github.com/seed-215fdefa/lock/internal/service"
 )
 
 const (
@@ -124,31 +125,42 @@ func (s *service) uiFail(w http.ResponseWriter, r *http.Request, err error) {
 	s.render(w, r, status, "error", p)
 }
 
-// uiAllow returns an error unless the caller may do this. It counts and audits the request.
-func (s *service) uiAllow(r *http.Request, action httplock.Action, key string) error {
-	c := httplock.Call{Action: action, Key: key, Outcome: httplock.OutcomeOK}
-	var err error
+// uiAsk has ask ask the store if the caller may do this. It counts and audits the request.
+func (s *service) uiAsk(r *http.Request, action httplock.Action, key string, ask func() error) (err error) {
+	begun := time.Now()
 	if s.files.Load().access != nil {
 		err = s.authorize(r, action, key)
 	}
-	switch {
-	case errors.Is(err, httplock.ErrUnauthenticated):
-		c.Outcome = "unauthenticated"
-	case err != nil:
-		c.Outcome = "forbidden"
+	if err == nil {
+		err = ask()
 	}
-	s.telemetry.observe(r, c)
+	s.telemetry.observe(r, httplock.Call{Action: action, Key: key, Outcome: uiOutcome(r, err), Elapsed: time.Since(begun)})
 	return err
+}
+
+// uiOutcome is what the API's outcome would be.
+func uiOutcome(r *http.Request, err error) string {
+	switch {
+	case err == nil:
+		return httplock.OutcomeOK
+	case errors.Is(err, httplock.ErrUnauthenticated):
+		return lockservice.KindUnauthenticated
+	case errors.Is(err, errForbidden):
+		return lockservice.KindForbidden
+	case errors.Is(err, lock.ErrInvalid):
+		return lockservice.KindInvalid
+	case errors.Is(err, lock.ErrUnsupported):
+		return lockservice.KindUnsupported
+	case errors.Is(r.Context().Err(), context.Canceled):
+		return httplock.OutcomeCanceled
+	}
+	return lockservice.KindUnavailable
 }
 
 // uiLocks lists the locks of a prefix.
 func (s *service) uiLocks(w http.ResponseWriter, r *http.Request) {
 	p := uiPage{Title: "Locks", Live: true, Prefix: strings.ToValidUTF8(r.URL.Query().Get("prefix"), "")}
-	err := s.uiAllow(r, httplock.ActionList, p.Prefix)
-	if err == nil {
-		err = s.uiFind(r.Context(), &p)
-	}
-	if err != nil {
+	if err := s.uiAsk(r, httplock.ActionList, p.Prefix, func() error { return s.uiFind(r.Context(), &p) }); err != nil {
 		s.uiFail(w, r, err)
 		return
 	}
@@ -224,25 +236,25 @@ func (s *service) uiEvents(prefix string, most int, of func(*httplock.Event) boo
 // uiLock shows one lock.
 func (s *service) uiLock(w http.ResponseWriter, r *http.Request) {
 	key := r.URL.Query().Get("key")
-	err := s.uiAllow(r, httplock.ActionInspect, key)
-	p := uiPage{Title: visible(key), Live: true, Prefix: key}
-	if err == nil {
-		p.Record, err = s.inspect(r.Context(), key)
-	}
+	rec, err := s.uiInspect(r, key)
 	if err != nil {
 		s.uiFail(w, r, err)
 		return
 	}
+	p := uiPage{Title: visible(key), Live: true, Prefix: key, Record: rec}
 	p.Events = s.uiEvents(key, maxTold, func(e *httplock.Event) bool { return e.Key == key })
 	p.Force = s.files.Load().access == nil || callerOf(r).may(httplock.ActionForce, key)
 	s.render(w, r, http.StatusOK, "lock", p)
 }
 
-func (s *service) inspect(ctx context.Context, key string) (lock.Record, error) {
-	if err := lock.CheckKey(key); err != nil {
-		return lock.Record{}, err
-	}
-	return s.store.Inspect(ctx, key)
+func (s *service) uiInspect(r *http.Request, key string) (rec lock.Record, err error) {
+	err = s.uiAsk(r, httplock.ActionInspect, key, func() (err error) {
+		if err = lock.CheckKey(key); err == nil {
+			rec, err = s.store.Inspect(r.Context(), key)
+		}
+		return err
+	})
+	return rec, err
 }
 
 // uiForce says what a force release does, and does it if it is confirmed. A request from another
@@ -257,15 +269,12 @@ func (s *service) uiForce(w http.ResponseWriter, r *http.Request) {
 		s.uiForced(w, r, key, owner)
 		return
 	}
-	err := s.uiAllow(r, httplock.ActionInspect, key)
-	p := uiPage{Title: "Force release", Owner: owner}
-	if err == nil {
-		p.Record, err = s.inspect(r.Context(), key)
-	}
+	rec, err := s.uiInspect(r, key)
 	if err != nil {
 		s.uiFail(w, r, err)
 		return
 	}
+	p := uiPage{Title: "Force release", Owner: owner, Record: rec}
 	p.Held = p.Record.HolderCount > len(p.Record.Holders) ||
 		slices.ContainsFunc(p.Record.Holders, func(h lock.Holder) bool { return h.Owner == owner })
 	s.render(w, r, http.StatusOK, "force", p)

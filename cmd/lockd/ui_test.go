@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"html"
+	"iter"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -22,6 +24,7 @@ import (
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	inmemory "github.com/seed-215fdefa/lock/memory"
 )
 
 // site is a lockd in this process.
@@ -206,6 +209,46 @@ func TestPageRights(t *testing.T) {
 			assert.Equal(t, []string{"Bearer", `Basic realm="lockd", charset="UTF-8"`}, resp.Header.Values("WWW-Authenticate"), c.path)
 		}
 	}
+}
+
+// broken is a store that fails after a second.
+type broken struct{ *inmemory.Locker }
+
+func (broken) Inspect(context.Context, string) (lock.Record, error) {
+	time.Sleep(time.Second)
+	return lock.Record{}, lock.ErrUnavailable
+}
+
+func (b broken) List(ctx context.Context, _ string) iter.Seq2[lock.Record, error] {
+	return func(yield func(lock.Record, error) bool) { yield(b.Inspect(ctx, "")) }
+}
+
+// TestPageIsCounted counts what the store said, and how long it took.
+func TestPageIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := opened(t, func(s *service) { s.store.Locker = broken{inmemory.New()} })
+		get := func(path, token string) string {
+			r, w := httptest.NewRequest(http.MethodGet, path, http.NoBody), httptest.NewRecorder()
+			r.SetBasicAuth("whoever", token)
+			s.ServeHTTP(w, r)
+			return w.Body.String()
+		}
+		for _, path := range []string{"/", "/lock?key=k", "/lock", "/force?key=k&owner=o"} {
+			get(path, opsToken)
+		}
+		get("/", webToken)
+		get("/", "")
+		metrics := get("/metrics", "")
+		for _, metric := range []string{
+			`requests_total{action="list",outcome="unavailable"} 1`, `requests_total{action="inspect",outcome="unavailable"} 2`,
+			`requests_total{action="inspect",outcome="invalid"} 1`, `requests_total{action="list",outcome="forbidden"} 1`,
+			`requests_total{action="list",outcome="unauthenticated"} 1`,
+			`request_duration_seconds_sum{action="list"} 1`, `request_duration_seconds_sum{action="inspect"} 2`,
+		} {
+			assert.Contains(t, metrics, "\nlockd_"+metric+"\n")
+		}
+		assert.NotContains(t, metrics, `outcome="ok"`)
+	})
 }
 
 // busy has 500 locks and more, with lines of 50, of which some are shown.
