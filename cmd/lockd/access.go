@@ -157,6 +157,9 @@ func hashOf(token string) (h [sha256.Size]byte, err error) {
 		if err != nil || len(b) != len(h) {
 			return h, fmt.Errorf("what follows sha256: must be %d hex digits", 2*len(h))
 		}
+		if [sha256.Size]byte(b) == sha256.Sum256(nil) { // which is a password that everybody has
+			return h, errors.New("it is the hash of nothing: the token was empty when it was hashed")
+		}
 		return [sha256.Size]byte(b), nil
 	case len(token) < minToken:
 		return h, fmt.Errorf("it has %d characters: at least %d, drawn at random", len(token), minToken)

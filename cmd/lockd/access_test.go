@@ -176,6 +176,7 @@ func TestBadTokensFiles(t *testing.T) {
 		one(`"tokens": ["geheim"]`):            "token 1: it has 6 characters",
 		one(`"tokens": ["sha256:geheim"]`):     "64 hex digits",
 		one(`"tokens": ["sha256:0123456789"]`): "64 hex digits",
+		one(`"tokens": ["` + sha("") + `"]`):   "token 1: it is the hash of nothing",
 		one(`"tokens": ["geheim geheim geheim"]`):                                                                          "without spaces",
 		one(`"tokens": "geheim"`):                                                                                          "cannot unmarshal",
 		one(`"certificate": "c", "rights": [{"actions": ["lock"]}]`):                                                       "right 1 has no prefix",
