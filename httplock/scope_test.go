@@ -71,6 +71,7 @@ func TestLongOwnersAreRefused(t *testing.T) {
 	_, err = a.Renew(ctx, lock.Grant{Key: "k", Owner: long, TTL: time.Minute, Token: 1})
 	assert.ErrorIs(t, err, lock.ErrInvalid)
 	assert.ErrorIs(t, a.Release(ctx, lock.Grant{Key: "k", Owner: long}), lock.ErrInvalid)
+	assert.ErrorIs(t, a.ForceRelease(ctx, "k", long), lock.ErrLost, "a record may have shown it, of another caller")
 	g, err := a.Acquire(ctx, lock.Request{Key: "k", Owner: long[1:], TTL: time.Minute})
 	require.NoError(t, err)
 	require.NoError(t, a.Release(ctx, g))

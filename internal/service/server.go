@@ -330,7 +330,8 @@ func (s *Server) ForceRelease(ctx context.Context, key, owner string) error {
 		return s.unsupported("force releases")
 	}
 	err := admin.ForceRelease(ctx, key, owner)
-	if own := s.scope(ctx).add(owner); own != owner && errors.Is(err, lock.ErrLost) { // the caller's own is shown cut
+	own := s.scope(ctx).add(owner)
+	if own != owner && len(own) <= lock.MaxOwnerLen && errors.Is(err, lock.ErrLost) { // the caller's own is shown cut
 		callOf(ctx).Owner = own
 		owner, err = own, admin.ForceRelease(ctx, key, own)
 	}
