@@ -39,6 +39,7 @@ import (
 	"syscall"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/cmd/internal/guard"
 	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
 )
 
@@ -188,7 +189,7 @@ func status(err error) int {
 func interrupted() (ctx context.Context, stop func(), which func() syscall.Signal) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals, taken := make(chan os.Signal, 1), make(chan struct{})
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	guard.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	go func() {
 		defer close(taken)
 		for s := range signals {

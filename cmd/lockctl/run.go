@@ -81,7 +81,7 @@ func (a *app) run(args []string) (int, error) {
 		l, err := c.Lock(ctx, key, append(q.options(), lock.WithObserver(w))...)
 		since := time.Now()
 		passed := make(chan os.Signal, 16)
-		signal.Notify(passed) // from here on signals are for CMD
+		guard.Notify(passed) // from here on signals are for CMD
 		defer signal.Stop(passed)
 		stop()
 		switch {

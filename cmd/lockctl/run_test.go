@@ -341,10 +341,7 @@ func TestInterruptedWait(t *testing.T) {
 	require.NoError(t, err)
 	cmd := lockctl(t, url, "run", "job", "--", "true")
 	require.NoError(t, cmd.Start())
-	require.Eventually(t, func() bool {
-		r, err := c.Inspect(t.Context(), "job")
-		return err == nil && r.WaiterCount == 1
-	}, time.Minute, 10*time.Millisecond)
+	waits(t, c)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	_ = cmd.Wait()
 	assert.Equal(t, 128+15, cmd.ProcessState.ExitCode())
@@ -352,6 +349,15 @@ func TestInterruptedWait(t *testing.T) {
 	require.NoError(t, err)
 	assert.Zero(t, r.WaiterCount)
 	require.NoError(t, l.Release(t.Context()))
+}
+
+// waits waits until somebody waits for "job".
+func waits(t *testing.T, c *lock.Client) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		r, err := c.Inspect(t.Context(), "job")
+		return err == nil && r.WaiterCount == 1
+	}, time.Minute, 10*time.Millisecond)
 }
 
 func force(t *testing.T, admin *lock.Client) {

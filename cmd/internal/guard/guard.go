@@ -44,7 +44,7 @@ func run(args []string) int {
 	syscall.CloseOnExec(4)
 	// Those of a terminal reach CMD directly, others through lockctl: the guard stays. A
 	// signal that is caught, unlike one that is ignored, is as usual for CMD.
-	signal.Notify(make(chan os.Signal, 1))
+	Notify(make(chan os.Signal, 1))
 
 	cmd, err := start(args[2:])
 	if err != nil {

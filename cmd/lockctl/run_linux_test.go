@@ -1,0 +1,35 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestNohup gets a hangup while it waits, and then runs CMD: both ignore it.
+func TestNohup(t *testing.T) {
+	c, url, _ := client(t)
+	l, err := c.Lock(t.Context(), "job")
+	require.NoError(t, err)
+	cmd := lockctl(t, url, "run", "job", "--", "grep", "SigIgn", "/proc/self/status")
+	cmd.Args = append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`}, cmd.Args...)
+	cmd.Path, err = exec.LookPath("sh")
+	require.NoError(t, err)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	require.NoError(t, cmd.Start())
+	waits(t, c)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
+	require.NoError(t, l.Release(t.Context()))
+	require.NoError(t, cmd.Wait())
+	mask, err := strconv.ParseUint(strings.TrimSpace(strings.TrimPrefix(out.String(), "SigIgn:")), 16, 64)
+	require.NoError(t, err, out.String())
+	assert.NotZero(t, mask&(1<<(syscall.SIGHUP-1)), "SigIgn %x", mask)
+}
