@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/cmd/internal/guard"
 )
@@ -235,28 +237,53 @@ func (w *ward) guarded(l *lock.Lease, path string, argv []string, signals <-chan
 		}
 	}()
 	w.charge.Store(c)
-	cmd := exec.Command(self, append([]string{guard.Command, strconv.FormatInt(endOf(l), 10), w.grace.String(), path}, argv...)...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{deadlines, child}
+	cmd := exec.Command(self, append([]string{
+		guard.Command, number(deadlines), number(child), strconv.FormatInt(endOf(l), 10), w.grace.String(), path,
+	}, argv...)...)
 	cmd.Env = append(os.Environ(), "LOCK_KEY="+l.Key(), "LOCK_TOKEN="+l.Token().String(), "LOCK_OWNER="+l.Owner())
 
 	if err = l.Err(); err != nil {
 		return exitLost, errors.Join(err, deadlines.Close(), child.Close())
 	}
-	err = cmd.Start()
+	pid, _, err := syscall.StartProcess(cmd.Path, cmd.Args, &syscall.ProcAttr{
+		Env: cmd.Environ(), Files: descriptors(deadlines, child),
+	})
 	_ = errors.Join(deadlines.Close(), child.Close()) // the guard has its own
 	if err != nil {
-		return exitUnavailable, err
+		return exitUnavailable, fmt.Errorf("%s: %w", self, err)
 	}
+	parent, _ := os.FindProcess(pid) // which always succeeds on Unix
 
 	group := childOf(report)
 	over := make(chan struct{})
+	var state *os.ProcessState
 	go func() {
-		_ = cmd.Wait() // its ProcessState says it all
+		state, _ = parent.Wait() // nobody else waits for it
 		close(over)
 	}()
-	w.watch(c, cmd.Process.Pid, group, signals, over)
-	return c.outcome(cmd.ProcessState, group)
+	w.watch(c, pid, group, signals, over)
+	return c.outcome(state, group)
+}
+
+func number(f *os.File) string { return strconv.Itoa(int(f.Fd())) }
+
+// descriptors are those of the guard, each at its own number: what lockctl was started with, which may
+// be meant for CMD, and the ends. These are made inheritable for the guard only. What a store's client
+// starts meanwhile would keep them open.
+func descriptors(ends ...*os.File) []uintptr {
+	var fds []uintptr
+	for _, end := range ends {
+		for n := uintptr(len(fds)); n <= end.Fd(); n++ {
+			flags, err := unix.FcntlInt(n, unix.F_GETFD, 0)
+			if err != nil || flags&unix.FD_CLOEXEC != 0 {
+				fds = append(fds, ^uintptr(0)) // closed
+			} else {
+				fds = append(fds, n)
+			}
+		}
+		fds[end.Fd()] = end.Fd()
+	}
+	return fds
 }
 
 // childOf reads CMD's process ID, which is that of its group, 0 if there is no CMD.

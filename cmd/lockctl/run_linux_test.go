@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,4 +33,25 @@ func TestNohup(t *testing.T) {
 	mask, err := strconv.ParseUint(strings.TrimSpace(strings.TrimPrefix(out.String(), "SigIgn:")), 16, 64)
 	require.NoError(t, err, out.String())
 	assert.NotZero(t, mask&(1<<(syscall.SIGHUP-1)), "SigIgn %x", mask)
+}
+
+// TestDescriptors: CMD has those that lockctl was started with, and no others.
+func TestDescriptors(t *testing.T) {
+	descriptors := func(prefix ...string) string {
+		file, err := os.Create(filepath.Join(t.TempDir(), "log"))
+		require.NoError(t, err)
+		defer file.Close()
+		cmd := lockctl(t, "memory:", append(prefix, "sh", "-c", "echo hi >&3; echo ho >&4; ls /proc/$$/fd >&3")...)
+		if len(prefix) == 0 {
+			cmd = exec.Command(cmd.Args[1], cmd.Args[2:]...)
+		}
+		cmd.ExtraFiles, cmd.Stderr = []*os.File{file, file}, os.Stderr
+		require.NoError(t, cmd.Run())
+		b, err := os.ReadFile(file.Name())
+		require.NoError(t, err)
+		return string(b)
+	}
+	without := descriptors()
+	require.True(t, strings.HasPrefix(without, "hi\nho\n0\n"), without)
+	assert.Equal(t, without, descriptors("run", "job", "--"))
 }

@@ -28,7 +28,8 @@ func TestTerminalComesBack(t *testing.T) {
 		"CMD ends":          "true",
 		"CMD has read":      "head -n 1",
 		"CMD is no program": broken,
-		"the guard is dead": `sh -c 'while [ -p /proc/$PPID/fd/4 ]; do :; done; kill -KILL $PPID; sleep 1000'`, // once it has reported
+		"the guard is dead": `sh -c 'report=$(tr "\0" "\n" </proc/$PPID/cmdline | sed -n 4p)
+			while [ -p /proc/$PPID/fd/$report ]; do :; done; kill -KILL $PPID; sleep 1000'`, // once it has reported
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -22,31 +22,30 @@ import (
 )
 
 // Command makes a program that imports this package a guard, if it is the first argument. Behind it
-// are the deadline, in nanoseconds as of [SinceBoot], the grace, CMD's path and its argv. Later
-// deadlines come on descriptor 3; CMD's process ID goes to 4. The exit status is that of CMD, 128+n
-// after signal n, or 126 if it does not start.
+// are two descriptors, the deadline, in nanoseconds as of [SinceBoot], the grace, CMD's path and its argv.
+// Later deadlines come on the first descriptor; CMD's process ID goes to the second. CMD gets neither. The
+// exit status is that of CMD, 128+n after signal n, or 126 if it does not start.
 const Command = "__guard"
 
 func init() {
-	if len(os.Args) > 5 && os.Args[1] == Command {
+	if len(os.Args) > 7 && os.Args[1] == Command {
 		os.Exit(run(os.Args[2:]))
 	}
 }
 
 func run(args []string) int {
-	deadline, err := strconv.ParseInt(args[0], 10, 64)
-	grace, err2 := time.ParseDuration(args[1])
-	if err != nil || err2 != nil {
+	deadlines, err := inherited(args[0])
+	report, err2 := inherited(args[1])
+	deadline, err3 := strconv.ParseInt(args[2], 10, 64)
+	grace, err4 := time.ParseDuration(args[3])
+	if errors.Join(err, err2, err3, err4) != nil {
 		return 64
 	}
-	deadlines, report := os.NewFile(3, "deadlines"), os.NewFile(4, "report")
-	syscall.CloseOnExec(3)
-	syscall.CloseOnExec(4)
 	// Those of a terminal reach CMD directly, others through lockctl: the guard stays. A
 	// signal that is caught, unlike one that is ignored, is as usual for CMD.
 	Notify(make(chan os.Signal, 1))
 
-	cmd, err := start(args[2:])
+	cmd, err := start(args[4:])
 	if err != nil {
 		Reclaim(0)
 		fmt.Fprintln(os.Stderr, "lockctl run:", err)
@@ -65,6 +64,16 @@ func run(args []string) int {
 		return 128 + int(status.Signal())
 	}
 	return status.ExitStatus()
+}
+
+// inherited opens the descriptor with a number, and keeps it from CMD.
+func inherited(number string) (*os.File, error) {
+	fd, err := strconv.Atoi(number)
+	if err != nil {
+		return nil, err
+	}
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), number), nil
 }
 
 // received are the deadlines that arrive. The channel is closed when lockctl is gone.
