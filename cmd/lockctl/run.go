@@ -215,7 +215,7 @@ func (c *charge) tell(end int64) { _ = binary.Write(c.told, binary.NativeEndian,
 
 // guarded runs CMD under a guard, until CMD has ended. Its error is errLeft if the guard was killed,
 // and CMD is perhaps not yet dead: else the lock may be released.
-func (w *ward) guarded(l *lock.Lease, path string, argv []string, signals <-chan os.Signal) (code int, err error) {
+func (w *ward) guarded(l *lock.Lease, path string, argv []string, signals chan os.Signal) (code int, err error) {
 	deadlines, told, err := os.Pipe()
 	if err != nil {
 		return exitUnavailable, err
@@ -296,7 +296,7 @@ func childOf(report io.Reader) int {
 }
 
 // watch passes signals on until over, and sees that CMD ends with the lease.
-func (w *ward) watch(c *charge, parent, group int, signals <-chan os.Signal, over <-chan struct{}) {
+func (w *ward) watch(c *charge, parent, group int, signals chan os.Signal, over <-chan struct{}) {
 	lost := c.lease.Context().Done()
 	var last <-chan time.Time
 	for {
@@ -304,8 +304,20 @@ func (w *ward) watch(c *charge, parent, group int, signals <-chan os.Signal, ove
 		case <-over:
 			return
 		case s := <-signals:
-			if n := s.(syscall.Signal); group != 0 && passes(n) {
+			switch n := s.(syscall.Signal); {
+			case group == 0:
+			case guard.WantsTerminal(n):
+				// Not CMD does, but this group, such as a pager that CMD writes to.
+				reclaimed := guard.Reclaim(group)
+				signal.Notify(signals, syscall.SIGTTOU)
+				if reclaimed { // else it would only stop again
+					_ = syscall.Kill(0, syscall.SIGCONT)
+				}
+			case passes(n):
 				_ = syscall.Kill(-group, n) // it may be gone
+				if ends(n) {
+					_ = syscall.Kill(-group, syscall.SIGCONT) // a stopped one would not hear it
+				}
 			}
 		case <-lost:
 			lost = nil
@@ -328,6 +340,15 @@ func passes(s syscall.Signal) bool {
 		return false
 	}
 	return true
+}
+
+// ends tells whether a signal is to end CMD.
+func ends(s syscall.Signal) bool {
+	switch s {
+	case syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM:
+		return true
+	}
+	return false
 }
 
 // outcome reads how the guard has ended, which is how CMD has.

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -54,4 +56,27 @@ func TestDescriptors(t *testing.T) {
 	without := descriptors()
 	require.True(t, strings.HasPrefix(without, "hi\nho\n0\n"), without)
 	assert.Equal(t, without, descriptors("run", "job", "--"))
+}
+
+// TestStoppedCommandEnds stops CMD before lockctl gets a signal to end it.
+func TestStoppedCommandEnds(t *testing.T) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGINT) // lest lockctl inherits that they are ignored
+	t.Cleanup(func() { signal.Stop(signals) })
+	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			cmd, out := inBackground(t, "memory:", "echo $$; kill -STOP $$")
+			t.Cleanup(func() { _ = cmd.Process.Kill() })
+			line, err := out.ReadString('\n')
+			require.NoError(t, err)
+			child, err := strconv.Atoi(strings.TrimSpace(line))
+			require.NoError(t, err)
+			require.Eventually(t, func() bool { return state(child) == "T" }, time.Minute, 10*time.Millisecond)
+			require.NoError(t, cmd.Process.Signal(s))
+			gone(t, child)
+			_ = cmd.Wait()
+			assert.Equal(t, 128+int(s), cmd.ProcessState.ExitCode())
+		})
+	}
 }

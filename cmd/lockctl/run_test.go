@@ -376,12 +376,18 @@ func gone(t *testing.T, pid int) {
 
 // runs reports whether a process runs. A zombie does not.
 func runs(pid int) bool {
+	s := state(pid)
+	return s != "" && s != "Z"
+}
+
+// state is the letter for a process's state, "" if it is gone.
+func state(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return false
+		return ""
 	}
 	_, state, _ := strings.Cut(string(b), ") ")
-	return !strings.HasPrefix(state, "Z")
+	return state[:1]
 }
 
 // left is a store that grants less than it is asked for, and fails to release.

@@ -41,6 +41,40 @@ func TestTerminalComesBack(t *testing.T) {
 	}
 }
 
+// TestTerminalIsShared has a CMD and somebody else in its pipeline who both read from the terminal.
+func TestTerminalIsShared(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for _, c := range []struct {
+		name, script string // SELF is lockctl, FILE a file
+		reads        []string
+	}{
+		{
+			"a pager, then CMD", `set -m
+				SELF run job -- sh -c 'echo in; while [ ! -e FILE ]; do sleep 0.1; done; read line; echo CMD $line.' |
+				sh -c 'read in; read line </dev/tty; echo pager $line.; touch FILE; cat'`,
+			[]string{"pager one.", "CMD another."},
+		},
+		{
+			"CMD behind a pipe, then the script", `
+				: | SELF run job -- sh -c 'read line </dev/tty; echo CMD $line.'
+				read line; echo script $line.`,
+			[]string{"CMD one.", "script another."},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			names := strings.NewReplacer("SELF", self, "FILE", filepath.Join(t.TempDir(), "file"))
+			script := exec.Command("sh", "-c", names.Replace(c.script))
+			script.Env = append(os.Environ(), "LOCKCTL_TEST=1", "LOCKCTL_STORE=memory:")
+			out := inTerminal(t, script, "one\nanother\n")
+			for _, r := range c.reads {
+				assert.Contains(t, out, r)
+			}
+		})
+	}
+}
+
 // inTerminal runs cmd in a terminal of its own, in which somebody types, and returns what is to be seen there.
 func inTerminal(t *testing.T, cmd *exec.Cmd, types string) string {
 	t.Helper()

@@ -54,10 +54,7 @@ func run(args []string) int {
 	_ = binary.Write(report, binary.NativeEndian, int64(cmd.Pid))
 	_ = report.Close()
 	over := make(chan syscall.WaitStatus, 1)
-	go func() {
-		state, _ := cmd.Wait()
-		over <- state.Sys().(syscall.WaitStatus)
-	}()
+	go func() { over <- wait(cmd.Pid) }()
 	status := enforce(cmd.Pid, deadline, grace, received(deadlines), over)
 	Reclaim(cmd.Pid)
 	if status.Signaled() {
@@ -74,6 +71,22 @@ func inherited(number string) (*os.File, error) {
 	}
 	syscall.CloseOnExec(fd)
 	return os.NewFile(uintptr(fd), number), nil
+}
+
+// wait waits for CMD's end. A CMD that is stopped as it needs the terminal's foreground, such as for a
+// password, gets it from this process's group, and goes on.
+func wait(group int) syscall.WaitStatus {
+	for {
+		var status syscall.WaitStatus
+		_, err := syscall.Wait4(group, &status, syscall.WUNTRACED, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case !status.Stopped():
+			return status
+		case WantsTerminal(status.StopSignal()) && handOver(syscall.Getpgrp(), group):
+			_ = syscall.Kill(-group, syscall.SIGCONT)
+		}
+	}
 }
 
 // received are the deadlines that arrive. The channel is closed when lockctl is gone.
@@ -137,17 +150,31 @@ func start(argv []string) (cmd *os.Process, err error) {
 	return cmd, err
 }
 
-// Reclaim takes the terminal back from CMD's group, which is over, for that of this process: whoever goes
+// Reclaim takes the terminal back from CMD's group for that of this process: once CMD is over, whoever goes
 // on in it, such as a script, would be stopped when it reads, and Ctrl-C would reach nobody. A terminal
 // whose foreground somebody else has stays as it is. CMD's group is not known, 0, if CMD did not start.
-func Reclaim(group int) {
-	owner, err := foreground(0)
-	if err != nil || owner != group && !errors.Is(syscall.Kill(-owner, 0), syscall.ESRCH) {
-		return
+// Reclaim reports whether this process's group has the terminal, and leaves SIGTTOU ignored.
+func Reclaim(group int) bool { return handOver(group, syscall.Getpgrp()) }
+
+// handOver gives the terminal's foreground to a group, if from has it, or nobody any more. It reports
+// whether that group has it now.
+func handOver(from, to int) bool {
+	tty, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(tty)
+	owner, err := foreground(tty)
+	if err != nil || owner != from && owner != to && !errors.Is(syscall.Kill(-owner, 0), syscall.ESRCH) {
+		return false
 	}
 	signal.Ignore(syscall.SIGTTOU) // which whoever is in the background gets for this
-	_ = unix.IoctlSetPointerInt(0, unix.TIOCSPGRP, syscall.Getpgrp())
+	return unix.IoctlSetPointerInt(tty, unix.TIOCSPGRP, to) == nil
 }
+
+// WantsTerminal reports whether s is what a process group gets when one of it needs the terminal's
+// foreground, and another group has it.
+func WantsTerminal(s syscall.Signal) bool { return s == syscall.SIGTTIN || s == syscall.SIGTTOU }
 
 // terminal is the descriptor of a terminal whose foreground this process is in, or -1.
 func terminal() int {
