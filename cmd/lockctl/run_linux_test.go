@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -14,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock/cmd/internal/guard"
 )
 
 // TestNohup gets a hangup while it waits, and then runs CMD: both ignore it.
@@ -56,6 +60,26 @@ func TestDescriptors(t *testing.T) {
 	without := descriptors()
 	require.True(t, strings.HasPrefix(without, "hi\nho\n0\n"), without)
 	assert.Equal(t, without, descriptors("run", "job", "--"))
+}
+
+// TestLateGuard starts a guard when the lock is over already: CMD does not run.
+func TestLateGuard(t *testing.T) {
+	ours, theirs, err := os.Pipe()
+	require.NoError(t, err)
+	defer ours.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	touch, err := exec.LookPath("touch")
+	require.NoError(t, err)
+	cmd := lockctl(t, "memory:", guard.Command, "3", "4", "0", "1m", touch, "touch", file)
+	cmd.ExtraFiles = []*os.File{theirs, theirs}
+	err = errors.Join(cmd.Start(), theirs.Close())
+	require.NoError(t, err)
+	report, err := io.ReadAll(ours)
+	require.NoError(t, err)
+	assert.Empty(t, report, "CMD has started")
+	_ = cmd.Wait()
+	assert.Equal(t, exitLost, cmd.ProcessState.ExitCode())
+	assert.NoFileExists(t, file)
 }
 
 // TestStoppedCommandEnds stops CMD before lockctl gets a signal to end it.

@@ -24,7 +24,8 @@ import (
 // Command makes a program that imports this package a guard, if it is the first argument. Behind it
 // are two descriptors, the deadline, in nanoseconds as of [SinceBoot], the grace, CMD's path and its argv.
 // Later deadlines come on the first descriptor; CMD's process ID goes to the second. CMD gets neither. The
-// exit status is that of CMD, 128+n after signal n, or 126 if it does not start.
+// exit status is that of CMD, 128+n after signal n, 126 if CMD cannot be executed, or 76 if the deadline was
+// over before.
 const Command = "__guard"
 
 func init() {
@@ -45,6 +46,10 @@ func run(args []string) int {
 	// signal that is caught, unlike one that is ignored, is as usual for CMD.
 	Notify(make(chan os.Signal, 1))
 
+	if SinceBoot() >= deadline { // the machine may have slept
+		fmt.Fprintln(os.Stderr, "lockctl run: the lock was over before CMD started")
+		return 76
+	}
 	cmd, err := start(args[4:])
 	if err != nil {
 		Reclaim(0)
