@@ -226,7 +226,7 @@ func (w *ward) guarded(l *lock.Lease, path string, argv []string, signals chan o
 		return exitUnavailable, errors.Join(err, deadlines.Close())
 	}
 	defer report.Close()
-	self, err := os.Executable()
+	self, err := guard.Executable()
 	if err != nil {
 		return exitUnavailable, err
 	}

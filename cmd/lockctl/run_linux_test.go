@@ -62,6 +62,35 @@ func TestDescriptors(t *testing.T) {
 	assert.Equal(t, without, descriptors("run", "job", "--"))
 }
 
+// TestUpgradedMeanwhile removes lockctl's file while lockctl waits.
+func TestUpgradedMeanwhile(t *testing.T) {
+	c, url, _ := client(t)
+	l, err := c.Lock(t.Context(), "job")
+	require.NoError(t, err)
+	cmd := lockctl(t, url, "run", "job", "--", "true")
+	cmd.Path = duplicate(t, cmd.Path)
+	cmd.Stderr = os.Stderr
+	require.NoError(t, cmd.Start())
+	waits(t, c)
+	require.NoError(t, os.Remove(cmd.Path))
+	require.NoError(t, l.Release(t.Context()))
+	assert.NoError(t, cmd.Wait())
+}
+
+// duplicate copies a program.
+func duplicate(t *testing.T, path string) string {
+	t.Helper()
+	from, err := os.Open(path)
+	require.NoError(t, err)
+	defer from.Close()
+	to, err := os.OpenFile(filepath.Join(t.TempDir(), "lockctl"), os.O_CREATE|os.O_WRONLY, 0o700)
+	require.NoError(t, err)
+	_, err = io.Copy(to, from)
+	require.NoError(t, err)
+	require.NoError(t, to.Close())
+	return to.Name()
+}
+
 // TestLateGuard starts a guard when the lock is over already: CMD does not run.
 func TestLateGuard(t *testing.T) {
 	ours, theirs, err := os.Pipe()

@@ -22,6 +22,9 @@ func lockThread() { runtime.LockOSThread() }
 
 func foreground(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.TIOCGPGRP) }
 
+// Executable is the path of this very program, even if its file was replaced or removed meanwhile.
+func Executable() (string, error) { return "/proc/self/exe", nil }
+
 // SinceBoot is the time since boot in nanoseconds, the same for all processes. It counts the
 // time that the machine sleeps.
 func SinceBoot() int64 {

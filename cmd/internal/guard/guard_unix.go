@@ -3,6 +3,7 @@
 package guard
 
 import (
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,9 @@ func childAttributes() *syscall.SysProcAttr {
 func lockThread() {}
 
 func foreground(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.TIOCGPGRP) }
+
+// Executable is the path of this program.
+func Executable() (string, error) { return os.Executable() }
 
 // SinceBoot is the time in nanoseconds since some moment that is the same for all processes.
 func SinceBoot() int64 {
