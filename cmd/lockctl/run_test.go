@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -22,7 +23,9 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
+	"github.com/seed-215fdefa/lock/httplock"
 	"github.com/seed-215fdefa/lock/internal/testserver"
+	"github.com/seed-215fdefa/lock/memory"
 )
 
 const criticalCommand = "__critical"
@@ -318,6 +321,16 @@ func TestDeadlocks(t *testing.T) {
 	<-ended
 	require.NoError(t, other.Close(context.Background()))
 	require.NoError(t, store.Close())
+}
+
+// TestDeadlocksUnsupported asks a service whose store cannot list.
+func TestDeadlocksUnsupported(t *testing.T) {
+	store := memory.New()
+	h := httplock.NewHandler(struct{ lock.Locker }{store})
+	s := httptest.NewServer(h)
+	t.Cleanup(func() { s.Close(); h.Close(); assert.NoError(t, store.Close()) })
+	status, _, errOut := outcome(t, s.URL, "deadlocks")
+	assert.Equal(t, exitUsage, status, errOut)
 }
 
 // TestSignalIsNotLost gets a signal just before it stops taking them.

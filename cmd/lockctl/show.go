@@ -248,7 +248,7 @@ func (a *app) deadlocks(args []string) (int, error) {
 	found, err := lock.FindDeadlocks(ctx, admin)
 	switch {
 	case err != nil:
-		return exitUnavailable, err
+		return status(err), err
 	case len(found) == 0:
 		return 0, nil
 	}
