@@ -169,7 +169,7 @@ func parse(raw string) (*location, error) {
 		authority = authority[i+1:]
 	}
 	at.hosts = strings.Split(authority, ",")
-	if slices.Contains(at.hosts, "") {
+	if slices.Contains(at.hosts, "") && !strings.HasPrefix(scheme, "postgres") { // which may have them as parameters
 		return nil, fmt.Errorf("store URL: %s has an empty host", at)
 	}
 	return at, at.query(query, kind.params)

@@ -26,6 +26,8 @@ import (
 // TestStores locks on a real server by each scheme that has one.
 func TestStores(t *testing.T) {
 	redis := testserver.Redis(t).Addr()
+	pgHost, pgPort, err := net.SplitHostPort(testserver.SharedPostgres(t).Addr())
+	require.NoError(t, err)
 	for _, c := range []struct{ scheme, url string }{
 		{"memory", "memory:"},
 		{"memory", "memory"},
@@ -36,6 +38,7 @@ func TestStores(t *testing.T) {
 		{"redlock", "redlock://" + redis + "," + testserver.Redis(t).Addr() + "," + testserver.Redis(t).Addr()},
 		{"etcd", "etcd://" + testserver.Etcd(t).Addr()},
 		{"postgres", testserver.PostgresURL(testserver.Postgres(t).Addr()) + "&schema=by_url"},
+		{"postgres without a host", "postgres:///postgres?user=postgres&sslmode=disable&schema=by_param&host=" + pgHost + "&port=" + pgPort},
 		{"zookeeper", "zookeeper://" + testserver.ZooKeeper(t).Addr() + "/by/url?session=6s"},
 	} {
 		t.Run(c.scheme, func(t *testing.T) {
