@@ -39,6 +39,7 @@ type hold struct {
 
 	ended   *lock.LostError // its loss has been told; its key may still be there
 	over    bool            // it is to be pruned
+	leaving bool            // its release is under way, which tells who waits behind it
 	pruning bool
 	due     time.Time // when
 }

@@ -62,7 +62,7 @@ func (l *Locker) leaving(h *hold, token lock.Token) bool {
 	if h.g.Token != token {
 		return false
 	}
-	h.lost = nil
+	h.lost, h.leaving = nil, true
 	return true
 }
 
@@ -85,7 +85,7 @@ func (l *Locker) give(ctx context.Context, g lock.Grant, h *hold) (err error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h.over, h.due = true, time.Now()
+	h.over, h.leaving, h.due = true, false, time.Now()
 	return err
 }
 

@@ -163,7 +163,7 @@ func (a *acquisition) register() (missed bool) {
 	// From that revision on, not the next: a release may have shared the transaction.
 	missed = l.cover(a.h.base, a.at)
 	h := l.byName[a.pred]
-	return (missed || l.watch.next > a.at) && (h == nil || h.over)
+	return (missed || l.watch.next > a.at) && (h == nil || h.over && !h.leaving)
 }
 
 // unplace takes back what register made known.

@@ -64,7 +64,7 @@ func wrap(err error) error {
 // explain is wrap for an error of a call for key: one of a missing right says where it is missing, and one
 // that may pass is for good once the Locker or its connection was closed.
 func (l *Locker) explain(key string, err error) error {
-	if l.done.Err() != nil && classify(err).Passing() {
+	if err != nil && l.done.Err() != nil && classify(err).Passing() {
 		err = fmt.Errorf("%w: %w", context.Cause(l.done), err)
 	}
 	return explain(l.parent(key), l.root, err)

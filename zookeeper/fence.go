@@ -76,7 +76,7 @@ func (f *Fence) Multi(ctx context.Context, resource string, token lock.Token, op
 		}
 		return nil
 	})
-	return replies, f.l.explain(resource, err)
+	return replies, explain(f.l.parent(resource), f.l.root, err)
 }
 
 // unrun is classify for what must not be done twice.

@@ -255,7 +255,8 @@ func (w boundedWriter) deadline(t time.Time) {
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	bounded := boundedWriter{w, s.bodyTime}
 	bounded.lift()
-	defer bounded.limit() // for what is buffered
+	// What is buffered is sent when the rest of the request has come, or will not come any more.
+	defer func() { bounded.deadline(time.Now().Add(2 * s.bodyTime)) }()
 	s.route(bounded, r)
 }
 
