@@ -125,13 +125,15 @@ func (r *Registry) Keep(g lock.Grant) {
 }
 
 // Renewed returns what Renew does after a reply that came to err: g, which it keeps, or an error.
-// It drops the holder if that is a loss.
+// It drops the holder if that is a loss of which the reason is known. Else a notice of it may be on
+// its way.
 func (r *Registry) Renewed(g lock.Grant, err error) (lock.Grant, error) {
 	if err == nil {
 		r.Keep(g)
 		return g, nil
 	}
-	if errors.Is(err, lock.ErrLost) {
+	var lost *lock.LostError
+	if errors.As(err, &lost) && lost.Reason != 0 {
 		r.Drop(g.Owner)
 	}
 	return lock.Grant{}, err

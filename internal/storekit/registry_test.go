@@ -32,6 +32,18 @@ func TestRegistryTellsALossOnce(t *testing.T) {
 	r.Failed("o", first)
 	r.Heard("forced o")
 	require.Equal(t, 2, calls, "another request of the owner has failed meanwhile")
+
+	r.Hold("o", lost)
+	_, err := r.Renewed(lock.Grant{Owner: "o"}, &lock.LostError{})
+	require.ErrorIs(t, err, lock.ErrLost)
+	r.Heard("forced o")
+	require.Equal(t, 3, calls, "the notice comes after the answer to a renewal, which knows no reason")
+
+	r.Hold("o", lost)
+	_, err = r.Renewed(lock.Grant{Owner: "o"}, &lock.LostError{Reason: lock.ReasonTaken})
+	require.ErrorIs(t, err, lock.ErrLost)
+	r.Heard("forced o")
+	require.Equal(t, 3, calls, "that has told it")
 }
 
 // TestRegistrySuccessor: the lock service may have an owner wait anew while its last wait ends.
