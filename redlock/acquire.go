@@ -120,9 +120,7 @@ func readVote(a answer) vote {
 	case string:
 		return no // undone
 	case []any:
-		if _, cast := r[0].(int64); cast && len(r) == 3 {
-			return has
-		} else if cast {
+		if len(r) == 2 {
 			return blank
 		}
 		if _, ok := parseView(r); ok {
@@ -147,14 +145,6 @@ func readMicros(reply any) (micros int64, least lock.Token) {
 	return 0, 0
 }
 
-// readCast reads when the vote was cast that the owner has by another request, or 0.
-func readCast(reply any) (micros int64) {
-	if r, ok := reply.([]any); ok && len(r) == 3 {
-		micros, _ = r[2].(int64)
-	}
-	return micros
-}
-
 // readAbstention is for replies that say nothing else.
 func readAbstention(reply any) vote {
 	switch _, s, ok := abstains(reply); {
@@ -168,14 +158,11 @@ func readAbstention(reply any) vote {
 
 // count makes a grant of a quorum's votes.
 func (a *acquisition) count(ctx context.Context, b *ballot, start time.Time, token lock.Token) (lock.Grant, error) {
-	had := b.had()
-	switch {
-	case had != 0: // one owner, one grant
-		token = had
-		a.yield(false)
-	case b.count(yes)+b.count(blank)+b.count(has) < b.quorum:
+	full := b.count(yes)
+	if full+b.count(blank) < b.quorum {
 		return lock.Grant{}, a.refusal(b)
-	case b.count(yes) < b.quorum:
+	}
+	if full < b.quorum {
 		if token = a.l.agreed(b, token); token > lock.MaxToken {
 			return lock.Grant{}, fmt.Errorf("lock: redlock: the token %d is above the highest, %d", token, lock.MaxToken)
 		}
@@ -265,9 +252,8 @@ func (a *acquisition) refusal(b *ballot) error {
 	switch {
 	case undone > 0:
 		return storekit.ErrUndone
-	case len(b.nodes)-mute < b.quorum, len(o.holders) == 0 && b.count(has) == 0:
+	case len(o.holders) == 0, len(b.nodes)-mute < b.quorum:
 		return noQuorum(b)
-	case len(o.holders) == 0:
 	case o.holders[0].nodes >= b.quorum, o.holders[0].nodes+silent >= b.quorum && b.count(yes)+b.count(blank) == 0:
 		return &lock.HeldError{Record: o.record(a.req.Key, min(o.holders[0].nodes, b.quorum-silent))}
 	}

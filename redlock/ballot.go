@@ -3,7 +3,6 @@ package redlock
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -17,7 +16,6 @@ const (
 	pending vote = iota
 	yes
 	blank // yes, without the proposed token
-	has   // the owner has a token already, by another acquisition
 	no
 	fresh   // no, since the node is new or has lost its data
 	unknown // an error: it may have been executed or not
@@ -90,24 +88,6 @@ func (b *ballot) count(v vote) (n int) {
 	return n
 }
 
-// had is the token that the owner has on a quorum already, or 0.
-func (b *ballot) had() lock.Token {
-	var tokens []lock.Token
-	for i, v := range b.votes {
-		if v == has {
-			_, token := readMicros(b.answers[i].reply)
-			tokens = append(tokens, token)
-		}
-	}
-	slices.Sort(tokens)
-	for i := b.quorum - 1; i < len(tokens); i++ {
-		if tokens[i] == tokens[i-b.quorum+1] {
-			return tokens[i]
-		}
-	}
-	return 0
-}
-
 // awaited is how many answers are worth waiting for: all that are missing, but not those of
 // silent nodes when the others can make a quorum by themselves.
 func (b *ballot) awaited() int {
@@ -140,7 +120,7 @@ func granting(b *ballot) bool {
 	}
 	n, waits := b.count(yes)+b.count(blank), b.count(pending)
 	heard := len(b.nodes) - waits - b.count(unknown)
-	return n >= b.quorum || b.had() != 0 || n+b.count(has)+waits < b.quorum && heard >= b.quorum || b.awaited() == 0
+	return n >= b.quorum || n+waits < b.quorum && heard >= b.quorum || b.awaited() == 0
 }
 
 // inVain tells whether n votes, with those that may come, are no quorum, or nothing more is

@@ -46,7 +46,7 @@ func (l *Locker) guess() lock.Token {
 func (l *Locker) agreed(b *ballot, guess lock.Token) (token lock.Token) {
 	var clocks []int64
 	for i, v := range b.votes {
-		if v != yes && v != blank && v != has {
+		if v != yes && v != blank {
 			continue
 		}
 		micros, least := readMicros(b.answers[i].reply)

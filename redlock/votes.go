@@ -67,15 +67,9 @@ func (a *acquisition) send(b *ballot, q func(i int) question) {
 func (a *acquisition) note(i int, v vote, r answer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch v {
-	case has: // which is this one's to give back only if that was not answered
-		a.has[i] = a.has[i] || a.doubt[i]
-		a.cast[i] = readCast(r.reply)
-	case yes, blank:
-		a.has[i] = true
+	a.has[i] = v == yes || v == blank
+	if a.has[i] {
 		a.cast[i], _ = readMicros(r.reply)
-	default:
-		a.has[i] = false
 	}
 	a.doubt[i] = a.doubt[i] || v == unknown || r.again
 	if a.doubt[i] && a.has[i] {

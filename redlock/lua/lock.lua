@@ -4,8 +4,7 @@
 --      6 "1" if shared
 --
 -- Returns now µs if the vote records the proposed token; {now µs, least token that it would
--- record} if the vote is without one; {now µs, token, µs of that vote} if the owner has another
--- token here already, by another request; or
+-- record} if the vote is without one; or
 --   "lost", {"abstains", ms, node}  when this node does not vote
 --   "undone"                        when a release has overtaken this request
 --   {"held", now µs, ...}           as seen.lua has it
@@ -20,12 +19,6 @@
 
 local shared = ARGV[6] == '1'
 if other and not (shared and reader) then return seen(16) end
-if expiry and token ~= '0' and token ~= ARGV[3] and (reader or false) == shared then -- one owner, one grant
-  insist()
-  expiry = string.format('%.0f', math.max(now + ARGV[2], expiry))
-  put()
-  return {micros, tonumber(token), tonumber(string.match(tail, '^%d+'))}
-end
 if not expiry then base = other and was or digits end
 reader, token = shared, expiry and token or '0'
 tail = string.format('%.0f', micros) .. ':' .. ARGV[5]
