@@ -82,7 +82,8 @@ func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Durati
 			return lock.Grant{}, err
 		}
 		if h, sent := a.own(it); h != nil {
-			if !sent.behind(m) && storekit.Elapsed(sent.local) < a.req.TTL {
+			renewed := h.expiry != sent.upper+micros(a.req.TTL) // by another process, for this owner
+			if !sent.behind(m) && storekit.Elapsed(sent.local) < a.req.TTL || renewed {
 				return a.grant(h.token, sent), nil
 			}
 			if it, err = a.withdraw(ctx, it, limit); err != nil {
@@ -298,7 +299,7 @@ func (a *acquisition) composeReader(it *item, m moment, u *update, informed bool
 func (a *acquisition) composeRenewal(it *item, h *holder, m moment, u *update) {
 	path := u.holder(lock.Grant{Owner: h.owner, Shared: true})
 	u.sets = append(u.sets,
-		path(attrExpiry)+" = "+u.value(num(max(h.expiry, m.upper+micros(a.req.TTL)))),
+		path(attrExpiry)+" = "+u.value(num(max(h.expiry+1, m.upper+micros(a.req.TTL)))), // later with each renewal
 		path(attrLease)+" = "+u.value(num(micros(max(h.lease, a.req.TTL)))))
 	u.touch()
 	u.open(it, a.token)

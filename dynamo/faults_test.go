@@ -307,6 +307,37 @@ func TestLateAnswer(t *testing.T) {
 	})
 }
 
+// TestLateAnswerOfARenewedGrant: the lock service's client has gone on with the grant by way of another
+// replica. The one whose answer comes late does not take it back.
+func TestLateAnswerOfARenewedGrant(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, other := w.open(t), w.open(t)
+		const ttl = 2 * time.Second
+		var renewed lock.Grant
+		ctx := storetest.Bounded(t)
+		p.http.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
+			if !isWrite(operation) || renewed.Token != 0 {
+				return resp, nil
+			}
+			rec, _ := other.Inspect(ctx, "k")
+			for _, h := range rec.Holders {
+				renewed, _ = other.Renew(ctx, lock.Grant{
+					Key: "k", Owner: h.Owner, Token: h.Token, TTL: time.Minute, Start: time.Now(), Shared: h.Shared,
+				})
+			}
+			time.Sleep(ttl + 1500*time.Millisecond)
+			_ = resp.Body.Close()
+			return nil, &netError{io.ErrUnexpectedEOF}
+		})
+		g := storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("k"), ttl)))
+		require.NotZero(t, renewed.Token)
+		require.Equal(t, renewed.Token, g.Token)
+		storetest.Renew(t, other, renewed)
+	})
+}
+
 // TestRetryingClient: of a client that sends again by itself, an acquisition finds its own
 // grant, and a renewal its own renewal.
 func TestRetryingClient(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
@@ -297,6 +298,13 @@ func TestRepeatedReader(t *testing.T) {
 	require.Equal(t, g.Token, again.Token)
 	require.True(t, again.Start.After(g.Start))
 	g = storetest.Renew(t, p, g)
+	expiry := func() string {
+		reader := w.items(t)["k"]["reader:"+req.Owner].(*types.AttributeValueMemberM)
+		return reader.Value["expiry"].(*types.AttributeValueMemberN).Value
+	}
+	before := expiry()
+	require.Equal(t, g.Token, storetest.Acquire(t, other, storetest.Lasting(req, req.TTL/2)).Token)
+	require.Greater(t, expiry(), before, "else who watches that takes it for over")
 
 	writer := storetest.Waits(t, p, storetest.Request("k"))
 	storetest.Eventually(t, "the intent", func() bool { return w.items(t)["k"]["intent"] != nil })
