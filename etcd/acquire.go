@@ -170,8 +170,9 @@ func (a *acquisition) take(ctx context.Context) (g lock.Grant, ok bool, ops []*p
 	a.observe(ops[0])
 	switch {
 	case !a.req.Wait:
-		if a.found(ops[1].GetResponseRange().Kvs); ops[2].GetResponseRange().Count > 0 {
-			err = storekit.ErrUndone
+		a.found(ops[1].GetResponseRange().Kvs)
+		if ops[0].GetResponseRange().Count == 0 && ops[2].GetResponseRange().Count > 0 {
+			err = storekit.ErrUndone // nobody else refuses it
 		}
 	case a.lease != nil:
 		err = a.linedUp(ops, out.rev)

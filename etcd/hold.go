@@ -148,6 +148,10 @@ func (l *Locker) forget(h *hold, rev int64) {
 	h.over, h.lost = true, nil
 	if rev > 0 {
 		l.deleted(h.name, rev)
+		return
+	}
+	for _, a := range l.behind[h.name] { // a watch may have told it before they stood there
+		a.box.Wake()
 	}
 }
 

@@ -31,3 +31,14 @@ func TestNames(t *testing.T) {
 	again, _ := n.take("lock/k/", false)
 	require.Equal(t, a, again)
 }
+
+// TestNextStands: a release hands over to whose entry stands in line behind it. A handover to one whose entry
+// is gone would create it at the end of the line, and grant it the lock there.
+func TestNextStands(t *testing.T) {
+	held := &hold{name: "held", rev: 10}
+	waits := &acquisition{h: new(hold)}
+	l := &Locker{behind: map[string][]*acquisition{held.name: {waits}}}
+	require.Nil(t, l.nextOf(held).a)
+	waits.h.rev = 11
+	require.Equal(t, waits, l.nextOf(held).a)
+}

@@ -193,7 +193,8 @@ type next struct {
 // themselves.
 func (l *Locker) nextOf(h *hold) next {
 	for _, a := range l.behind[h.name] {
-		if !a.req.Shared && !h.g.Shared && !h.doubt && !a.handing {
+		stands := a.h.rev > h.rev // else its entry is gone, and it is about to enter anew
+		if stands && !a.req.Shared && !h.g.Shared && !h.doubt && !a.handing {
 			a.handing = true
 			return next{a, a.h, a.h.rev, a.placedUnder}
 		}
