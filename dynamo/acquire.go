@@ -83,7 +83,7 @@ func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Durati
 		}
 		if h, sent := a.own(it); h != nil {
 			renewed := h.expiry != sent.upper+micros(a.req.TTL) // by another process, for this owner
-			if !sent.behind(m) && storekit.Elapsed(sent.local) < a.req.TTL || renewed {
+			if !sent.behind(m) && (storekit.Elapsed(sent.local) < a.req.TTL || renewed) {
 				return a.grant(h.token, sent), nil
 			}
 			if it, err = a.withdraw(ctx, it, limit); err != nil {
