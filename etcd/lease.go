@@ -91,7 +91,8 @@ func (l *Locker) usable(ttl time.Duration) *lease {
 	return le
 }
 
-// leaseFor returns the lease for a TTL, for 0 that of the tombstones. If it must be asked for, one request does for all.
+// leaseFor returns the lease for a TTL, for 0 that of the tombstones. If it must be asked for, one request
+// does for all.
 func (l *Locker) leaseFor(ctx context.Context, ttl time.Duration) (*lease, error) {
 	if le := l.usable(ttl); le != nil {
 		return le, nil

@@ -110,8 +110,8 @@ func (l *Locker) end(ctx context.Context, g lock.Grant, x hold, again bool) (rev
 	return 0, lostTo(g, ops[0].GetResponseRange())
 }
 
-// bury deletes x's key on some conditions, or else reads who holds the lock, and x's key. Either way it deletes the
-// tail if x is the last in line. In doubt a tombstone goes with it, which refuses what may yet arrive
+// bury deletes x's key on some conditions, or else reads who holds the lock, and x's key. Either way it
+// deletes the tail if x is the last in line. In doubt a tombstone goes with it, which refuses what may yet arrive
 // of the acquisition. A server that is full takes none: then later reports that it is to be tried again.
 func (l *Locker) bury(ctx context.Context, x hold, conditions ...clientv3.Cmp) (out outcome, later bool, err error) {
 	then := []clientv3.Op{clientv3.OpDelete(x.name)}

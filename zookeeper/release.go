@@ -278,8 +278,8 @@ func (l *Locker) undo(ctx context.Context, key, owner string) error {
 	return err
 }
 
-// pruneOwnerOnce deletes the nodes of an owner once its creations are decided, but for that of a later
-// Acquire: who has tried may stand in line as the same owner.
+// pruneOwnerOnce deletes the nodes of an owner once its creations are decided. It spares the node of a
+// later Acquire: an owner that has tried may be waiting in line now.
 func (l *Locker) pruneOwnerOnce(ctx context.Context, key, owner string) error {
 	if _, err := l.barrier(ctx); err != nil {
 		return err
