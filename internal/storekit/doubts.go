@@ -61,7 +61,7 @@ func (d *Doubts) Take(owner string) bool {
 }
 
 // Release ends g by end, or by undo if it has no token. undo leaves a tombstone: where there are
-// doubts about the owner it follows end.
+// doubts about the owner it follows end. A loss that end finds is told even if undo fails.
 func (d *Doubts) Release(ctx context.Context, g lock.Grant, end, undo func(context.Context, lock.Grant) error) error {
 	if g.Token == 0 {
 		return undo(ctx, g)
@@ -70,7 +70,7 @@ func (d *Doubts) Release(ctx context.Context, g lock.Grant, end, undo func(conte
 	if (err == nil || errors.Is(err, lock.ErrLost)) && d.Take(g.Owner) {
 		if undone := undo(ctx, g); undone != nil {
 			d.Add(g.Owner) // for the next try
-			return undone
+			return errors.Join(err, undone)
 		}
 	}
 	return err

@@ -96,6 +96,22 @@ func TestTried(t *testing.T) {
 	}
 }
 
+// TestLossIsToldIfUndoFails: what a release returns is all that its caller hears of a loss.
+func TestLossIsToldIfUndoFails(t *testing.T) {
+	var d Doubts
+	g, failed := lock.Grant{Key: "k", Owner: "o", Token: 1}, errors.New("no connection")
+	returns := func(err error) func(context.Context, lock.Grant) error {
+		return func(context.Context, lock.Grant) error { return err }
+	}
+	d.Add("o")
+	err := d.Release(t.Context(), g, returns(&lock.LostError{Reason: lock.ReasonForced}), returns(failed))
+	var lost *lock.LostError
+	require.ErrorAs(t, err, &lost)
+	require.Equal(t, lock.ReasonForced, lost.Reason)
+	require.ErrorIs(t, err, failed)
+	require.True(t, d.Take("o"), "the next release tries again")
+}
+
 // TestTriedBeforeAWait leaves the doubt to the release: who stands in line next must not be refused.
 func TestTriedBeforeAWait(t *testing.T) {
 	var d Doubts
