@@ -381,7 +381,7 @@ func (k *call) waiting(l *Lease, r Record) {
 	tell := l.post(k.ctx, Event{
 		Kind: EventContended, Queue: front, SameClient: k.c.holds(r), Waited: s.now - k.mark.at,
 	})
-	s.leave()
+	s.leaveLater()
 	if tell {
 		go l.observe()
 	}

@@ -333,3 +333,27 @@ func TestJumpWithManyLeases(t *testing.T) {
 		require.Len(t, f.sent("renew"), 400)
 	})
 }
+
+// TestUnsentVerificationGivesBack: the engine is too busy to verify a lease after a jump. The store has
+// it still, for all that is known, and gets it back.
+func TestUnsentVerificationGivesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		c := client(t, f)
+		w := new(wall).install(c)
+		l := mustLock(t, c, "k")
+		busy := func(m limiter) {
+			c.engine.mu.Lock()
+			defer c.engine.mu.Unlock()
+			c.engine.limiter = m
+		}
+		busy(limiter{young: maxYoung, slots: []*slot{{until: never, counts: true}}})
+		w.jump(-time.Second)
+		require.NoError(t, l.Err())
+		<-l.Context().Done()
+		lostAs(t, ReasonUnreachable, l.Err())
+		busy(limiter{})
+		time.Sleep(time.Second)
+		require.False(t, f.held("k"))
+	})
+}

@@ -25,9 +25,9 @@ type engine struct {
 
 	mu      sync.Mutex
 	clock   clock
-	heap    leaseHeap // held and ending leases, by when the engine must act on them
-	ready   []*Lease  // due for a call to the store, in the order in which they became so
-	limiter limiter   // of the engine's own calls
+	heap    leaseHeap   // held and ending leases, by when the engine must act on them
+	ready   [2][]*Lease // due for a renewal, and behind those for a release; in the order in which they became so
+	limiter limiter     // of the engine's own calls
 	timer   *time.Timer
 	timerAt time.Duration // when it fires by the monotonic clock; never if it is not set
 	calls   map[*call]struct{}
@@ -160,7 +160,7 @@ func (s *section) arm() {
 	if len(e.heap) > 0 {
 		at = min(at, e.heap[0].at)
 	}
-	if len(e.ready) > 0 {
+	if len(e.ready[0])+len(e.ready[1]) > 0 {
 		at = min(at, e.limiter.freeAt(s.now))
 	}
 	if at-e.clock.skew >= e.timerAt {
@@ -187,7 +187,11 @@ func (e *engine) tick() {
 			s.giveUp(l)
 			s.to(l, l.state, never)
 		default:
-			e.ready = append(e.ready, l)
+			q := &e.ready[0]
+			if l.state == ending {
+				q = &e.ready[1]
+			}
+			*q = append(*q, l)
 			s.to(l, l.state, never)
 		}
 	}
@@ -197,18 +201,20 @@ func (e *engine) tick() {
 // dispatch begins calls for the leases that are ready, as far as the limiter allows.
 func (s *section) dispatch() {
 	e := s.e
-	for len(e.ready) > 0 && !e.limiter.full(s.now) && e.closing.phase != stopped {
-		l := e.ready[0]
-		e.ready[0] = nil // else a released lease would live as long as the array
-		e.ready = e.ready[1:]
-		within := s.attempt(l)
-		if within <= 0 {
-			continue // it was lost, released or taken up by its holder meanwhile
+	for i := range e.ready {
+		for q := &e.ready[i]; len(*q) > 0 && !e.limiter.full(s.now) && e.closing.phase != stopped; {
+			l := (*q)[0]
+			(*q)[0] = nil // else a released lease would live as long as the array
+			*q = (*q)[1:]
+			within := s.attempt(l)
+			if within <= 0 {
+				continue // it was lost, released or taken up by its holder meanwhile
+			}
+			ctx, cancel := context.WithCancel(e.bg)
+			o := s.begin(l, s.now+within, cancel)
+			e.limiter.begin(&o.slot, s.now)
+			go e.work(ctx, l, o, l.grant)
 		}
-		ctx, cancel := context.WithCancel(e.bg)
-		o := s.begin(l, s.now+within, cancel)
-		e.limiter.begin(&o.slot, s.now)
-		go e.work(ctx, l, o, l.grant)
 	}
 }
 

@@ -516,7 +516,7 @@ func TestOneCallAtATime(t *testing.T) {
 		l := mustLock(t, c, "k")
 		f.onRenew(func(ctx context.Context, g Grant, renew renewFunc) (Grant, error) {
 			c.engine.mu.Lock()
-			c.engine.ready = append(c.engine.ready, l)
+			c.engine.ready[0] = append(c.engine.ready[0], l)
 			c.engine.mu.Unlock()
 			_ = l.Err() // which dispatches
 			time.Sleep(time.Second)

@@ -154,7 +154,11 @@ func (l *Lease) renew(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	o, g := s.begin(l, never, cancel), l.grant
+	until := never
+	if l.cfg.renewal { // leave the engine time for calls of its own, if this one hangs
+		until = s.now + s.attempt(l)
+	}
+	o, g := s.begin(l, until, cancel), l.grant
 	o.byHand = true
 	s.leave()
 
@@ -162,10 +166,11 @@ func (l *Lease) renew(ctx context.Context) error {
 	c := callerOf(ctx)
 	s.enter(l.e)
 	s.answered(c, l, o, g, err)
-	if l.ended != nil {
-		err = l.ended
-	}
+	ended := l.ended
 	s.leave()
+	if ended != nil {
+		return ended
+	}
 	return c.storeError(err)
 }
 

@@ -262,3 +262,31 @@ func TestGrantedComesFirst(t *testing.T) {
 		require.Equal(t, []string{"granted", "lost", "failed"}, seen.kinds())
 	})
 }
+
+// TestObserverClosesWhileAnotherCallWaits: the store tells a call that it waits, and that is where the
+// loss of another lease is noticed. Its Observer closes the Client, which waits for the call.
+func TestObserverClosesWhileAnotherCallWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var c *Client
+		closed := make(chan error, 1)
+		c = New(f, WithTTL(ttlTen), WithObserver(observerFunc(func(ctx context.Context, e Event) {
+			if e.Kind == EventLost {
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+				defer cancel()
+				closed <- c.Close(ctx)
+			}
+		})))
+		w := new(wall).install(c)
+		other := client(t, f)
+		mustLock(t, c, "lost", WithRenewal(false))
+		mustLock(t, other, "k")
+		f.onAcquire(func(ctx context.Context, req Request, acquire acquireFunc) (Grant, error) {
+			w.jump(ttlTen)
+			return acquire(ctx, req)
+		})
+		_, err := c.Lock(t.Context(), "k")
+		require.ErrorIs(t, err, ErrClosed)
+		require.NoError(t, <-closed)
+	})
+}

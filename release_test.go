@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -139,7 +140,13 @@ func TestReleaseWithEndedContextCancelsTheRenewal(t *testing.T) {
 			l := mustLock(t, client(t, f, WithMinHold(kept)), "k")
 			start := time.Now()
 			var wg sync.WaitGroup
-			wg.Go(func() { assertIs(t, l.Renew(context.Background()), ErrReleased) })
+			wg.Go(func() {
+				err := l.Renew(context.Background())
+				assertIs(t, err, ErrReleased)
+				if errors.Is(err, ErrUnavailable) {
+					t.Error(err)
+				}
+			})
 			synctest.Wait()
 			_ = l.Release(canceled())
 			wg.Wait()

@@ -411,3 +411,43 @@ func TestFailedRenewByHandIsRetriedByTheEngine(t *testing.T) {
 		require.NoError(t, l.Err())
 	})
 }
+
+func TestHungRenewByHandLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.onRenew(freezeRenew)
+		l := mustLock(t, client(t, f), "k")
+		f.onRenew(func(ctx context.Context, g Grant, renew renewFunc) (Grant, error) {
+			f.onRenew(plainRenew)
+			return freezeRenew(ctx, g, renew)
+		})
+		require.ErrorIs(t, l.Renew(t.Context()), ErrUnavailable)
+		time.Sleep(time.Minute)
+		require.NoError(t, l.Err())
+	})
+}
+
+// TestCrowdGivesUpBesideAHolder: thousands of releases stand in the engine's queue, and take longer than
+// the TTL of a lease that needs its renewal.
+func TestCrowdGivesUpBesideAHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		f.onRelease(func(ctx context.Context, g Grant, release releaseFunc) error {
+			time.Sleep(youngFor)
+			return release(ctx, g)
+		})
+		c := client(t, f)
+		l := mustLock(t, c, "k", WithTTL(time.Second))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var wg sync.WaitGroup
+		for range 60 * maxYoung {
+			wg.Go(func() { _, err := c.Lock(ctx, "k"); assertIs(t, err, context.Canceled) })
+		}
+		synctest.Wait()
+		cancel()
+		wg.Wait()
+		time.Sleep(2 * time.Second)
+		require.NoError(t, l.Err())
+	})
+}

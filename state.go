@@ -239,6 +239,7 @@ func (s *section) renewed(ctx context.Context, l *Lease, o *op, g Grant) {
 	l.grant.TTL, l.grant.Start = g.TTL, g.Start
 	l.retries, l.failure = 0, nil
 	if s.e.clock.jumpedSince(o.mark) && l.cfg.renewal {
+		l.failure = errUnanswered
 		s.to(l, held, s.now) // the answer is from before the jump: verify again
 		return
 	}
@@ -356,6 +357,9 @@ func (s *section) jump() {
 // verify has l renewed at once, and end within TTL/10 if that does not succeed.
 func (s *section) verify(l *Lease) {
 	l.until = min(l.until, s.now+l.grant.TTL/verifyPart)
+	if l.failure == nil {
+		l.failure = errUnanswered // the store may have it still, if this time passes
+	}
 	s.to(l, held, s.now)
 }
 
