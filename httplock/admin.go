@@ -82,6 +82,7 @@ func (h *Handler) watch(w http.ResponseWriter, r *http.Request, key string) {
 			begun = true
 			w.Header().Set("Content-Type", "text/event-stream")
 			w.Header().Set("Cache-Control", "no-store")
+			w.Header().Set("X-Accel-Buffering", "no") // nginx would hold events back
 		}
 		return push(w, event)
 	})

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -143,6 +144,15 @@ func lockAdmin(tb testing.TB, l lock.Locker) lock.Admin {
 	admin, ok := lock.As[lock.Admin](l)
 	require.True(tb, ok)
 	return admin
+}
+
+// TestKeyIsACopy: a key is remembered for minutes, and would keep all that its request's line has.
+func TestKeyIsACopy(t *testing.T) {
+	segment := strings.Repeat("k", 8)
+	key, err := httplock.UnescapeKey(segment)
+	require.NoError(t, err)
+	require.Equal(t, segment, key)
+	require.NotSame(t, unsafe.StringData(segment), unsafe.StringData(key))
 }
 
 // A key that was encoded twice is another key, that with percent signs in it.
@@ -333,7 +343,12 @@ func TestServiceIsDown(t *testing.T) {
 // What answers is some other server.
 func TestStranger(t *testing.T) {
 	for name, f := range map[string]http.HandlerFunc{
-		"HTML":     func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) },
+		"HTML": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) },
+		"nothing": func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, ":acquire") {
+				w.WriteHeader(http.StatusNoContent)
+			}
+		},
 		"not here": http.NotFound,
 		"redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/login", http.StatusFound) },
 	} {
@@ -348,6 +363,10 @@ func TestStranger(t *testing.T) {
 				require.Error(t, err)
 				require.NotErrorIs(t, err, lock.ErrHeld)
 			}
+			g := lock.Grant{Key: "k", Owner: req.Owner, Token: 1, TTL: req.TTL, Start: time.Now()}
+			require.Error(t, l.Release(t.Context(), g), "nothing was released")
+			admin, _ := lock.As[lock.Admin](l)
+			require.Error(t, admin.ForceRelease(t.Context(), "k", "o"))
 		})
 	}
 }
@@ -368,6 +387,23 @@ func TestHalfARequest(t *testing.T) {
 	rec, err := st.Open().Inspect(context.Background(), "k")
 	require.NoError(t, err)
 	require.Empty(t, rec.Holders)
+}
+
+// TestUnreadBodies has the body of a refused request not arrive: the connection ends all the same.
+func TestUnreadBodies(t *testing.T) {
+	t.Parallel()
+	s := serve(t, onMemory(t).Open, httplock.WithAuthorization(func(*http.Request, httplock.Action, string) error {
+		return httplock.ErrUnauthenticated
+	}))
+	conn, err := net.Dial("tcp", s.Addr)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close() }()
+	_, err = io.WriteString(conn, "POST /v1/locks/k:acquire HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 25\r\n\r\n")
+	require.NoError(t, err)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Minute)))
+	b, err := io.ReadAll(conn)
+	require.NoError(t, err, "the service has not closed it")
+	require.Contains(t, string(b), " 401 ")
 }
 
 func TestTooManyWait(t *testing.T) {

@@ -74,8 +74,10 @@ func (t *transport) ask(ctx context.Context, method, path string, in, out any) e
 		return fmt.Errorf("lock: http: the reply broke off: %w", err)
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
 		return errorOf(resp, b)
-	case out == nil || resp.StatusCode == http.StatusNoContent:
+	case out == nil && resp.StatusCode == http.StatusNoContent:
 		return nil
+	case out == nil || resp.StatusCode == http.StatusNoContent: // of whoever answers anything
+		return fmt.Errorf("lock: http: a reply of status %d is not the service's", resp.StatusCode)
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		return fmt.Errorf("lock: http: the reply of status %d is not the service's: %w", resp.StatusCode, err)

@@ -72,6 +72,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 			begun = true
 			w.Header().Set("Content-Type", "text/event-stream")
 			w.Header().Set("Cache-Control", "no-store")
+			w.Header().Set("X-Accel-Buffering", "no") // nginx would hold events back
 		}
 		return push(w, text)
 	})

@@ -113,6 +113,9 @@ func (h *Handler) Close() { h.server.Close() }
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 { // net/http waits for what of it nobody reads
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime)) // not all writers have it
+	}
 	path := r.URL.EscapedPath() // a ServeMux would clean it, and take apart keys
 	switch {
 	case strings.HasPrefix(path, locksPath):
@@ -310,11 +313,9 @@ func read(w http.ResponseWriter, r *http.Request, into any) error {
 	return nil
 }
 
-// readAll reads the body, which must arrive in time. The deadline ends with it: it would end the
-// request too.
+// readAll reads the body, which must arrive by the deadline that ServeHTTP has set. That ends with it:
+// it would end the request too.
 func readAll(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	c := http.NewResponseController(w)
-	_ = c.SetReadDeadline(time.Now().Add(bodyTime)) // not all writers have it
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var large *http.MaxBytesError
 	switch {
@@ -327,7 +328,7 @@ func readAll(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	case err != nil:
 		return nil, context.Cause(r.Context())
 	}
-	_ = c.SetReadDeadline(time.Time{})
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	return body, nil
 }
 

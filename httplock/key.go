@@ -38,7 +38,7 @@ func unescapeKey(segment string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: key %.80q is not percent-encoded", lock.ErrInvalid, segment)
 	}
-	return key, lock.CheckKey(key)
+	return strings.Clone(key), lock.CheckKey(key) // else it keeps the whole line of the request
 }
 
 // splitVerb splits what follows /v1/locks/ at its last colon. Only an escaped colon belongs to

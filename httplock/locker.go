@@ -75,7 +75,11 @@ func New(baseURL string, opts ...Option) *Locker {
 		o(l)
 	}
 	if t.client == nil {
-		t.own = http.DefaultTransport.(*http.Transport).Clone()
+		if base, ok := http.DefaultTransport.(*http.Transport); ok {
+			t.own = base.Clone()
+		} else { // the program has wrapped it
+			t.own = &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second}
+		}
 		t.own.MaxIdleConns, t.own.MaxIdleConnsPerHost = 0, 256
 		// Else a request that is given up leaves a dead connection in use until TCP notices, in minutes.
 		t.own.HTTP2 = &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 3 * time.Second}

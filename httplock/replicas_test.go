@@ -250,3 +250,14 @@ func TestUndoOvertakesATry(t *testing.T) {
 	require.Equal(t, "urn:httplock:released", (<-tried).Type)
 	require.Empty(t, storetest.Inspect(t, store, "k").Holders)
 }
+
+// TestWrappedTransport has a program that has put something around http.DefaultTransport.
+func TestWrappedTransport(t *testing.T) { //nolint:paralleltest // it changes a global
+	original := http.DefaultTransport
+	defer func() { http.DefaultTransport = original }()
+	s := serve(t, onMemory(t).Open)
+	http.DefaultTransport = roundTrip(original.RoundTrip)
+	l := httplock.New("http://" + s.Addr)
+	defer func() { require.NoError(t, l.Close()) }()
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("k")))
+}

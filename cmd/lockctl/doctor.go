@@ -39,7 +39,7 @@ func (a *app) doctor(args []string) (int, error) {
 	defer stop()
 	store, err := a.open(ctx)
 	if err != nil {
-		return exitUsage, err
+		return openStatus(err), err
 	}
 	defer store.Close()
 	client := lock.New(store)

@@ -92,7 +92,7 @@ var errLeft = errors.New("the lock ends by its TTL")
 func (a *app) with(ctx context.Context, use func(*lock.Client) (int, error)) (int, error) {
 	store, err := a.open(ctx)
 	if err != nil {
-		return exitUsage, err
+		return openStatus(err), err
 	}
 	client := lock.New(store)
 	code, err := use(client)

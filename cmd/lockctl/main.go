@@ -169,6 +169,14 @@ func (a *app) open(ctx context.Context) (*storeurl.Store, error) {
 	return s, err
 }
 
+// openStatus is the exit status of a command whose store could not be opened.
+func openStatus(err error) int {
+	if errors.Is(err, lock.ErrUnavailable) {
+		return exitUnavailable
+	}
+	return exitUsage
+}
+
 // status is the exit status that goes with the error of a Client's call.
 func status(err error) int {
 	switch {

@@ -207,6 +207,12 @@ func TestDoctor(t *testing.T) {
 	assert.Contains(t, out, "WRONG reach the store")
 }
 
+// TestOutageIsNoMisuse: scripts try again after 69, not after 64.
+func TestOutageIsNoMisuse(t *testing.T) {
+	status, _, errOut := outcome(t, "zookeeper://u:geheim@127.0.0.1:1", "ls")
+	assert.Equal(t, exitUnavailable, status, errOut)
+}
+
 // TestDoctorIsContent has healthy stores.
 func TestDoctorIsContent(t *testing.T) {
 	for _, url := range []string{"memory:", "etcd://" + testserver.Etcd(t).Addr(), "zookeeper://" + testserver.ZooKeeper(t).Addr()} {

@@ -238,7 +238,7 @@ func (a *app) deadlocks(args []string) (int, error) {
 	defer stop()
 	s, err := a.open(ctx)
 	if err != nil {
-		return exitUsage, err
+		return openStatus(err), err
 	}
 	defer s.Close()
 	admin, ok := lock.As[lock.Admin](s.Locker)
@@ -266,7 +266,7 @@ func (a *app) migrate(args []string) (int, error) {
 	defer stop()
 	s, err := a.open(ctx)
 	if err != nil {
-		return exitUsage, err
+		return openStatus(err), err
 	}
 	defer s.Close()
 	if s.Migrate == nil {

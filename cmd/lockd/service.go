@@ -23,6 +23,7 @@ import (
 	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/cmd/internal/storeurl"
 	"github.com/seed-215fdefa/lock/contrib/grpclock"
 	"github.com/seed-215fdefa/lock/httplock"
@@ -56,12 +57,13 @@ type service struct {
 // serve runs the service until a signal ends it.
 func serve(c config, log *slog.Logger) error {
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(signals, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	s, err := open(c, log)
+	s, err := open(c, log) // which SIGTERM ends: there is nothing to drain yet
 	if err != nil {
 		return err
 	}
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	failed := make(chan error, 2)
 	if err := s.start(failed); err != nil {
 		return errors.Join(err, s.store.Close())
@@ -117,6 +119,9 @@ func open(c config, log *slog.Logger) (*service, error) {
 		audit = s.auditFile
 	}
 	if s.store, err = storeurl.Open(context.Background(), c.store); err != nil {
+		if errors.Is(err, lock.ErrUnavailable) {
+			return nil, err
+		}
 		return nil, usageError{err}
 	}
 	s.telemetry = newTelemetry(audit)
@@ -261,6 +266,9 @@ func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *service) route(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 { // net/http waits for a body that nobody reads
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.bodyTime))
+	}
 	switch r.URL.Path {
 	case "/healthz":
 		plain(w, http.StatusOK, "ok")
@@ -275,9 +283,6 @@ func (s *service) route(w http.ResponseWriter, r *http.Request) {
 	if !s.named(r.Host) {
 		s.misdirected(w, r)
 		return
-	}
-	if r.ContentLength != 0 { // the handler lifts it once it has read the body
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.bodyTime))
 	}
 	if f := s.files.Load(); f.access != nil {
 		c := f.identify(r)

@@ -180,19 +180,30 @@ func TestUnreadBodies(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, s.store.Close()) }()
 	defer s.handler.Close()
-	s.bodyTime = 50 * time.Millisecond
 	server := httptest.NewServer(s)
 	defer server.Close()
-	conn, err := net.Dial("tcp", server.Listener.Addr().String())
-	require.NoError(t, err)
-	defer conn.Close()
-	_, err = io.WriteString(conn, "POST /v1/locks/k:acquire HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n")
-	require.NoError(t, err)
-	require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
-	reply, err := io.ReadAll(conn)
-	assert.NoError(t, err, "the service has not closed it")
-	assert.Contains(t, string(reply), "401 Unauthorized")
-	assert.Contains(t, string(reply), "Www-Authenticate: Bearer")
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for path, status := range map[string]string{
+		"/v1/locks/k:acquire": "401 Unauthorized", "/healthz": "200 OK", "/readyz": "200 OK", "/metrics": "200 OK", "/nowhere": "404 Not Found",
+	} {
+		wg.Go(func() {
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if !assert.NoError(t, err) {
+				return
+			}
+			defer conn.Close()
+			_, err = io.WriteString(conn, "POST "+path+" HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n")
+			assert.NoError(t, err)
+			assert.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+			reply, err := io.ReadAll(conn)
+			assert.NoError(t, err, "%s: the service has not closed it", path)
+			assert.Contains(t, string(reply), status, path)
+			if strings.HasPrefix(status, "401") {
+				assert.Contains(t, string(reply), "Www-Authenticate: Bearer", path)
+			}
+		})
+	}
 }
 
 // TestHost has a page of the web come under a name of its own.

@@ -384,6 +384,7 @@ func (s *Server) Watch(ctx context.Context, key string, event func(changed bool)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer context.AfterFunc(s.waits.base, cancel)() // Close does not wait for a client that takes nothing
 	changes, ended := make(chan struct{}, 1), make(chan error, 1)
 	spawned := s.waits.spawn(func() {
 		ended <- watcher.Watch(ctx, key, func() {
@@ -408,6 +409,9 @@ func (s *Server) Watch(ctx context.Context, key string, event func(changed bool)
 				return err
 			}
 		case err := <-ended:
+			if s.waits.stopped() {
+				return &Problem{Kind: KindStopping}
+			}
 			return err
 		case <-s.waits.base.Done():
 			return &Problem{Kind: KindStopping}

@@ -196,10 +196,10 @@ func (ws *waits) expire(w *wait) {
 // undo gives up what p waits for, and refuses what its owner may still ask for. It returns when the
 // acquisition is over, so that it cannot overtake what undoes it in the store.
 func (ws *waits) undo(p place) {
-	w := ws.forget(p.key, p.owner)
 	ws.mu.Lock()
-	ws.undone.add(p, struct{}{})
+	ws.undone.add(p, struct{}{}) // first: else a poll that comes late begins another wait
 	ws.mu.Unlock()
+	w := ws.forget(p.key, p.owner)
 	if w != nil {
 		<-w.done
 	}

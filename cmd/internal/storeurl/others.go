@@ -3,9 +3,13 @@ package storeurl
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,12 +17,14 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/go-zookeeper/zk"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/contrib/grpclock"
 	"github.com/seed-215fdefa/lock/dynamo"
 	"github.com/seed-215fdefa/lock/etcd"
@@ -27,8 +33,10 @@ import (
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
-func openEtcd(_ context.Context, at *location) (*Store, error) {
+func openEtcd(ctx context.Context, at *location) (*Store, error) {
+	life, end := context.WithCancel(context.Background())
 	cfg := clientv3.Config{
+		Context: life, DialTimeout: lock.Patience, // with a password New asks the server, and waits for it
 		Username: at.user, Password: at.password,
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
 		Logger: zap.NewNop(), // the errors are returned too
@@ -40,8 +48,14 @@ func openEtcd(_ context.Context, at *location) (*Store, error) {
 	for _, a := range at.addresses("2379") {
 		cfg.Endpoints = append(cfg.Endpoints, scheme+a)
 	}
+	stop := context.AfterFunc(ctx, end)
 	cli, err := clientv3.New(cfg)
+	stop()
 	if err != nil {
+		end()
+		if at.user != "" && !errors.Is(err, rpctypes.ErrAuthFailed) {
+			err = fmt.Errorf("%w: %w", lock.ErrUnavailable, err)
+		}
 		return nil, err
 	}
 	var opts []etcd.Option
@@ -106,14 +120,14 @@ func openZooKeeper(_ context.Context, at *location) (*Store, error) {
 		session = d
 	}
 	dialer := zookeeper.NewDialer(session, nil)
-	conn, _, err := zk.Connect(at.addresses("2181"), session, zk.WithLogInfo(false), zk.WithLogger(silent{}), zk.WithDialer(dialer.Dial))
+	conn, _, err := zk.Connect(at.addresses("2181"), session, zk.WithLogInfo(false), zk.WithLogger(silent{}), zk.WithDialer(dialer.Dial), zk.WithHostProvider(new(names)))
 	if err != nil {
 		return nil, err
 	}
 	if at.user != "" {
 		if err := conn.AddAuth("digest", []byte(at.user+":"+at.password)); err != nil {
 			conn.Close()
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", lock.ErrUnavailable, err)
 		}
 	}
 	opts := []zookeeper.Option{zookeeper.WithDialer(dialer)}
@@ -127,6 +141,38 @@ func openZooKeeper(_ context.Context, at *location) (*Store, error) {
 	// expires, which is later than any TTL.
 	s.closes(l.Close)
 	return s, nil
+}
+
+// names are ZooKeeper servers whose names each dial looks up: zk's own provider does so once, and
+// knows no server that has moved. It is a zk.HostProvider.
+type names struct {
+	mu       sync.Mutex // guards the rest
+	servers  []string
+	at, last int // the current one, and the last that was connected
+}
+
+func (n *names) Init(servers []string) error {
+	n.servers = slices.Clone(servers)
+	rand.Shuffle(len(servers), func(i, j int) { n.servers[i], n.servers[j] = n.servers[j], n.servers[i] })
+	n.at, n.last = -1, -1
+	return nil
+}
+
+func (n *names) Len() int { return len(n.servers) }
+
+func (n *names) Next() (server string, around bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.at = (n.at + 1) % len(n.servers)
+	around = n.at == n.last
+	n.last = max(n.last, 0)
+	return n.servers[n.at], around
+}
+
+func (n *names) Connected() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.last = n.at
 }
 
 // silent is a zk.Logger for commands, whose calls return the errors.

@@ -22,6 +22,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -99,16 +100,6 @@ var openers = map[string]struct {
 	"grpcs":          {openGRPC, nil},
 }
 
-// Schemes lists the schemes that Open knows, sorted.
-func Schemes() []string {
-	names := make([]string, 0, len(openers))
-	for name := range openers {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
 // location is a parsed URL. url.URL takes no list of hosts with ports.
 type location struct {
 	raw      string
@@ -120,9 +111,10 @@ type location struct {
 	params   map[string]string
 }
 
-// Open opens the store at rawURL. It does no I/O, except that a ZooKeeper connection is
-// started: a server that cannot be reached is told by the first call. The error names what is
-// wrong with the URL, and never shows a password.
+// Open opens the store at rawURL. It asks no server, so one that cannot be reached is told by the
+// first call, except that etcd and ZooKeeper check a password: then Open waits for them, [lock.Patience]
+// or until ctx ends, and fails with lock.ErrUnavailable. Any other error names what is wrong with the
+// URL. None shows a password.
 func Open(ctx context.Context, rawURL string) (*Store, error) {
 	at, err := parse(rawURL)
 	if err != nil {
@@ -142,7 +134,7 @@ func parse(raw string) (*location, error) {
 		if strings.ContainsFunc(scheme, func(r rune) bool { return r != '+' && (r < 'a' || r > 'z') }) {
 			scheme = "…" // it may be part of a password
 		}
-		return nil, fmt.Errorf("store URL: unknown scheme %q: want one of %s", scheme, strings.Join(Schemes(), ", "))
+		return nil, fmt.Errorf("store URL: unknown scheme %q: want one of %s", scheme, strings.Join(slices.Sorted(maps.Keys(openers)), ", "))
 	}
 	at := &location{raw: raw, scheme: scheme, params: map[string]string{}}
 	if scheme == "memory" {

@@ -157,6 +157,20 @@ func TestBadURLs(t *testing.T) {
 	}
 }
 
+// TestOutages: a server that is not there is no wrong URL, whatever a client asks it when it is made.
+func TestOutages(t *testing.T) {
+	for _, url := range []string{"etcd://u:geheim@127.0.0.1:1", "zookeeper://u:geheim@127.0.0.1:1"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		_, err := Open(ctx, url)
+		cancel()
+		require.ErrorIs(t, err, lock.ErrUnavailable, url)
+		assert.NotContains(t, err.Error(), "geheim")
+	}
+	s, err := Open(t.Context(), "zookeeper://no.such.host.invalid")
+	require.NoError(t, err, "the name may be known later")
+	assert.NoError(t, s.Close())
+}
+
 func TestAddresses(t *testing.T) {
 	at, err := parse("etcd://u%40v:p%3A%2F@a,b:1,[::1],[::2]:3")
 	require.NoError(t, err)
