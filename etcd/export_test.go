@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // WatchDelay is how old a grant is when its key begins to be watched.
@@ -99,6 +100,15 @@ func (l *Locker) Late(tb testing.TB, req lock.Request) func() bool {
 		}
 		return resp.Responses[0].GetResponseTxn().Succeeded
 	}
+}
+
+// HandOver tells who waits for key as owner of a handover with that token.
+func (l *Locker) HandOver(key, owner string, token lock.Token) {
+	h := l.of(lock.Grant{Key: key, Owner: owner})
+	l.mu.Lock()
+	a := h.waiter
+	l.mu.Unlock()
+	a.box.Deliver(storekit.Handover{Token: token, Start: time.Now()})
 }
 
 // Suspend makes it so that the machine was suspended for d just now: the wall clock has gone on,

@@ -145,6 +145,22 @@ func TestHold(t *testing.T) {
 	}
 }
 
+// TestEnded: a grant that was handed over ends before its waiter sees it, which is looking. Nobody has undone the
+// wait, so it does not fail, nor stand in line anew: it is granted what has ended, whose loss was told.
+func TestEnded(t *testing.T) {
+	t.Parallel()
+	l := New(nil)
+	w := waiter(l, 0, false)
+	a := &acquisition{l: l, c: w}
+	w.phase = held
+	require.False(t, l.displace(w))
+	l.end(w)
+	require.ErrorIs(t, a.current(), errGone)
+	require.False(t, l.displace(w))
+	w.undone = true
+	require.ErrorIs(t, a.current(), storekit.ErrUndone)
+}
+
 // TestPersist: what is done in the background ends when it is done, with the session, and with the
 // connection, and with nothing else.
 func TestPersist(t *testing.T) {

@@ -15,6 +15,9 @@ import (
 type Mailbox struct {
 	wakeups chan struct{} // has room for one: one that was not seen yet is as good as two
 	grants  chan Handover // has room for one
+
+	mu      sync.Mutex // guards granted; taken after those of who delivers
+	granted func()     // if not nil, is called when there is a grant, maybe twice
 }
 
 // Handover is a grant by a release in this process: its reply is the proof, for which Start
@@ -26,7 +29,7 @@ type Handover struct {
 
 // NewMailbox returns an empty Mailbox.
 func NewMailbox() *Mailbox {
-	return &Mailbox{make(chan struct{}, 1), make(chan Handover, 1)}
+	return &Mailbox{wakeups: make(chan struct{}, 1), grants: make(chan Handover, 1)}
 }
 
 // Wake has the waiter claim. It is a hint.
@@ -43,6 +46,22 @@ func (m *Mailbox) Deliver(h Handover) {
 	select {
 	case m.grants <- h:
 	default: // it has this grant already
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.granted != nil {
+		m.granted()
+	}
+}
+
+// onGrant has f called when a grant comes, or at once if there is one that nobody has taken. It replaces
+// the last one; nil is none. f does not block.
+func (m *Mailbox) onGrant(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.granted = f
+	if f != nil && len(m.grants) > 0 {
+		f()
 	}
 }
 

@@ -55,9 +55,14 @@ type Wait struct {
 // waitPauses are those between the claims of a waiter whose store is in trouble.
 var waitPauses = Backoff{Min: 10 * time.Millisecond, Max: 500 * time.Millisecond}
 
+// lookGrace is how long a claim that is under way when a grant comes may go on, but no more than a tenth of
+// the TTL. Most are answered by then, and to cut one off may cost a connection, as with pgx.
+const lookGrace = 20 * time.Millisecond
+
 // Run claims until it is granted, ctx ends or the Locker does: when a wake-up comes, when what
 // is in the way ends by itself, and at each recheck. It calls Request.Waiting after the first
-// refusal.
+// refusal. A grant that is delivered ends the wait also if a claim is under way that gets no answer:
+// its TTL runs.
 //
 // An error of the first claim is returned at once. After that, errors that may pass end the
 // wait only when the store has not answered for [lock.Patience]: with lock.ErrUnavailable and
@@ -109,10 +114,17 @@ func (w *waiting) look(woken bool) (g lock.Grant, pause time.Duration, err error
 	}
 	ctx, cancel := context.WithDeadline(w.alive, w.asked.Add(lock.Patience))
 	defer cancel()
+	w.box.onGrant(func() { time.AfterFunc(min(lookGrace, w.Request.TTL/10), cancel) })
 	g, no, err := w.Claim(ctx, woken)
+	w.box.onGrant(nil)
 	pause = w.Recheck(w.Request.TTL)
 	switch {
 	case err != nil:
+		if ctx.Err() != nil { // maybe since there is a grant
+			if handed, ok := w.handed(); ok {
+				return handed, 0, nil
+			}
+		}
 		if err := w.endure(ctx, err); err != nil {
 			return lock.Grant{}, 0, err
 		}
@@ -153,13 +165,33 @@ func (w *waiting) endure(ctx context.Context, err error) error {
 	return nil
 }
 
-// rest waits for the next look, or for the grant.
+// handed is the grant that was delivered, if there is one and the wait has not ended.
+func (w *waiting) handed() (g lock.Grant, ok bool) {
+	if w.alive.Err() != nil {
+		return g, false
+	}
+	select {
+	case h := <-w.box.grants:
+		return w.grant(h), true
+	default:
+		return g, false
+	}
+}
+
+func (w *waiting) grant(h Handover) lock.Grant {
+	r := w.Request
+	return lock.Grant{Key: r.Key, Owner: r.Owner, Token: h.Token, TTL: r.TTL, Start: h.Start, Shared: r.Shared}
+}
+
+// rest waits for the next look, or for the grant. One that is there needs no look.
 func (w *waiting) rest(pause time.Duration) (g lock.Grant, woken bool, err error) {
+	if g, ok := w.handed(); ok {
+		return g, false, nil
+	}
 	w.timer.Reset(pause)
 	select {
 	case h := <-w.box.grants:
-		r := w.Request
-		return lock.Grant{Key: r.Key, Owner: r.Owner, Token: h.Token, TTL: r.TTL, Start: h.Start, Shared: r.Shared}, false, nil
+		return w.grant(h), false, nil
 	case <-w.box.wakeups:
 		return g, true, nil
 	case <-w.timer.C:

@@ -131,6 +131,63 @@ func TestWaitIsGivenAGrant(t *testing.T) {
 	})
 }
 
+// A grant that comes while a claim is under way does not wait for its answer, be it the first claim or a
+// later one, and whatever that says. A claim that is answered soon is not cut off.
+func TestWaitIsGivenAGrantDuringAClaim(t *testing.T) {
+	const soon = lookGrace / 2
+	answered := func(ctx context.Context) (lock.Grant, *Refusal, error) {
+		if time.Sleep(soon); ctx.Err() != nil {
+			return lock.Grant{}, nil, failing(Final)
+		}
+		return lock.Grant{}, refused, nil
+	}
+	troubled := func(ctx context.Context) (lock.Grant, *Refusal, error) {
+		<-ctx.Done()
+		return lock.Grant{}, nil, failing(Unknown)
+	}
+	for name, c := range map[string]struct {
+		store *claims
+		ttl   time.Duration
+		takes time.Duration // from when the second claim begins
+	}{
+		"the first":     {answers(hangs), wanted.TTL, time.Millisecond + lookGrace},
+		"a later one":   {answers(refuses, hangs), wanted.TTL, time.Millisecond + lookGrace},
+		"another error": {answers(refuses, troubled), wanted.TTL, time.Millisecond + lookGrace},
+		"a short TTL":   {answers(refuses, hangs), 30 * time.Millisecond, 4 * time.Millisecond},
+		"answered soon": {answers(refuses, answered), wanted.TTL, soon},
+		"no claim":      {answers(refuses), wanted.TTL, time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := NewRegistry()
+				w := newWait(c.store, r)
+				w.Mailbox, w.Request.TTL = r.Join("o"), c.ttl
+				second := r.Recheck(c.ttl)
+				time.AfterFunc(second+time.Millisecond, func() { r.Deliver("o", Handover{9, c.store.began}) })
+				g, err := w.Run(t.Context())
+				require.NoError(t, err)
+				require.EqualValues(t, 9, g.Token)
+				require.Equal(t, c.store.began, g.Start)
+				require.Equal(t, second+c.takes, time.Since(c.store.began))
+			})
+		})
+	}
+}
+
+// A wait that has ended takes no grant: what undoes it finds that.
+func TestWaitThatEndedIsGivenNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRegistry()
+		w := newWait(answers(refuses, hangs), r)
+		w.Mailbox = r.Join("o")
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		context.AfterFunc(ctx, func() { r.Deliver("o", Handover{Token: 9}) })
+		_, err := w.Run(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
 // The first claim's error is told at once, also one that may pass.
 func TestWaitDoesNotBeginInTrouble(t *testing.T) {
 	for _, class := range []Class{Final, Busy, Unsent, Unknown} {
