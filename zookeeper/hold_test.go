@@ -111,29 +111,37 @@ func TestUnwatched(t *testing.T) {
 	}
 }
 
-// TestPruneOwner: what an owner's request has left goes. The node of its next one stays, unless that was undone.
+// TestPruneOwner: what an owner's request has left goes. The node of its next one stays, unless that was undone,
+// and so does, but for an undo, that of another session, which may be another process's.
 func TestPruneOwner(t *testing.T) {
 	t.Parallel()
 	l, c, _ := standing(t)
 	own := c.node
 	_, err := l.conn.Create(l.path(c.key, "X"+c.owner+".0000000001"), nil, zk.FlagEphemeral, zk.WorldACL(zk.PermAll))
 	require.NoError(t, err)
-	prune := func() []node {
-		err = l.pruneOwnerOnce(storetest.Bounded(t), c.key, c.owner)
+	prune := func(all bool) []node {
+		err = l.pruneOwnerOnce(storetest.Bounded(t), c.key, c.owner, all)
 		line, lineErr := l.line(storetest.Bounded(t), c.key)
 		require.NoError(t, lineErr)
 		return line
 	}
 	c.phase, c.node = creating, node{} // either may be its own
-	require.Len(t, prune(), 2)
+	require.Len(t, prune(true), 2)
 	require.Equal(t, storekit.Busy, classify(err), "it is tried again")
 	c.phase, c.node = waiting, own
-	left := prune()
+	left := prune(true)
 	require.NoError(t, err)
 	require.Len(t, left, 1)
 	require.Equal(t, own.name, left[0].name)
+	other, _ := laneRoot(t)
+	_, err = other.Create(l.path(c.key, "x"+c.owner+".0000000002"), nil, zk.FlagEphemeral, zk.WorldACL(zk.PermAll))
+	require.NoError(t, err)
 	c.undone = true
-	require.Empty(t, prune())
+	left = prune(false)
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	require.NotEqual(t, own.name, left[0].name)
+	require.Empty(t, prune(true))
 	require.NoError(t, err)
 }
 

@@ -209,9 +209,10 @@ func (l *Locker) retire(key, name string) {
 }
 
 // pruneOwner deletes, in the background, the nodes of an owner without a claim, whose creation was
-// given up before its outcome was known.
+// given up before its outcome was known. Those of other sessions stay: another process may hold the
+// lock, or wait for it, as the same owner, as a replica of the lock service does.
 func (l *Locker) pruneOwner(key, owner string) {
-	go l.persist(func(ctx context.Context) error { return l.pruneOwnerOnce(ctx, key, owner) })
+	go l.persist(func(ctx context.Context) error { return l.pruneOwnerOnce(ctx, key, owner, false) })
 }
 
 // persist calls f until what it does is done, however long there is no server: the node would else
@@ -273,15 +274,16 @@ func (l *Locker) undo(ctx context.Context, key, owner string) error {
 		return l.remove(ctx, c)
 	}
 	_, err := storekit.Repeat(ctx, classify, func(ctx context.Context, _ int) error {
-		return l.pruneOwnerOnce(ctx, key, owner)
+		return l.pruneOwnerOnce(ctx, key, owner, true)
 	})
 	return err
 }
 
-// pruneOwnerOnce deletes the nodes of an owner once its creations are decided. It spares the node of a
-// later Acquire: an owner that has tried may be waiting in line now.
-func (l *Locker) pruneOwnerOnce(ctx context.Context, key, owner string) error {
-	if _, err := l.barrier(ctx); err != nil {
+// pruneOwnerOnce deletes the nodes of an owner, all or those of this session, once its creations are
+// decided. It spares the node of a later Acquire: an owner that has tried may be waiting in line now.
+func (l *Locker) pruneOwnerOnce(ctx context.Context, key, owner string, all bool) error {
+	session, err := l.barrier(ctx)
+	if err != nil {
 		return err
 	}
 	line, err := l.line(ctx, key)
@@ -296,11 +298,29 @@ func (l *Locker) pruneOwnerOnce(ctx context.Context, key, owner string) error {
 		if n.owner != owner || n.name == live {
 			continue
 		}
+		if !all {
+			ours, err := l.isOf(ctx, session, l.path(key, n.name))
+			if err != nil {
+				return err
+			}
+			if !ours {
+				continue
+			}
+		}
 		if err := l.delete(ctx, l.path(key, n.name), 0); err != nil && !errors.Is(err, lock.ErrLost) {
 			return err
 		}
 	}
 	return nil
+}
+
+// isOf reports whether a node is there and of that session.
+func (l *Locker) isOf(ctx context.Context, session int64, path string) (bool, error) {
+	_, stat, err := get(ctx, l.conn, path)
+	if errors.Is(err, zk.ErrNoNode) {
+		return false, nil
+	}
+	return err == nil && stat.EphemeralOwner == session, err
 }
 
 // liveNode is the name of the node of an owner's claim, if there is one that has not been undone.

@@ -121,6 +121,32 @@ func TestUndoInDoubt(t *testing.T) {
 	require.Zero(t, a.Claims())
 }
 
+// TestDoubtIsOfOneProcess: an Acquire is given up with an unknown outcome. What it has left goes. What its owner
+// has by way of another process stays.
+func TestDoubtIsOfOneProcess(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	a, b := w.open(t), w.open(t)
+	storetest.Release(t, a, storetest.Acquire(t, a, storetest.Request("k")))
+	req := storetest.Request("k")
+	g := storetest.Acquire(t, b, req)
+	deliver := a.proxy.HoldReplies()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	result := make(chan error, 1)
+	go func() { _, err := a.Acquire(ctx, req); result <- err }()
+	storetest.Eventually(t, "the node", func() bool { return len(names(t, b.conn, w.root+"/k")) == 2 })
+	heal := a.proxy.Cut()
+	deliver()
+	storetest.Eventually(t, "the break", func() bool { return a.conn.State() != zk.StateHasSession })
+	cancel()
+	require.ErrorIs(t, <-result, context.Canceled)
+	heal()
+	storetest.Eventually(t, "the end of the node", func() bool { return len(names(t, b.conn, w.root+"/k")) == 1 })
+	storetest.Holds(t, b, g)
+	storetest.Release(t, b, g)
+}
+
 // TestUndoIsNoLoss: the end of a grant that its owner undoes is no loss, though the event that
 // its node is gone comes before the reply.
 func TestUndoIsNoLoss(t *testing.T) {
