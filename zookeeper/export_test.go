@@ -54,7 +54,7 @@ func (l *Locker) Watches() int {
 func (l *Locker) Armed() int {
 	l.armed.mu.Lock()
 	defer l.armed.mu.Unlock()
-	return len(l.armed.events)
+	return len(l.armed.watches)
 }
 
 // Writes is how many transactions l has under way, one at most, and how many writes wait for the

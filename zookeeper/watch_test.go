@@ -1,6 +1,7 @@
 package zookeeper_test
 
 import (
+	"context"
 	"encoding/binary"
 	"net"
 	"sync/atomic"
@@ -69,6 +70,44 @@ func TestWatchAfterABreak(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = again.Close() }()
 	require.ErrorIs(t, storetest.Receive(t, watched), zk.ErrConnectionClosed)
+}
+
+// TestWatchOfOneConnection: a Watch uses the ZooKeeper watch that one before it has left, unless that was asked
+// for on a connection that there is no more. What changed meanwhile may never be told by that.
+func TestWatchOfOneConnection(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	b := w.open(t)
+	g := storetest.Acquire(t, b, storetest.Request("k")) // so that there is a container to watch
+	asked, order := new(atomic.Int32), new(gate)
+	dialer := zookeeper.NewDialer(w.timeout, func(network, addr string, timeout time.Duration) (net.Conn, error) {
+		c, err := order.dial(network, addr, timeout)
+		return watchful{c, asked}, err
+	})
+	conn := dialBy(t, dialer.Dial, w.timeout, w.server.Addr())
+	a := zookeeper.New(conn, zookeeper.WithRoot(w.root), zookeeper.WithTick(tick), zookeeper.WithDialer(dialer))
+	t.Cleanup(func() { require.NoError(t, a.Close()) })
+	watches := func() {
+		ctx, cancel := context.WithCancel(storetest.Bounded(t))
+		began, ended := make(chan struct{}, 1), make(chan error, 1)
+		go func() { ended <- a.Watch(ctx, "k", func() { began <- struct{}{} }) }()
+		storetest.Receive(t, began)
+		cancel()
+		require.ErrorIs(t, storetest.Receive(t, ended), context.Canceled)
+	}
+	for range 2 {
+		watches()
+		require.EqualValues(t, 1, asked.Load())
+	}
+	again, err := dialer.Dial("tcp", w.server.Addr(), time.Second) // as zk.Conn does, which has a session again
+	require.NoError(t, err)
+	defer func() { _ = again.Close() }()
+	for range 2 {
+		watches()
+		require.EqualValues(t, 2, asked.Load())
+	}
+	require.Equal(t, 1, a.Armed())
+	storetest.Release(t, b, g)
 }
 
 // TestWaitWithoutServer: a wait ends by itself when there is no server for long.
