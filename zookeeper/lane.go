@@ -22,7 +22,8 @@ import (
 // that is about to come, which would otherwise wait behind it: with 64 callers on one key that makes 1
 // transaction for a hand-over instead of 2.
 //
-// It keeps their order: a write that comes after another has come is done after it.
+// It keeps their order: a write that comes after another has come is done after it, unless that is put
+// off, see clash.
 //
 // It is also how a call is given up when its ctx ends, which zk.Conn's cannot: what was
 // not sent is taken back, and what was sent is passed to the unit's late when it is done.
@@ -163,17 +164,41 @@ func (l *lane) gather() {
 func (l *lane) take() (batch []*unit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	bytes := 0
+	bytes, deleted := 0, make(map[string]bool)
 	l.queue = slices.DeleteFunc(l.queue, func(u *unit) bool {
-		full := len(batch) == maxUnits || bytes >= maxBytes
-		if full || u.key != "" && slices.ContainsFunc(batch, func(b *unit) bool { return b.key == u.key }) {
+		if len(batch) == maxUnits || bytes >= maxBytes || u.clash(batch, deleted) {
 			return false
 		}
 		batch, bytes = append(batch, u), bytes+u.size()
+		for _, op := range u.ops {
+			if op, ok := op.(*zk.DeleteRequest); ok {
+				deleted[op.Path] = true
+			}
+		}
 		return true
 	})
 	l.busy = len(batch) > 0
 	return batch
+}
+
+// clash reports whether u is put off, for a transaction after that of batch, which deletes those nodes.
+// The server would refuse u for want of a node that is there still, and stays if what deletes it fails
+// when it is sent again without u. Who has asked for the node to go would take it for gone.
+func (u *unit) clash(batch []*unit, deleted map[string]bool) bool {
+	if u.key != "" && slices.ContainsFunc(batch, func(b *unit) bool { return b.key == u.key }) {
+		return true
+	}
+	return slices.ContainsFunc(u.ops, func(op any) bool {
+		switch op := op.(type) {
+		case *zk.SetDataRequest:
+			return deleted[op.Path]
+		case *zk.DeleteRequest:
+			return deleted[op.Path]
+		case *zk.CheckVersionRequest:
+			return deleted[op.Path]
+		}
+		return false // what is created has a name of its own
+	})
 }
 
 // transact sends one transaction. When it was done, or its outcome is unknown, all units are

@@ -101,10 +101,13 @@ func TestLaneRefused(t *testing.T) {
 }
 
 // TestLaneTake: no transaction has too many units or bytes, none creates two nodes of one key, whose tokens
-// would be equal, and nothing that is put off is forgotten.
+// would be equal, or asks for a node that it has deleted, and nothing that is put off is forgotten.
 func TestLaneTake(t *testing.T) {
 	t.Parallel()
 	large := unit{ops: []any{&zk.CreateRequest{Path: "/k"}, &zk.SetDataRequest{Data: make([]byte, maxBytes/2)}}}
+	deletes := func(path string) unit { return unit{ops: []any{&zk.DeleteRequest{Path: path}}} }
+	checks := func(path string) unit { return unit{ops: []any{&zk.CheckVersionRequest{Path: path}}} }
+	handsOver := unit{ops: []any{&zk.DeleteRequest{Path: "/j"}, &zk.SetDataRequest{Path: "/k"}}}
 	for name, c := range map[string]struct {
 		units []unit
 		want  []int // sizes of the batches
@@ -115,6 +118,10 @@ func TestLaneTake(t *testing.T) {
 		"one key":  {[]unit{{key: "k"}, {key: "k"}, {}, {key: "k"}, {key: "j"}}, []int{3, 1, 1}},
 		"two keys": {[]unit{{key: "k"}, {key: "j"}, {key: "k"}, {key: "j"}}, []int{2, 2}},
 		"nothing":  {nil, nil},
+
+		"gone twice":      {[]unit{deletes("/k"), deletes("/k"), checks("/k"), deletes("/j"), checks("/i")}, []int{3, 1, 1}},
+		"gone at the end": {[]unit{checks("/k"), deletes("/k")}, []int{2}},
+		"to one who goes": {[]unit{deletes("/k"), handsOver, checks("/j")}, []int{2, 1}},
 	} {
 		l := &lane{busy: true}
 		for i := range c.units {

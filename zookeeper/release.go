@@ -196,8 +196,7 @@ func (l *Locker) discard(path string) {
 }
 
 // retire has a node deleted in the background, and then its container: the server refuses that while
-// others are in line. Both go through the lane: a node that it says is gone may be so by a write that
-// shares its transaction, and is sent again without it.
+// others are in line.
 func (l *Locker) retire(key, name string) {
 	go func() {
 		for _, path := range []string{l.path(key, name), l.parent(key)} {
