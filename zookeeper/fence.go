@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/go-zookeeper/zk"
@@ -55,12 +56,15 @@ func NewFence(conn *zk.Conn, opts ...Option) *Fence {
 // mean that ops have not run: zk.ErrNoServer if nothing could be sent, or a server that is too
 // busy.
 //
+// ops are copied: once Multi has returned, the caller may change them, and their data.
+//
 // Inside Do, ctx ends with the lease. If you must know the outcome of a write, send it with
 // context.WithoutCancel and a timeout: the token protects the nodes, not ctx.
 func (f *Fence) Multi(ctx context.Context, resource string, token lock.Token, ops ...any) (replies []zk.MultiResponse, err error) {
 	if err := f.check(ctx, resource, token); err != nil {
 		return nil, err
 	}
+	ops = copied(ops)
 	_, err = storekit.Repeat(ctx, unrun, func(ctx context.Context, _ int) error {
 		for raced := true; raced; {
 			m, err := f.seen(ctx, resource)
@@ -77,6 +81,34 @@ func (f *Fence) Multi(ctx context.Context, resource string, token lock.Token, op
 		return nil
 	})
 	return replies, explain(f.l.parent(resource), f.l.root, err)
+}
+
+// copied is ops with data of their own: zk.Conn reads them when it sends them, which may be after the
+// call was given up. What is no op it refuses.
+func copied(ops []any) []any {
+	own := slices.Clone(ops)
+	for i, op := range ops {
+		if storekit.IsNil(op) {
+			continue
+		}
+		switch op := op.(type) {
+		case *zk.CreateRequest:
+			c := *op
+			c.Data, c.Acl = slices.Clone(op.Data), slices.Clone(op.Acl)
+			own[i] = &c
+		case *zk.SetDataRequest:
+			c := *op
+			c.Data = slices.Clone(op.Data)
+			own[i] = &c
+		case *zk.DeleteRequest:
+			c := *op
+			own[i] = &c
+		case *zk.CheckVersionRequest:
+			c := *op
+			own[i] = &c
+		}
+	}
+	return own
 }
 
 // unrun is classify for what must not be done twice.

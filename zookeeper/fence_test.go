@@ -2,13 +2,17 @@ package zookeeper_test
 
 import (
 	"context"
+	"net"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/internal/storetest"
+	"github.com/seed-215fdefa/lock/locktest/faultproxy"
 	"github.com/seed-215fdefa/lock/zookeeper"
 )
 
@@ -127,6 +131,49 @@ func TestFenceOps(t *testing.T) {
 	require.ErrorContains(t, err, "unknown operation")
 	_, err = f.Multi(ctx, "v", 7, &zk.CheckVersionRequest{Path: path, Version: 77})
 	require.ErrorIs(t, err, zk.ErrBadVersion, "the op's, not the mark's")
+}
+
+// TestFenceTakesItsData: a step is given up while there is no server, and sent when there is one again. It
+// writes what it was called with, not what its caller has put into the same bytes since.
+func TestFenceTakesItsData(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t).lasting()
+	var late atomic.Bool
+	dialed, goOn := make(chan struct{}), make(chan struct{})
+	proxy, watches := faultproxy.New(t, w.server.Addr()), new(gate)
+	// With three servers to try the client does not tell what waits to be sent that there is none.
+	conn, _, err := zk.Connect([]string{proxy.Addr(), proxy.Addr(), proxy.Addr()}, w.timeout, zk.WithLogger(silent{}), zk.WithLogInfo(false),
+		zk.WithDialer(func(network, addr string, timeout time.Duration) (net.Conn, error) {
+			if late.CompareAndSwap(true, false) {
+				dialed <- struct{}{}
+				<-goOn
+			}
+			return watches.dial(network, addr, timeout)
+		}))
+	require.NoError(t, err)
+	t.Cleanup(func() { drain(conn); conn.Close() })
+	storetest.Eventually(t, "a session", func() bool { return conn.State() == zk.StateHasSession })
+	path, f := w.root+"/v", w.fence(conn)
+	_, err = f.Multi(storetest.Bounded(t), "v", 1, &zk.CreateRequest{Path: path, Data: []byte("before"), Acl: zk.WorldACL(zk.PermAll)})
+	require.NoError(t, err)
+
+	late.Store(true)
+	proxy.Break()
+	<-dialed
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	data := []byte("as it was")
+	_, err = f.Multi(ctx, "v", 1, &zk.SetDataRequest{Path: path, Data: data, Version: -1})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	copy(data, "as it is!")
+	close(goOn)
+	storetest.Eventually(t, "the step", func() bool {
+		v, _, err := conn.Get(path)
+		return err == nil && string(v) != "before"
+	})
+	v, _, err := f.Get(storetest.Bounded(t), "v", 1, path)
+	require.NoError(t, err)
+	require.Equal(t, "as it was", string(v))
 }
 
 // TestFenceInvalid: nothing is sent.
