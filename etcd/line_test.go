@@ -535,6 +535,23 @@ func TestUndoOfTheHandedOver(t *testing.T) {
 	})
 }
 
+// TestHandoverOfWhatIsGone: a waiter hears of a handover when it has found that entry gone, and before it has
+// another. That is no grant: it lines up anew.
+func TestHandoverOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	gate := make(chan struct{})
+	defer close(gate)
+	enters := l.kv.once(fate{gate: gate}, puts)
+	w := storetest.Begin(t, l, storetest.Request("k"))
+	reached(t, enters)
+	l.HandOver("k", w.Owner, 1)
+	g := w.Granted(t)
+	require.NotZero(t, g.Token)
+	storetest.Holds(t, other, g)
+	storetest.Release(t, l, g)
+}
+
 // TestBehindALostGrant: when the reply to a line-up arrives, the watch has told already that the grant in
 // front is gone, and its Locker has yet to prune it. That brings no other wake-up, and none is missed.
 func TestBehindALostGrant(t *testing.T) {
