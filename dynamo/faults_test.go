@@ -272,6 +272,26 @@ func TestLostReplies(t *testing.T) {
 	})
 }
 
+// answerLate keeps the reply to the next write back until ttl, and what DynamoDB's time may be off, are
+// over, and then loses it. meanwhile, if not nil, runs first. late is when the sender heard of it; zero:
+// not yet.
+func (h *hooks) answerLate(ttl time.Duration, meanwhile func()) (late *time.Time) {
+	late = new(time.Time)
+	h.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
+		if !isWrite(operation) || !late.IsZero() {
+			return resp, nil
+		}
+		if meanwhile != nil {
+			meanwhile()
+		}
+		time.Sleep(ttl + 1500*time.Millisecond)
+		*late = time.Now()
+		_ = resp.Body.Close()
+		return nil, &netError{io.ErrUnexpectedEOF}
+	})
+	return late
+}
+
 // TestLateAnswer: a write takes effect, and its sender learns of that when the TTL has passed. An
 // acquisition grants anew, and a renewal renews again or tells the loss.
 func TestLateAnswer(t *testing.T) {
@@ -279,28 +299,15 @@ func TestLateAnswer(t *testing.T) {
 	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
 		p := sharedWorld(t).open(t)
 		const ttl = 2 * time.Second
-		var late time.Time
-		loseNext := func() {
-			late = time.Time{}
-			p.http.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
-				if !isWrite(operation) || !late.IsZero() {
-					return resp, nil
-				}
-				time.Sleep(ttl + 1500*time.Millisecond) // what DynamoDB's time may be off
-				late = time.Now()
-				_ = resp.Body.Close()
-				return nil, &netError{io.ErrUnexpectedEOF}
-			})
-		}
-		loseNext()
+		late := p.http.answerLate(ttl, nil)
 		g := storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("k"), ttl)))
-		require.True(t, g.Start.After(late), "it may be over")
+		require.True(t, g.Start.After(*late), "it may be over")
 
 		g = storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("renewed"), ttl)))
-		loseNext()
+		late = p.http.answerLate(ttl, nil)
 		g, err := p.Renew(storetest.Bounded(t), g)
 		if err == nil {
-			require.True(t, g.Start.After(late), "it may be over")
+			require.True(t, g.Start.After(*late), "it may be over")
 		} else {
 			require.Equal(t, lock.ReasonExpired, storetest.Lost(t, err))
 		}
@@ -317,19 +324,13 @@ func TestLateAnswerOfARenewedGrant(t *testing.T) {
 		const ttl = 2 * time.Second
 		var renewed lock.Grant
 		ctx := storetest.Bounded(t)
-		p.http.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
-			if !isWrite(operation) || renewed.Token != 0 {
-				return resp, nil
-			}
+		p.http.answerLate(ttl, func() {
 			rec, _ := other.Inspect(ctx, "k")
 			for _, h := range rec.Holders {
 				renewed, _ = other.Renew(ctx, lock.Grant{
 					Key: "k", Owner: h.Owner, Token: h.Token, TTL: time.Minute, Start: time.Now(), Shared: h.Shared,
 				})
 			}
-			time.Sleep(ttl + 1500*time.Millisecond)
-			_ = resp.Body.Close()
-			return nil, &netError{io.ErrUnexpectedEOF}
 		})
 		g := storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("k"), ttl)))
 		require.NotZero(t, renewed.Token)
