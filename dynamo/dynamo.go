@@ -35,9 +35,10 @@
 //     Give locks a table of their own.
 //   - DAX, which does not pass DynamoDB's time on.
 //
-// The first call of a Locker checks the table's key and TTL, if it has the right to, and returns
-// [ErrUnfit] if they are wrong. If the check itself fails, as when DynamoDB throttles it, calls go on
-// without it, and the Locker checks again a minute later.
+// The first Acquire of a Locker checks the table's key and TTL, if it has the right to, and returns
+// [ErrUnfit] if they are wrong. So does its first Inspect, List or Prune. While DynamoDB throttles the
+// check or does not answer it, calls go on without it, and the Locker checks again a minute later. Renew,
+// Release and ForceRelease never wait for the check, and never fail because of it.
 //
 // A paused holder may write after it has lost its lock. Guard its writes: with [Fence] if they
 // go to DynamoDB.
@@ -241,7 +242,7 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 	if err := storekit.CheckRenewal(g); err != nil {
 		return lock.Grant{}, err
 	}
-	if err := l.ready(ctx); err != nil {
+	if err := l.usable(ctx); err != nil {
 		return lock.Grant{}, err
 	}
 	r := &renewal{l: l, g: g, sent: make(map[int64]moment, 1)}
@@ -275,16 +276,28 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 	return err
 }
 
-// check is what every call but Acquire does first.
+// check is what the calls that end a grant do first.
 func (l *Locker) check(ctx context.Context, g lock.Grant) error {
 	if err := lock.CheckGrant(g); err != nil {
 		return err
 	}
-	return l.ready(ctx)
+	return l.usable(ctx)
 }
 
 // ready checks the Locker itself and its table.
 func (l *Locker) ready(ctx context.Context) error {
+	if err := l.usable(ctx); err != nil {
+		return err
+	}
+	if l.fitness.sure.Load() {
+		return nil
+	}
+	return l.checkFitness(ctx)
+}
+
+// usable checks the Locker itself. That is all for calls about a grant that is in the table already: to
+// refuse them would leave it there, whatever is wrong with the table.
+func (l *Locker) usable(ctx context.Context) error {
 	switch {
 	case l == nil || l.closing == nil:
 		return fmt.Errorf("%w: dynamo: a Locker is made by New", lock.ErrInvalid)
@@ -295,10 +308,7 @@ func (l *Locker) ready(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	if l.fitness.sure.Load() {
-		return nil
-	}
-	return l.checkFitness(ctx)
+	return nil
 }
 
 // Close ends this Locker's waits with ErrClosed. All later calls return ErrClosed. It does not

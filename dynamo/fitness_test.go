@@ -30,7 +30,7 @@ func (u *uncheckable) DescribeTimeToLive(ctx context.Context, in *dynamodb.Descr
 }
 
 // TestUnfitLater: a table is found to be unfit when it can be looked at, and fit when it has been
-// mended.
+// mended. Who holds a lock meanwhile renews it and lets it go.
 func TestUnfitLater(t *testing.T) {
 	t.Parallel()
 	u := &uncheckable{Client: localClient(t)}
@@ -47,6 +47,7 @@ func TestUnfitLater(t *testing.T) {
 	l := New(u, table)
 	defer func() { require.NoError(t, l.Close()) }()
 	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("k")))
+	g := storetest.Acquire(t, l, storetest.Request("held"))
 	u.calm.Store(true)
 	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("k")))
 	l.fitness.mu.Lock()
@@ -58,6 +59,7 @@ func TestUnfitLater(t *testing.T) {
 		return err != nil
 	})
 	require.ErrorIs(t, err, ErrUnfit)
+	storetest.Release(t, l, storetest.Renew(t, l, g))
 	expire(false)
 	storetest.Inspect(t, l, "k")
 }

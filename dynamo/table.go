@@ -144,7 +144,7 @@ type probe struct {
 	err  error // once it is over: of a table that cannot be used
 }
 
-// checkFitness returns why the table cannot be used. If that could not be found out, calls go on:
+// checkFitness returns why the table cannot be used. If that could not be found out for now, calls go on:
 // DynamoDB throttles DescribeTimeToLive by the account, whatever else it can do.
 func (l *Locker) checkFitness(ctx context.Context) error {
 	f := &l.fitness
