@@ -225,11 +225,11 @@ func (a *acquisition) pause(n int) time.Duration {
 	if l.maxPoll > l.minPoll {
 		pause += storekit.Backoff{Min: l.minPoll, Max: l.maxPoll - l.minPoll}.Pause(n)
 	}
+	if end := a.frees + time.Millisecond; len(a.last.Holders) > 0 && end < pause {
+		pause = min(pause, end+rand.N(l.minPoll))
+	}
 	if a.announced && a.behindReaders() {
 		pause = min(pause, storekit.Heartbeat(a.req.TTL)/4)
-	}
-	if end := a.frees + time.Millisecond; len(a.last.Holders) > 0 && end < pause {
-		pause = end + rand.N(l.minPoll)
 	}
 	return pause
 }

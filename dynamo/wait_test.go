@@ -74,8 +74,25 @@ func TestPauseOfAnIntent(t *testing.T) {
 		require.GreaterOrEqual(t, a.pause(9), time.Minute)
 		a.announced = true
 		require.Equal(t, most, a.pause(9))
+		a.frees = most - 2*time.Millisecond // the first reader's end comes before the next look
+		for range 20 {
+			require.LessOrEqual(t, a.pause(9), most)
+		}
+		a.frees = lock.MaxTTL
 		a.last.Holders[0].Shared = false
 		require.GreaterOrEqual(t, a.pause(9), time.Minute)
+	}
+}
+
+// TestPauseAtTheEndOfALease: a waiter looks after the end, and no later than it would look anyway.
+func TestPauseAtTheEndOfALease(t *testing.T) {
+	l := New(new(broken), "locks", WithPoll(time.Second, time.Second))
+	a := l.acquisition(lock.Request{TTL: time.Minute})
+	a.frees, a.last.Holders = 990*time.Millisecond, []lock.Holder{{}}
+	for range 20 {
+		pause := a.pause(0)
+		require.Greater(t, pause, a.frees)
+		require.LessOrEqual(t, pause, time.Second)
 	}
 }
 
