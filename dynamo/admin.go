@@ -132,7 +132,7 @@ func (l *Locker) Prune(ctx context.Context, prefix string, idle time.Duration) (
 	if err := l.ready(ctx); err != nil {
 		return 0, err
 	}
-	m, err := l.now(ctx)
+	m, err := l.surelyNow(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -200,7 +200,7 @@ func (l *Locker) scan(ctx context.Context, prefix, filter string, values map[str
 			p := page{items: make(map[string]*item)}
 			err := l.repeat(ctx, func(ctx context.Context, _ int) error { return l.scanPage(ctx, in, prefix, &p) })
 			if err == nil {
-				p.m, err = l.now(ctx)
+				p.m, err = l.surelyNow(ctx)
 			}
 			if !yield(p, err) || err != nil || in.ExclusiveStartKey == nil {
 				return

@@ -247,3 +247,12 @@ func (l *Locker) now(ctx context.Context) (moment, error) {
 		_, err = l.read(ctx, "time", false, maxAttempt) // any item does, and most errors
 	}
 }
+
+// surelyNow is now for calls that do not repeat it themselves.
+func (l *Locker) surelyNow(ctx context.Context) (m moment, err error) {
+	err = l.repeat(ctx, func(ctx context.Context, _ int) (err error) {
+		m, err = l.now(ctx)
+		return err
+	})
+	return m, err
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -300,6 +301,26 @@ func TestPrune(t *testing.T) {
 
 	_, err = p.Prune(storetest.Bounded(t), "", time.Minute)
 	require.ErrorIs(t, err, lock.ErrInvalid)
+}
+
+// TestPruneAsksForTheTimeAgain: its first request, for DynamoDB's time, is throttled.
+func TestPruneAsksForTheTimeAgain(t *testing.T) {
+	t.Parallel()
+	p := sharedWorld(t).start(t)
+	throttled := false
+	p.http.set(func(operation string) (*http.Response, error) {
+		switch {
+		case strings.HasPrefix(operation, "Describe"): // it would tell the time
+			return answer(400, "AccessDeniedException"), nil
+		case operation == "GetItem" && !throttled:
+			throttled = true
+			return answer(400, "ThrottlingException"), nil
+		}
+		return nil, nil
+	}, nil)
+	_, err := p.Prune(storetest.Bounded(t), "", time.Hour)
+	require.NoError(t, err)
+	require.True(t, throttled)
 }
 
 // TestForeignItem: what this package did not write is left alone, and told of.
