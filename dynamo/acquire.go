@@ -2,6 +2,7 @@ package dynamo
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"time"
 
@@ -123,6 +124,9 @@ func (a *acquisition) negotiate(ctx context.Context, it *item, limit time.Durati
 			if it, err = a.l.read(ctx, a.req.Key, true, limit); err != nil {
 				return lock.Grant{}, err
 			}
+		case storekit.Elapsed(m.local) >= a.req.TTL:
+			a.doubt = true // the next attempt reads whether it is over, or renewed by another process
+			return lock.Grant{}, fmt.Errorf("lock: dynamo: DynamoDB took longer to answer than the TTL of %v: %w", a.req.TTL, errUnanswered)
 		default:
 			return a.grant(token, m), nil
 		}

@@ -99,7 +99,8 @@
 //
 // The Locker retries for a second or two after throttling, conflicts with transactions, broken
 // connections and expired credentials; then it returns the error. A waiter retries for
-// [lock.Patience]. A missing right or table ends a call at once.
+// [lock.Patience]. A missing right or table ends a call at once. An answer that takes longer than the TTL
+// is as good as none.
 package dynamo
 
 import (

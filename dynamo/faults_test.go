@@ -1,6 +1,7 @@
 package dynamo_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -273,38 +274,53 @@ func TestLostReplies(t *testing.T) {
 }
 
 // answerLate keeps the reply to the next write back until ttl, and what DynamoDB's time may be off, are
-// over, and then loses it. meanwhile, if not nil, runs first. late is when the sender heard of it; zero:
-// not yet.
-func (h *hooks) answerLate(ttl time.Duration, meanwhile func()) (late *time.Time) {
+// over, and then passes it on, or loses it. meanwhile, if not nil, runs first. late is when the sender
+// heard of it; zero: not yet.
+func (h *hooks) answerLate(ttl time.Duration, lost bool, meanwhile func()) (late *time.Time) {
 	late = new(time.Time)
 	h.set(nil, func(operation string, resp *http.Response) (*http.Response, error) {
 		if !isWrite(operation) || !late.IsZero() {
 			return resp, nil
 		}
+		body, err := io.ReadAll(resp.Body) // now: it ends with the time that the request is given
+		_ = resp.Body.Close()
 		if meanwhile != nil {
 			meanwhile()
 		}
 		time.Sleep(ttl + 1500*time.Millisecond)
 		*late = time.Now()
-		_ = resp.Body.Close()
-		return nil, &netError{io.ErrUnexpectedEOF}
+		if lost || err != nil {
+			return nil, &netError{io.ErrUnexpectedEOF}
+		}
+		resp.Body = io.NopCloser(bytes.NewReader(body))
+		return resp, nil
 	})
 	return late
+}
+
+// lateOrLost runs f for replies that come late, and for those that are lost then, each as both does.
+func lateOrLost(t *testing.T, f func(t *testing.T, lost bool, mode func(lock.Request) lock.Request)) {
+	for name, lost := range map[string]bool{"late": false, "lost": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			both(t, func(t *testing.T, mode func(lock.Request) lock.Request) { f(t, lost, mode) })
+		})
+	}
 }
 
 // TestLateAnswer: a write takes effect, and its sender learns of that when the TTL has passed. An
 // acquisition grants anew, and a renewal renews again or tells the loss.
 func TestLateAnswer(t *testing.T) {
 	t.Parallel()
-	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+	lateOrLost(t, func(t *testing.T, lost bool, mode func(lock.Request) lock.Request) {
 		p := sharedWorld(t).open(t)
 		const ttl = 2 * time.Second
-		late := p.http.answerLate(ttl, nil)
+		late := p.http.answerLate(ttl, lost, nil)
 		g := storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("k"), ttl)))
 		require.True(t, g.Start.After(*late), "it may be over")
 
 		g = storetest.Acquire(t, p, mode(storetest.Lasting(storetest.Request("renewed"), ttl)))
-		late = p.http.answerLate(ttl, nil)
+		late = p.http.answerLate(ttl, lost, nil)
 		g, err := p.Renew(storetest.Bounded(t), g)
 		if err == nil {
 			require.True(t, g.Start.After(*late), "it may be over")
@@ -318,13 +334,13 @@ func TestLateAnswer(t *testing.T) {
 // replica. The one whose answer comes late does not take it back.
 func TestLateAnswerOfARenewedGrant(t *testing.T) {
 	t.Parallel()
-	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+	lateOrLost(t, func(t *testing.T, lost bool, mode func(lock.Request) lock.Request) {
 		w := sharedWorld(t)
 		p, other := w.open(t), w.open(t)
 		const ttl = 2 * time.Second
 		var renewed lock.Grant
 		ctx := storetest.Bounded(t)
-		p.http.answerLate(ttl, func() {
+		p.http.answerLate(ttl, lost, func() {
 			rec, _ := other.Inspect(ctx, "k")
 			for _, h := range rec.Holders {
 				renewed, _ = other.Renew(ctx, lock.Grant{

@@ -39,6 +39,8 @@ func (r *renewal) try(ctx context.Context, n int) error {
 		case old == nil && m.off(at.came, at.date):
 			// Its end comes too early: renew again, by the time that the reply has told.
 			it, r.sent[expiry] = nil, m.tooLow()
+		case old == nil && storekit.Elapsed(m.local) >= r.g.TTL:
+			it = nil // it may be over: renew again, or learn that it is lost
 		case old == nil:
 			r.g.Start = m.local
 			return nil

@@ -102,7 +102,7 @@ func TestUndoBesideADeadHolder(t *testing.T) {
 	}
 	req := storetest.Request("k")
 	deliver := canceled(t, p, req)
-	storetest.Acquire(t, dead, storetest.Lasting(storetest.Request("k"), 100*time.Millisecond))
+	storetest.Acquire(t, dead, storetest.Lasting(storetest.Request("k"), 500*time.Millisecond))
 	storetest.Release(t, p, lock.Grant{Key: "k", Owner: req.Owner})
 	storetest.Release(t, next, storetest.Await(t, next, storetest.Request("k")))
 	refusedLate(t, deliver())
