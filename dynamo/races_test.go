@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -230,6 +231,61 @@ func TestForceInDoubt(t *testing.T) {
 		storetest.Holds(t, p, next)
 		_, err := p.Renew(storetest.Bounded(t), g)
 		require.Equal(t, lock.ReasonTaken, storetest.Lost(t, err))
+	})
+}
+
+// TestLateGrantInLine: a newcomer's write comes late, when the holder has left and the newcomer stands
+// behind another waiter. It has the lock then, and learns of it: neither waits until that has run out.
+func TestLateGrantInLine(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, mode func(lock.Request) lock.Request) {
+		w := sharedWorld(t)
+		p, holder := w.open(t), w.start(t)
+		holder.http.shift(always(-2 * time.Second)) // so its token is below the late one
+		g := storetest.Acquire(t, holder, storetest.Request("k"))
+		first := storetest.Waits(t, p, storetest.Request("k"))
+
+		// In trouble the first knows nothing, so a newcomer asks for itself. The trouble ends with the
+		// newcomer's first write.
+		var trouble atomic.Bool
+		trouble.Store(true)
+		refused := make(chan struct{}, 1)
+		p.http.set(func(operation string) (*http.Response, error) {
+			if operation != "GetItem" || !trouble.Load() {
+				return nil, nil
+			}
+			select {
+			case refused <- struct{}{}:
+			default:
+			}
+			return answer(400, "ThrottlingException"), nil
+		}, nil)
+		deliver := p.http.late(t)
+		p.http.mu.Lock()
+		keep := p.http.intercept
+		p.http.intercept = func(operation string, r *http.Request) error {
+			err := keep(operation, r)
+			if err != nil {
+				trouble.Store(false)
+			}
+			return err
+		}
+		p.http.mu.Unlock()
+		for range 2 { // by the second the line knows of the first
+			storetest.Receive(t, refused)
+		}
+		newcomer := storetest.Waits(t, p, mode(storetest.Request("k")))
+
+		gate := make(chan struct{}) // so that the first does not come between
+		p.http.set(func(string) (*http.Response, error) {
+			<-gate
+			return nil, nil
+		}, nil)
+		storetest.Release(t, holder, g)
+		require.Equal(t, http.StatusOK, deliver().StatusCode)
+		close(gate)
+		storetest.Release(t, p, newcomer.Granted(t))
+		storetest.Release(t, p, first.Granted(t))
 	})
 }
 

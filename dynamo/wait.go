@@ -31,8 +31,9 @@ type line struct {
 
 // place is one waiter's.
 type place struct {
-	box  *storekit.Mailbox // wakes it when it becomes the first, and for a hint
-	hint bool              // a grant was released here since it looked
+	box   *storekit.Mailbox // wakes it when it becomes the first, and for a hint
+	hint  bool              // a grant was released here since it looked, or is its own
+	doubt string            // its owner, if the outcome of a write of it is unknown
 }
 
 // enter returns a place at the end of key's line.
@@ -128,6 +129,26 @@ func (ls *lines) first(key string, p *place) (first, hint bool) {
 	return ls.of[key].places[0] == p, hint
 }
 
+// inDoubt notes that a write of owner, who has place p, is of unknown outcome and may come late.
+func (ls *lines) inDoubt(p *place, owner string) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	p.doubt = owner
+}
+
+// wakeHolders has those behind the first look whom it has seen among the holders: a write that they had
+// given up came late. Otherwise they sleep until they are the first, and their grant blocks the line.
+func (ls *lines) wakeHolders(key string, holders []lock.Holder) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, p := range ls.of[key].places[1:] {
+		if p.doubt != "" && slices.ContainsFunc(holders, func(h lock.Holder) bool { return h.Owner == p.doubt }) {
+			p.hint = true
+			p.box.Wake()
+		}
+	}
+}
+
 // wait stands in this Locker's line, and then polls until the lock is granted, or ctx or
 // the Locker ends. Each look that finds the lock free verifies by a write of its own, for which
 // Start is taken, so a hint is only that.
@@ -157,7 +178,7 @@ func (a *acquisition) wait(ctx context.Context, begun time.Time) (g lock.Grant, 
 func (a *acquisition) claim(ctx context.Context, _ bool) (lock.Grant, *storekit.Refusal, error) {
 	first, hint := a.l.lines.first(a.req.Key, a.place)
 	for {
-		if no, err := a.told(first); no != nil || err != nil {
+		if no, err := a.told(first || hint); no != nil || err != nil {
 			return lock.Grant{}, no, err
 		}
 		left := a.rest(ctx, first)
@@ -175,6 +196,9 @@ func (a *acquisition) claim(ctx context.Context, _ bool) (lock.Grant, *storekit.
 	}
 	a.begun = true
 	if !first {
+		if a.doubt {
+			a.l.lines.inDoubt(a.place, a.req.Owner)
+		}
 		a.l.lines.saw(a.req.Key, a.last)
 		return lock.Grant{}, &storekit.Refusal{Record: a.last}, nil
 	}
@@ -187,12 +211,12 @@ func (a *acquisition) claim(ctx context.Context, _ bool) (lock.Grant, *storekit.
 	return lock.Grant{}, &storekit.Refusal{Record: a.last, Recheck: pause}, nil
 }
 
-// told is what this waiter need not ask the table, if it is not the first: what that has seen, or
-// why it cannot. It is nothing for a newcomer while the table does not answer.
-func (a *acquisition) told(first bool) (no *storekit.Refusal, err error) {
+// told is what this waiter need not ask the table, unless it is the one to look: what the first has seen,
+// or why it cannot. It is nothing for a newcomer while the table does not answer.
+func (a *acquisition) told(looks bool) (no *storekit.Refusal, err error) {
 	rec, err := a.l.lines.known(a.req.Key)
 	switch {
-	case first:
+	case looks:
 		return nil, nil
 	case err == nil && rec.Key != "":
 		a.begun = true
@@ -207,6 +231,7 @@ func (a *acquisition) told(first bool) (no *storekit.Refusal, err error) {
 // handed on past it, the pauses are the shorter the longer it has waited.
 func (a *acquisition) missed(ctx context.Context) {
 	passed, waited := a.l.lines.saw(a.req.Key, a.last)
+	a.l.lines.wakeHolders(a.req.Key, a.last.Holders)
 	a.announce(ctx)
 	if !passed {
 		return

@@ -39,6 +39,25 @@ func TestLine(t *testing.T) {
 	require.Empty(t, ls.of)
 }
 
+// TestLateGrantIsTold: of those behind the first, one whom the table shows to hold the lock is woken to look,
+// if a write of its may have come late.
+func TestLateGrantIsTold(t *testing.T) {
+	var ls lines
+	first, sure, unsure := ls.enter("k"), ls.enter("k"), ls.enter("k")
+	hinted := func(p *place) bool {
+		_, hint := ls.first("k", p)
+		return hint
+	}
+	ls.inDoubt(unsure, "unsure")
+	ls.wakeHolders("k", []lock.Holder{{Owner: "first"}, {Owner: "sure"}, {Owner: "another"}})
+	require.False(t, hinted(unsure))
+	ls.wakeHolders("k", []lock.Holder{{Owner: "another"}, {Owner: "unsure"}})
+	require.True(t, hinted(unsure))
+	require.False(t, hinted(unsure), "one look is enough")
+	require.False(t, hinted(first))
+	require.False(t, hinted(sure))
+}
+
 // TestPassedOver: a line knows that the lock was handed on past it, but not if it had the
 // lock itself meanwhile; and how long it has waited since.
 func TestPassedOver(t *testing.T) {
