@@ -156,11 +156,14 @@ func WithPrefix(prefix string) Option {
 
 // WithPoll sets the pauses between polls, which grow from shortest to longest, with jitter. The
 // waiters of one Locker for a key poll as one. A writer that keeps new readers out pauses for at most a
-// quarter of min(TTL, 5 s). Default 100 ms to 1 s.
+// quarter of min(TTL, 5 s). Neither may be above [lock.MaxTTL]. Default 100 ms to 1 s.
 func WithPoll(shortest, longest time.Duration) Option {
 	return func(l *Locker) error {
-		if shortest <= 0 || shortest > longest {
+		switch {
+		case shortest <= 0 || shortest > longest:
 			return fmt.Errorf("%w: dynamo: poll from %v to %v: shortest must be positive and no more than longest", lock.ErrInvalid, shortest, longest)
+		case longest > lock.MaxTTL:
+			return fmt.Errorf("%w: dynamo: poll from %v to %v: longest must be at most %v", lock.ErrInvalid, shortest, longest, lock.MaxTTL)
 		}
 		l.minPoll, l.maxPoll = shortest, longest
 		return nil

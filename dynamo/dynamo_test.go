@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"strings"
 	"testing"
@@ -362,6 +363,7 @@ func TestBadSetUp(t *testing.T) {
 		"prefix":     {dynamo.New(nowhere, "locks", dynamo.WithPrefix("\xff")), `\xff`},
 		"poll":       {dynamo.New(nowhere, "locks", dynamo.WithPoll(2, 1)), "from 2ns to 1ns"},
 		"poll 0":     {dynamo.New(nowhere, "locks", dynamo.WithPoll(0, 1)), "must be positive"},
+		"poll never": {dynamo.New(nowhere, "locks", dynamo.WithPoll(math.MaxInt64, math.MaxInt64)), "longest must be at most"},
 		"zero":       {&dynamo.Locker{}, "made by New"},
 		"nil Locker": {nil, "made by New"},
 	} {
