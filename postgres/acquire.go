@@ -44,7 +44,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 		return lock.Grant{}, err
 	}
 	l.registry.Keep(g)
-	if a.doubtful {
+	if a.doubtful || storekit.Elapsed(g.Start) >= g.TTL { // then its owner may be in line again
 		l.doubts.Add(req.Owner)
 	}
 	if !a.refused && !req.Shared {

@@ -273,8 +273,17 @@ func classify(err error) storekit.Class {
 		return storekit.Unknown
 	case busyStates[s], strings.HasPrefix(s, "53"):
 		return storekit.Busy
+	case fatal(err):
+		return storekit.Unknown
 	}
 	return storekit.Final
+}
+
+// fatal reports that the connection was ended, for a reason that may be the pooler's own, or its server's
+// with the pooler, such as 28P01 while a password changes.
+func fatal(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && (e.Severity == "FATAL" || e.Severity == "PANIC")
 }
 
 // schemaStates are those of names that are not there, or are of something else.

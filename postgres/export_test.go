@@ -1,5 +1,20 @@
 package postgres
 
+import (
+	"time"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
+)
+
+// MayPass reports whether a wait goes on after err.
+func MayPass(err error) bool { return classify(err).Passing() }
+
+// HandOver tells who waits as owner of a hand-over with that token.
+func (l *Locker) HandOver(owner string, token lock.Token, start time.Time) {
+	l.registry.Deliver(owner, storekit.Handover{Token: token, Start: start})
+}
+
 // FunctionName is the name of a function, for tests that call it in a transaction of theirs.
 func FunctionName(schema, table, function string) string {
 	n := names{schema, table}

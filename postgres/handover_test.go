@@ -92,6 +92,20 @@ func TestHandOverToWhoGivesUp(t *testing.T) {
 	}
 }
 
+// TestLateHandOver: the reply of a release in the same process comes after the TTL of what it has handed
+// over, when the waiter has lined up anew. The release of that grant takes the place back, too.
+func TestLateHandOver(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	waiting := storetest.Waits(t, l, storetest.Request("k"))
+	l.HandOver(waiting.Owner, g.Token-1, time.Now().Add(-time.Hour))
+	late := waiting.Granted(t)
+	require.ErrorIs(t, l.Release(storetest.Bounded(t), late), lock.ErrLost)
+	require.Empty(t, storetest.Inspect(t, other, "k").Waiters)
+}
+
 // TestHandOverToTheDead: a waiter has given up, no undo has come, and its heartbeat is over, before
 // anybody has swept its place away. Nobody has the lock by that place.
 func TestHandOverToTheDead(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed-215fdefa/lock"
@@ -398,6 +399,15 @@ func TestDoubtAfterError(t *testing.T) {
 		req.Owner = h.Owner
 		_, err := other.Acquire(storetest.Bounded(t), req)
 		require.ErrorIs(t, err, lock.ErrReleased)
+	}
+}
+
+// TestPoolerEndsTheConnection: a pooler passes on that its server does not let it in, or has an error of its
+// own, and closes. That says nothing of the lock.
+func TestPoolerEndsTheConnection(t *testing.T) {
+	for _, code := range []string{"28P01", "58000", "XX000"} {
+		require.True(t, postgres.MayPass(&pgconn.PgError{Severity: "FATAL", Code: code}), code)
+		require.False(t, postgres.MayPass(&pgconn.PgError{Severity: "ERROR", Code: code}), code)
 	}
 }
 

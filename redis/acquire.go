@@ -166,7 +166,7 @@ func (a *acquisition) send(ctx context.Context) (lock.Grant, *storekit.Refusal, 
 }
 
 func (a *acquisition) grant(token lock.Token, start time.Time) lock.Grant {
-	if a.unsure {
+	if a.unsure || storekit.Elapsed(start) >= a.req.TTL { // then its owner may be in line again
 		a.l.doubts.Add(a.req.Owner)
 	}
 	return lock.Grant{

@@ -2,8 +2,12 @@ package redis
 
 import (
 	"context"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/seed-215fdefa/lock"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 )
 
 // Preload makes a server know all scripts, so that a test which breaks the first request
@@ -22,6 +26,11 @@ func Preload(ctx context.Context, rdb goredis.UniversalClient) error {
 
 // Doubt makes l take owner for one whose first request may still be on its way.
 func (l *Locker) Doubt(owner string) { l.doubts.Add(owner) }
+
+// HandOver tells who waits as owner of a hand-over with that token.
+func (l *Locker) HandOver(owner string, token lock.Token, start time.Time) {
+	l.registry.Deliver(owner, storekit.Handover{Token: token, Start: start})
+}
 
 // Hasten has l know its server to answer fast, until it does not.
 func (l *Locker) Hasten() { l.servers.single.Hasten() }

@@ -131,6 +131,46 @@ func TestHandOverWithinProcess(t *testing.T) {
 	release(t, l, h)
 }
 
+// TestLateHandOver: the reply of a release in the same process comes after the TTL of what it has handed
+// over, when the waiter has lined up anew. The release of that grant takes the place back, too.
+func TestLateHandOver(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	l, other := w.open(t), w.open(t)
+	g := acquire(t, other, request("k"))
+	next := waits(t, l, request("k"))
+	l.HandOver(next.req.Owner, g.Token-1, time.Now().Add(-time.Hour))
+	require.ErrorIs(t, l.Release(bounded(t), next.granted()), lock.ErrLost)
+	require.Empty(t, inspect(t, other, "k").Waiters)
+}
+
+// TestCrowdOfReadersGivesUp: readers that give up wake no readers.
+func TestCrowdOfReadersGivesUp(t *testing.T) {
+	t.Parallel()
+	const n = 200
+	w := ownWorld(t)
+	a, b := w.open(t), w.open(t)
+	request := func() lock.Request {
+		req := request("k")
+		req.TTL = time.Hour
+		return req
+	}
+	acquire(t, a, storetest.Shared(request()))
+	line := []*waiter{waits(t, b, request())}
+	for range n {
+		line = append(line, waits(t, b, storetest.Shared(request())))
+	}
+	for _, x := range line { // before the first undo: nobody claims any more
+		x.cancel()
+		x.end()
+	}
+	before := calls(t, w.rdb, "publish")
+	for _, x := range line {
+		release(t, b, lock.Grant{Key: "k", Owner: x.req.Owner})
+	}
+	require.Less(t, calls(t, w.rdb, "publish")-before, 3*n)
+}
+
 // TestHandOverReplyLost: the grant has been made, and nobody was told. The waiter finds it
 // when it looks again: one grant, one token.
 func TestHandOverReplyLost(t *testing.T) {

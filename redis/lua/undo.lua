@@ -13,13 +13,14 @@
 local owner = ARGV[1]
 redis.call('ZREMRANGEBYSCORE', UNDONE, '-inf', now)
 
-local record = redis.call('GET', RECORD)
-if record == '+' then
+local before = redis.call('GET', RECORD)
+if before == '+' then
   prune()
   unread(owner)
-elseif record and string.match(record, '^%d+:([^:]+):') == owner then
+elseif before and string.match(before, '^%d+:([^:]+):') == owner then
   redis.call('DEL', RECORD)
 end
+local writer = redis.call('ZSCORE', WRITERS, owner)
 leave(owner)
 
 -- pcall: a server out of memory refuses the tombstone, and has let go of the rest.
@@ -29,7 +30,12 @@ if type(redis.pcall('ZADD', UNDONE, string.format('%.0f', now + ARGV[2]), owner)
   if ok then mark(digits, ARGV[4]) end
 end
 
--- Whoever stood behind may be next now: a reader beside readers, anybody when it is free.
-record = redis.call('GET', RECORD)
-if not record or record == '+' then wake(ARGV[3]) end
+-- Whoever stood behind may be next now: anybody if a grant has ended, readers behind a writer's place,
+-- a writer behind a reader's. A reader's place has kept no readers: of a thousand that give up together
+-- each would wake all others.
+local record = redis.call('GET', RECORD)
+if not record or record == '+' then
+  local _, entry = first(LINE)
+  if entry and (writer or before and not record or exclusive(entry)) then wake(ARGV[3]) end
+end
 return 1
