@@ -22,8 +22,8 @@ import (
 const fenceSQL = `INSERT INTO {marks} AS m (key, token) VALUES ($1::bytea, $2::bigint)
 ON CONFLICT (key) DO UPDATE SET token = greatest(m.token, excluded.token)
 RETURNING m.token::text, (SELECT set_config('idle_in_transaction_session_timeout',
-		ceil(1000 * date_part('epoch', least('20 days', nullif(current_setting('idle_in_transaction_session_timeout')::interval, '0'),
-			lease.remaining))) || 'ms', true)
+		ceil(1000::float8 * date_part('epoch', least('20 days', nullif(current_setting('idle_in_transaction_session_timeout')::interval, '0'),
+			lease.remaining)))::text || 'ms', true)
 	FROM {remaining}($1::bytea, $2::bigint) AS lease (remaining) WHERE lease.remaining IS NOT NULL)`
 
 // Fence guards the transaction tx with a lease's token. If a newer token has been seen for key,

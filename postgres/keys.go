@@ -120,7 +120,7 @@ func (n names) statements() statements {
 // was not, the clock is from before the wait; but not from before the request was sent, where
 // the holder's TTL begins.
 const takeSQL = `UPDATE {locks} SET
-	token = greatest(token + 1, (date_part('epoch', clock_timestamp()) * 1000000)::bigint),
+	token = greatest(token + 1, (date_part('epoch', clock_timestamp()) * 1000000::float8)::bigint),
 	owner = $2::text, expires = clock_timestamp() + $3::interval, process = $4::text, metadata = $5::text
 WHERE key = $1::bytea AND NOT crowd AND (owner IS NULL OR expires <= clock_timestamp())
 RETURNING token::text, ` + flushedSQL

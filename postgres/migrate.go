@@ -49,6 +49,10 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, opts ...Option) error {
 
 func (n names) migrate(ctx context.Context) func(pgx.Tx) error {
 	return func(tx pgx.Tx) error {
+		// Else who may make operators in a schema on the path could have them run as whoever migrates.
+		if _, err := tx.Exec(ctx, "SET LOCAL search_path = pg_catalog, pg_temp"); err != nil {
+			return err
+		}
 		if missing, err := n.missing(ctx, tx); err != nil || len(missing) == 0 {
 			return err
 		}

@@ -70,7 +70,7 @@ CREATE TABLE IF NOT EXISTS {waiters} (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 ALTER TABLE {waiters}
 	ALTER COLUMN ticket DROP IDENTITY IF EXISTS,
-	ALTER COLUMN ticket SET DEFAULT (date_part('epoch', clock_timestamp()) * 1000000)::bigint;
+	ALTER COLUMN ticket SET DEFAULT (date_part('epoch', clock_timestamp()) * 1000000::float8)::bigint;
 
 -- Tombstones: of owners whose acquisition was undone, so that a late request of theirs is
 -- refused, and of those whose grant was ended by force, so that they are told why.
@@ -101,13 +101,13 @@ LANGUAGE sql VOLATILE AS {body}
 
 CREATE OR REPLACE FUNCTION {micros}(span_ interval) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS {body}
-	SELECT (date_part('epoch', span_) * 1000000)::bigint
+	SELECT (date_part('epoch', span_) * 1000000::float8)::bigint
 {body};
 
 -- A new token: the time in µs, but always greater than the last.
 CREATE OR REPLACE FUNCTION {mint}(last_ bigint) RETURNS bigint
 LANGUAGE sql VOLATILE AS {body}
-	SELECT greatest(last_ + 1, (date_part('epoch', clock_timestamp()) * 1000000)::bigint)
+	SELECT greatest(last_ + 1, (date_part('epoch', clock_timestamp()) * 1000000::float8)::bigint)
 {body};
 
 -- Whether anything of the key is beside its row.
@@ -175,11 +175,11 @@ END
 -- a long line takes its time to count. STABLE: it sees what its caller sees.
 CREATE OR REPLACE FUNCTION {record}(lock_ {locks}, now_ timestamptz, line_ boolean, before_ bigint, waiting_ bigint) RETURNS json
 LANGUAGE sql STABLE AS {body}
-	SELECT json_build_object('key', encode(lock_.key, 'hex'), 'token', lock_.token,
+	SELECT pg_catalog.json_build_object('key', encode(lock_.key, 'hex'), 'token', lock_.token,
 		'held', CASE WHEN lock_.expires > now_ AND lock_.owner IS NOT NULL THEN 1 WHEN lock_.crowd THEN
 			(SELECT count(*) FROM {readers} WHERE key = lock_.key AND expires > now_) ELSE 0 END,
-		'holders', (SELECT json_agg(json_build_object('o', h.owner, 't', h.token, 's', h.shared, 'm', h.metadata,
-				'l', {micros}(h.expires - now_), 'h', (date_part('epoch', now_) * 1000000)::bigint - h.token)) FROM (
+		'holders', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('o', h.owner, 't', h.token, 's', h.shared, 'm', h.metadata,
+				'l', {micros}(h.expires - now_), 'h', (date_part('epoch', now_) * 1000000::float8)::bigint - h.token)) FROM (
 			SELECT lock_.owner, lock_.token, lock_.expires, lock_.metadata, false AS shared
 			WHERE lock_.owner IS NOT NULL AND lock_.expires > now_
 			UNION ALL
@@ -188,7 +188,7 @@ LANGUAGE sql STABLE AS {body}
 		'waiting', CASE WHEN lock_.crowd THEN coalesce(waiting_,
 			(SELECT count(*) FROM {waiters} WHERE key = lock_.key AND deadline > now_)) ELSE 0 END,
 		'waiters', CASE WHEN line_ AND lock_.crowd THEN
-			(SELECT json_agg(json_build_object('o', w.owner, 's', w.shared, 'm', w.metadata, 'w', {micros}(now_ - w.arrived)) ORDER BY ticket)
+			(SELECT pg_catalog.json_agg(pg_catalog.json_build_object('o', w.owner, 's', w.shared, 'm', w.metadata, 'w', {micros}(now_ - w.arrived)) ORDER BY ticket)
 			FROM (SELECT * FROM {waiters} WHERE key = lock_.key AND deadline > now_ AND (before_ IS NULL OR ticket < before_)
 				ORDER BY ticket LIMIT {most}) w) END)
 {body};
@@ -237,7 +237,7 @@ BEGIN
 		UPDATE {locks} SET token = {mint}(token), owner = w.owner, expires = now_ + w.ttl,
 			process = CASE WHEN w.listens THEN w.process END, metadata = w.metadata, line = line - 1
 		WHERE key = w.key RETURNING token INTO minted;
-		RETURN json_build_object('owner', w.owner, 'token', minted);
+		RETURN pg_catalog.json_build_object('owner', w.owner, 'token', minted);
 	END IF;
 
 	UPDATE {locks} SET owner = NULL WHERE key = lock_.key;
@@ -246,12 +246,12 @@ BEGIN
 			(SELECT coalesce(min(ticket), 9223372036854775807) FROM {waiters} WHERE key = w.key AND NOT shared AND deadline > now_))
 	LOOP
 		IF other.process = near_ THEN
-			names := names || other.owner;
+			names := pg_catalog.array_append(names, other.owner);
 		ELSIF other.listens AND tell_ THEN
 			PERFORM {notify}(other.process, 'wake ' || other.owner);
 		END IF;
 	END LOOP;
-	RETURN json_build_object('wake', names);
+	RETURN pg_catalog.json_build_object('wake', names);
 END
 {body};
 
@@ -280,7 +280,7 @@ BEGIN
 		-- What is seen to be held is refused without a lock or a write.
 		SELECT * INTO l FROM {locks} WHERE key = key_ AND owner <> owner_ AND expires > t;
 		IF FOUND THEN
-			RETURN json_build_object('recheck', {micros}(l.expires - t), 'ahead', 0, 'record', {record}(l, t, line_, NULL, l.line));
+			RETURN pg_catalog.json_build_object('recheck', {micros}(l.expires - t), 'ahead', 0, 'record', {record}(l, t, line_, NULL, l.line));
 		END IF;
 	END IF;
 
@@ -307,7 +307,7 @@ BEGIN
 
 	-- In the way of a reader: the writer, and writers in front of it. Of a writer: anybody.
 	-- How many more there are in a long line makes no difference.
-	arrival := (date_part('epoch', t) * 1000000)::bigint;
+	arrival := (date_part('epoch', t) * 1000000::float8)::bigint;
 	IF l.crowd THEN
 		SELECT ticket INTO mine FROM {waiters} WHERE key = key_ AND owner = owner_ AND deadline > t;
 		place := mine;
@@ -347,7 +347,7 @@ BEGIN
 		RETURN minted;
 	END IF;
 
-	reply := json_build_object('recheck', {micros}(until - t), 'ahead', ahead,
+	reply := pg_catalog.json_build_object('recheck', {micros}(until - t), 'ahead', ahead,
 		'record', {record}(l, t, line_, place, l.line - (mine IS NOT NULL)::int));
 	IF mine IS NOT NULL AND beat_ IS NOT NULL THEN
 		-- Another process may go on with the wait.
@@ -507,7 +507,7 @@ BEGIN
 	FOR k IN SELECT key FROM {locks} WHERE key > after_ ORDER BY key LIMIT some_ LOOP
 		last := k;
 		SELECT * INTO l FROM {locks} WHERE key = k AND (owner IS NULL OR expires <= clock_timestamp())
-			AND token <= (date_part('epoch', clock_timestamp() - idle_) * 1000000)::bigint FOR UPDATE SKIP LOCKED;
+			AND token <= (date_part('epoch', clock_timestamp() - idle_) * 1000000::float8)::bigint FOR UPDATE SKIP LOCKED;
 		IF FOUND AND l.crowd THEN
 			l := {sweep}(k);
 		END IF;
@@ -516,7 +516,7 @@ BEGIN
 			n := n + 1;
 		END IF;
 	END LOOP;
-	RETURN json_build_object('deleted', n, 'last', encode(last, 'hex'));
+	RETURN pg_catalog.json_build_object('deleted', n, 'last', encode(last, 'hex'));
 END
 {body};
 
