@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -39,7 +40,8 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 type acquisition struct {
 	l    *Locker
 	req  lock.Request
-	ttl  int64 // ms
+	id   string // tells its votes from those of another acquisition of the same owner
+	ttl  int64  // ms
 	meta string
 
 	mu     sync.Mutex      // guards the rest
@@ -56,7 +58,10 @@ type acquisition struct {
 }
 
 func (l *Locker) acquisition(req lock.Request) *acquisition {
-	return &acquisition{l: l, req: req, ttl: rediskit.Milliseconds(req.TTL), meta: storekit.EncodeMetadata(req.Metadata), wake: make(chan struct{}, 1)}
+	return &acquisition{
+		l: l, req: req, id: strconv.FormatUint(rand.Uint64()|1<<63, 36), // longer than the marks 0 and 1 of lua/find.lua
+		ttl: rediskit.Milliseconds(req.TTL), meta: storekit.EncodeMetadata(req.Metadata), wake: make(chan struct{}, 1),
+	}
 }
 
 // How often a try is repeated when nobody can have got a quorum, and after which pauses.
@@ -120,6 +125,9 @@ func readVote(a answer) vote {
 	case string:
 		return no // undone
 	case []any:
+		if len(r) == 2 && r[0] == "has" {
+			return has
+		}
 		if len(r) == 2 {
 			return blank
 		}
@@ -145,6 +153,16 @@ func readMicros(reply any) (micros int64, least lock.Token) {
 	return 0, 0
 }
 
+// readHas reads which token the owner has by another acquisition; 0 if it is not to be adopted.
+func readHas(reply any) lock.Token {
+	r, _ := reply.([]any)
+	if len(r) != 2 {
+		return 0
+	}
+	n, _ := r[1].(int64)
+	return lock.Token(n)
+}
+
 // readAbstention is for replies that say nothing else.
 func readAbstention(reply any) vote {
 	switch _, s, ok := abstains(reply); {
@@ -159,10 +177,15 @@ func readAbstention(reply any) vote {
 // count makes a grant of a quorum's votes.
 func (a *acquisition) count(ctx context.Context, b *ballot, start time.Time, token lock.Token) (lock.Grant, error) {
 	full := b.count(yes)
-	if full+b.count(blank) < b.quorum {
+	switch had := b.had(); {
+	case full+b.count(blank) < b.quorum && had == 0:
 		return lock.Grant{}, a.refusal(b)
-	}
-	if full < b.quorum {
+	case full+b.count(blank) < b.quorum: // one owner, one grant
+		token = had
+		if err := a.adopt(ctx, token); err != nil {
+			return lock.Grant{}, err
+		}
+	case full < b.quorum:
 		if token = a.l.agreed(b, token); token > lock.MaxToken {
 			return lock.Grant{}, fmt.Errorf("lock: redlock: the token %d is above the highest, %d", token, lock.MaxToken)
 		}
@@ -200,7 +223,24 @@ func (a *acquisition) confirm(ctx context.Context, token lock.Token) error {
 		defer a.mu.Unlock()
 		return a.l.question(a.l.scripts.confirm, a.req.Key, a.req.Owner, token.String(), a.cast[i])
 	})
-	if err := a.l.await(ctx, b); err != nil {
+	return a.l.agree(ctx, b)
+}
+
+// adopt takes part in the grant that the owner has by another acquisition: a quorum has told its token.
+// That one does not give it back any more, whatever has become of it, and what this one has got
+// elsewhere is of no use.
+func (a *acquisition) adopt(ctx context.Context, token lock.Token) error {
+	q := a.l.question(a.l.scripts.adopt, a.req.Key, a.req.Owner, token.String(), a.ttl, flag(a.req.Shared))
+	if err := a.l.agree(ctx, a.l.poll(q, agreeing, readFlag)); err != nil {
+		return err
+	}
+	a.yield(false)
+	return nil
+}
+
+// agree returns nil if a quorum says yes.
+func (l *Locker) agree(ctx context.Context, b *ballot) error {
+	if err := l.await(ctx, b); err != nil {
 		return err
 	}
 	if b.count(yes) < b.quorum {
@@ -252,6 +292,8 @@ func (a *acquisition) refusal(b *ballot) error {
 	switch {
 	case undone > 0:
 		return storekit.ErrUndone
+	case len(o.holders) == 0 && b.count(has) > 0 && len(b.nodes)-mute >= b.quorum:
+		return errSplit // with another acquisition of the same owner
 	case len(o.holders) == 0, len(b.nodes)-mute < b.quorum:
 		return noQuorum(b)
 	case o.holders[0].nodes >= b.quorum, o.holders[0].nodes+silent >= b.quorum && b.count(yes)+b.count(blank) == 0:

@@ -16,6 +16,7 @@ const (
 	pending vote = iota
 	yes
 	blank // yes, without the proposed token
+	has   // no, since the owner has this node's vote by another acquisition
 	no
 	fresh   // no, since the node is new or has lost its data
 	unknown // an error: it may have been executed or not
@@ -88,6 +89,24 @@ func (b *ballot) count(v vote) (n int) {
 	return n
 }
 
+// had is the token that the owner has on a quorum by another acquisition, or 0.
+func (b *ballot) had() lock.Token {
+	if b.count(has) < b.quorum {
+		return 0
+	}
+	nodes := make(map[lock.Token]int)
+	for i, v := range b.votes {
+		if v != has {
+			continue
+		}
+		token := readHas(b.answers[i].reply)
+		if nodes[token]++; token != 0 && nodes[token] == b.quorum {
+			return token
+		}
+	}
+	return 0
+}
+
 // awaited is how many answers are worth waiting for: all that are missing, but not those of
 // silent nodes when the others can make a quorum by themselves.
 func (b *ballot) awaited() int {
@@ -112,15 +131,15 @@ func (b *ballot) awaited() int {
 
 // The rules.
 
-// granting: a quorum has voted, or cannot any more, and a quorum has said why. When nodes are new
-// it matters whether all of them are.
+// granting: a quorum has voted, or knows of a grant of the owner, or cannot any more, and a quorum has
+// said why. When nodes are new it matters whether all of them are.
 func granting(b *ballot) bool {
 	if f := b.count(fresh); f > 0 && f+b.count(pending) == len(b.nodes) {
 		return b.awaited() == 0
 	}
 	n, waits := b.count(yes)+b.count(blank), b.count(pending)
 	heard := len(b.nodes) - waits - b.count(unknown)
-	return n >= b.quorum || n+waits < b.quorum && heard >= b.quorum || b.awaited() == 0
+	return n >= b.quorum || b.had() != 0 || n+b.count(has)+waits < b.quorum && heard >= b.quorum || b.awaited() == 0
 }
 
 // inVain tells whether n votes, with those that may come, are no quorum, or nothing more is

@@ -336,6 +336,48 @@ func TestLateVote(t *testing.T) {
 	}
 }
 
+// TestLateVotesOfASecondAcquisition: the lock service asks once more for an owner, whose first request it
+// has given up. That comes to the nodes when the owner is granted the lock. What gives its votes back
+// must not end the grant.
+func TestLateVotesOfASecondAcquisition(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		t.Run(fmt.Sprint("shared ", shared), func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			w.patient = true
+			a, b := w.ready(t), w.ready(t, redlock.WithTimeout(time.Minute))
+			req := storetest.Request("k")
+			req.Shared = shared
+			var late []*trap
+			for _, n := range b.nets {
+				late = append(late, n.set(&trap{texts: []string{req.Owner}, slow: true}))
+			}
+			ctx, cancel := context.WithCancel(storetest.Bounded(t))
+			done := make(chan error, 1)
+			go func() { _, err := b.Acquire(ctx, req); done <- err }()
+			for _, trap := range late {
+				trap.await(t)
+			}
+			g := storetest.Acquire(t, a, req)
+			for i := range w.servers {
+				storetest.Eventually(t, "its vote", func() bool { return w.has(t, i, "k", req.Owner) })
+			}
+			cancel()
+			require.ErrorIs(t, <-done, context.Canceled)
+			for i, trap := range late {
+				trap.deliver(t)
+				storetest.Eventually(t, "the answer", func() bool { return b.Idle(i) })
+			}
+			for range 20 {
+				storetest.Inspect(t, b, "other") // time enough for what is not waited for
+			}
+			storetest.Refused(t, b, storetest.Request("k"))
+			storetest.Release(t, a, storetest.Renew(t, a, g))
+		})
+	}
+}
+
 // TestTwoLateVotes: a waiter has asked a node twice, without an answer. The release ends what came of the
 // first, and refuses the second, which comes after it.
 func TestTwoLateVotes(t *testing.T) {

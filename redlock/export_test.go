@@ -17,8 +17,8 @@ func (l *Locker) AdvanceClocks(d time.Duration) { l.ahead.Add(d.Microseconds()) 
 func (l *Locker) Scripts() map[string]*rediskit.Script {
 	s := l.scripts
 	return map[string]*rediskit.Script{
-		"join": s.join, "activate": s.activate, "lock": s.lock, "confirm": s.confirm, "release": s.release,
-		"force": s.force, "renew": s.renew, "rejoin": s.rejoin,
+		"join": s.join, "activate": s.activate, "lock": s.lock, "confirm": s.confirm, "adopt": s.adopt,
+		"release": s.release, "force": s.force, "renew": s.renew, "rejoin": s.rejoin,
 	}
 }
 

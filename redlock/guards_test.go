@@ -159,6 +159,27 @@ func TestStartIsBeforeTheVotes(t *testing.T) {
 	}
 }
 
+// TestOneOwnerTwice: the lock service asks for a client by way of two replicas. Both get the one grant, which
+// neither takes from the other, nor cuts.
+func TestOneOwnerTwice(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		w := sharedWorld(t)
+		a, b := w.ready(t), w.ready(t)
+		req := storetest.Request("k")
+		req.Shared = shared
+		g := storetest.Acquire(t, a, req)
+		require.Equal(t, g.Token, storetest.Acquire(t, b, storetest.Lasting(req, g.TTL/2)).Token)
+		holders := storetest.Inspect(t, b, "k").Holders
+		require.Len(t, holders, 1)
+		require.Greater(t, holders[0].ExpiresIn, g.TTL/2)
+		storetest.Release(t, a, storetest.Renew(t, a, g))
+		for i := range w.servers {
+			storetest.Eventually(t, "the node to be free", func() bool { return !w.has(t, i, "k", req.Owner) })
+		}
+	}
+}
+
 // TestEndedWaitOfAnOwnerUsedAgain: a replica of the lock service that has lost its nodes gives up a wait,
 // whose owner has been granted the lock by way of another replica, and goes on to hold it.
 func TestEndedWaitOfAnOwnerUsedAgain(t *testing.T) {

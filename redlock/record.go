@@ -44,7 +44,7 @@ func parseView(reply any) (v view, ok bool) {
 	return v, true
 }
 
-// add adds a holder that is live, with what is granted µs:metadata.
+// add adds a holder that is live, with what is vote:metadata; see lua/base.lua.
 func (v *view) add(owner, expiry, token, info string, shared bool) {
 	end, err := strconv.ParseInt(expiry, 10, 64)
 	left := time.Duration(end)*time.Millisecond - time.Duration(v.micros/1000)*time.Millisecond
@@ -53,6 +53,7 @@ func (v *view) add(owner, expiry, token, info string, shared bool) {
 	}
 	t, _ := strconv.ParseUint(token, 10, 53)
 	granted, metadata, _ := strings.Cut(info, ":")
+	granted, _, _ = strings.Cut(granted, "-") // from who cast the vote
 	h := lock.Holder{Owner: owner, Token: lock.Token(t), Shared: shared, Held: -1, ExpiresIn: left}
 	if since, err := strconv.ParseInt(granted, 10, 64); err == nil && since > 0 {
 		h.Held = time.Duration(max(v.micros-since, 0)) * time.Microsecond

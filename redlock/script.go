@@ -16,7 +16,7 @@ type scripts struct {
 
 	// The rest is sent by name only, so that a server which was restarted refuses it until
 	// join has been there.
-	lock, confirm, renew, rejoin, release, force, inspect *rediskit.Script
+	lock, confirm, adopt, renew, rejoin, release, force, inspect *rediskit.Script
 }
 
 // newScripts loads them for one prefix and database. Servers keep scripts for all of theirs
@@ -29,12 +29,12 @@ func newScripts(prefix string, db int) *scripts {
 	}
 	return &scripts{
 		join: src.Load("join"), activate: src.Load("activate"),
-		lock: own("lock"), confirm: own("confirm"), renew: own("renew"),
+		lock: own("lock"), confirm: own("confirm"), adopt: own("adopt"), renew: own("renew"),
 		rejoin: own("rejoin"), release: own("release"), force: own("force"), inspect: own("inspect"),
 	}
 }
 
 // byName are the scripts that a server must know.
 func (s *scripts) byName() []*rediskit.Script {
-	return []*rediskit.Script{s.lock, s.confirm, s.renew, s.rejoin, s.release, s.force, s.inspect}
+	return []*rediskit.Script{s.lock, s.confirm, s.adopt, s.renew, s.rejoin, s.release, s.force, s.inspect}
 }

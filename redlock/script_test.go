@@ -65,6 +65,56 @@ func TestVoteByName(t *testing.T) {
 	}
 }
 
+// TestOneOwnerByTwoAcquisitions: a node leaves as it is what an owner has by one, until the other adopts
+// it. Then nothing ends it that the first has sent on its way, but the release does.
+func TestOneOwnerByTwoAcquisitions(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	w.age(t)
+	token := lock.Token(time.Now().Add(time.Hour).UnixMicro())
+	for shared, other := range map[string]string{"": "1", "1": ""} {
+		ctx, key := storetest.Bounded(t), "k"+shared
+		run := func(script string, args ...any) any {
+			r, err := w.plain[0].EvalSha(ctx, p.Scripts()[script].SHA, p.Keys(key), args...).Result()
+			require.NoError(t, err)
+			return r
+		}
+		ask := func(owner, by string, proposal lock.Token) any {
+			return run("lock", owner, 60000, proposal.String(), 2*time.Hour.Microseconds(), "", shared, by)
+		}
+		adopt := func(token lock.Token) any { return run("adopt", "o", token.String(), 60000, shared) }
+		giveBack := func(cast any) any { return run("release", "o", 0, 0, shared, "", cast, "", "") }
+		one, none, had := any(int64(1)), any(int64(0)), any([]any{"has", int64(token)})
+
+		cast := ask("o", "first", token)
+		require.IsType(t, int64(0), cast)
+		require.Equal(t, had, ask("o", "second", token+1))
+		require.Equal(t, had, ask("o", "second", token))
+		require.Equal(t, "held", run("lock", "o", 60000, "1", 0, "", other, "second").([]any)[0])
+		require.Equal(t, one, giveBack(cast), "it has its name")
+
+		cast = ask("o", "first", token)
+		require.Equal(t, none, adopt(token+1))
+		require.Equal(t, one, adopt(token))
+		require.Equal(t, none, giveBack(cast))
+		require.Equal(t, none, run("confirm", "o", (token+1).String(), cast))
+		require.Equal(t, had, ask("o", "first", token+1), "a late copy")
+		require.Equal(t, none, run("release", "o", token.String(), 0, shared, "", "", "", "1"), "after a lost renewal")
+		require.Equal(t, one, run("renew", "o", token.String(), 60000, shared, ""))
+		require.Equal(t, one, adopt(token))
+		require.Equal(t, one, run("release", "o", token.String(), 0, shared, "", "", "", ""))
+		require.False(t, w.has(t, 0, key, "o"))
+
+		cast = run("lock", "o", 60000, "1", 0, "", shared, "second").([]any)[0]
+		require.Equal(t, any([]any{"has", int64(0)}), ask("o", "first", token+1), "a vote without a token")
+		require.Equal(t, one, run("renew", "o", (token+1).String(), 60000, shared, ""))
+		require.Equal(t, none, giveBack(cast), "it is part of the grant that was renewed")
+		require.True(t, w.has(t, 0, key, "o"))
+		require.Equal(t, none, adopt(token+1), "the counter may be that of another")
+	}
+}
+
 // TestTriesLeaveNoToken: a counter is what it was when all votes have been given back, in whatever
 // order, but never below what may have been granted.
 func TestTriesLeaveNoToken(t *testing.T) {

@@ -16,12 +16,16 @@ import (
 // one that was asked for after it, that vote would be counted and not be there. So each vote has
 // its own name, the node's µs at which it was cast, and what gives it back, or confirms it, says
 // which it means. A node is left out of a try while its answer to another one is missing.
+//
+// An owner may ask by two acquisitions: by way of two replicas of the lock service, or again while the
+// first request has not come to its end. To the nodes they are two owners, so that neither touches the
+// other's votes, until one of them adopts a grant: see lua/adopt.lua.
 
 // poll asks for votes. One that was asked for again may come again, after the release even: so that
 // leaves a mark.
 func (a *acquisition) poll(guess lock.Token) *ballot {
 	q := a.l.question(a.l.scripts.lock, a.req.Key,
-		a.req.Owner, a.ttl, guess.String(), window.Microseconds(), a.meta, flag(a.req.Shared))
+		a.req.Owner, a.ttl, guess.String(), window.Microseconds(), a.meta, flag(a.req.Shared), a.id)
 	q.again = func() { a.l.doubts.Add(a.req.Owner) }
 	b := a.l.newBallot(granting, func(i int, r answer) vote {
 		v := readVote(r)

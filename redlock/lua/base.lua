@@ -4,12 +4,13 @@
 --   1 node     from ms (13 digits):kind:run id   when this node votes, or began to; see join.lua
 --   2 state    counter, base, "*" if there are marks, ":", and what is held:
 --                ""                                       nothing
---                expiry ms:token:owner:granted µs:metadata  by a writer; token 0 = not confirmed yet
+--                expiry ms:token:owner:vote:metadata  by a writer; token 0 = not confirmed yet.
+--                  vote is granted µs, "-", and the acquisition that cast it; see find.lua
 --                "+"                                      by readers
 --              base is "<" and the counter of before all that is held, while that may be no more than
 --              votes of tries: what gives the last of them back restores it
 --   3 readers  sorted set owner -> expiry ms
---   4 info     hash owner -> expiry ms:token:granted µs:metadata
+--   4 info     hash owner -> expiry ms:token:vote:metadata
 --   5 marks    sorted set, score = ms until when: owner, whose late requests are refused;
 --              "!" owner, whose grant was ended by force
 --

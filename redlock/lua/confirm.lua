@@ -10,7 +10,7 @@
 -- include readers.lua
 -- include find.lua
 
-if not expiry or string.match(tail, '^%d+') ~= ARGV[3] then return 0 end
+if not expiry or vote ~= ARGV[3] then return 0 end
 token = ARGV[2]
 if tonumber(token) > counter then digits = token end
 put()

@@ -14,6 +14,11 @@ elseif rest ~= '' then
   if expiry and holder ~= owner then expiry, other = nil, true end
 end
 
+-- Its name as a vote: when it was cast, and by which acquisition. What was renewed (1) or adopted (0) is
+-- nobody's vote any more, and nobody gives it back.
+local cast, caster = string.match(tail or '', '^(%d+)%-?(%w*):')
+local vote = caster and #caster ~= 1 and cast
+
 -- Writes what the owner has.
 local function put()
   if reader then

@@ -6,7 +6,7 @@
 --      5 "1" if it leaves the mark whatever there is
 --      6 granted µs of the vote that it ends, or "" for any
 --      7 "1" if the holder's TTL is over: a vote without the token is ended, but is no grant
---      8 "1" if it ends only what has that very token
+--      8 "1" if it ends only what has that very token, and was not adopted
 --
 -- Returns 1; 0 when the owner has nothing here, 2 when another has the lock. A node that does
 -- not vote does so too, and returns {"abstains", ms, node, one of these}.
@@ -20,8 +20,8 @@
 
 local ended = 0
 if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2]))
-  and (ARGV[6] == '' or string.match(tail, '^%d+') == ARGV[6])
-  and (ARGV[8] ~= '1' or token == ARGV[2]) then
+  and (ARGV[6] == '' or vote == ARGV[6])
+  and (ARGV[8] ~= '1' or token == ARGV[2] and caster ~= '0') then
   insist()
   if reader then
     redis.call('ZREM', READERS, owner)

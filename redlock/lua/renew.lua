@@ -17,6 +17,8 @@
 if expiry and (token == ARGV[2] or ARGV[5] ~= '1' and tonumber(token) < tonumber(ARGV[2])) then
   insist()
   expiry, token = string.format('%.0f', now + ARGV[3]), ARGV[2]
+  -- It may have been the vote of another acquisition, which would give it back.
+  if caster ~= '0' then tail = string.gsub(tail, '^(%d+)[^:]*', '%1-1') end
   put()
   return 1
 end
