@@ -31,7 +31,7 @@ func (l *Locker) Acquire(ctx context.Context, req lock.Request) (lock.Grant, err
 	}
 	g, err := a.try(ctx)
 	if err != nil {
-		a.end(ctx)
+		a.yield(true)
 	}
 	return g, err
 }
@@ -176,12 +176,12 @@ func readAbstention(reply any) vote {
 
 // count makes a grant of a quorum's votes.
 func (a *acquisition) count(ctx context.Context, b *ballot, start time.Time, token lock.Token) (lock.Grant, error) {
-	full := b.count(yes)
+	full, adopted := b.count(yes), false
 	switch had := b.had(); {
 	case full+b.count(blank) < b.quorum && had == 0:
 		return lock.Grant{}, a.refusal(b)
 	case full+b.count(blank) < b.quorum: // one owner, one grant
-		token = had
+		token, adopted = had, true
 		if err := a.adopt(ctx, token); err != nil {
 			return lock.Grant{}, err
 		}
@@ -196,6 +196,9 @@ func (a *acquisition) count(ctx context.Context, b *ballot, start time.Time, tok
 	g := a.grant(token, start)
 	if time.Since(start) >= g.TTL {
 		return lock.Grant{}, fmt.Errorf("lock: redlock: a quorum took longer to answer than the TTL of %v", g.TTL)
+	}
+	if adopted {
+		a.yield(true) // its own votes, which have other tokens
 	}
 	return g, nil
 }
@@ -227,15 +230,10 @@ func (a *acquisition) confirm(ctx context.Context, token lock.Token) error {
 }
 
 // adopt takes part in the grant that the owner has by another acquisition: a quorum has told its token.
-// That one does not give it back any more, whatever has become of it, and what this one has got
-// elsewhere is of no use.
+// That one does not give it back any more, whatever has become of it.
 func (a *acquisition) adopt(ctx context.Context, token lock.Token) error {
 	q := a.l.question(a.l.scripts.adopt, a.req.Key, a.req.Owner, token.String(), a.ttl, flag(a.req.Shared))
-	if err := a.l.agree(ctx, a.l.poll(q, agreeing, readFlag)); err != nil {
-		return err
-	}
-	a.yield(false)
-	return nil
+	return a.l.agree(ctx, a.l.poll(q, agreeing, readFlag))
 }
 
 // agree returns nil if a quorum says yes.

@@ -184,42 +184,51 @@ func TestOneOwnerTwice(t *testing.T) {
 // whose owner has been granted the lock by way of another replica, and goes on to hold it.
 func TestEndedWaitOfAnOwnerUsedAgain(t *testing.T) {
 	t.Parallel()
-	w := sharedWorld(t)
-	holder, a, b := w.ready(t), w.ready(t), w.ready(t)
-	g := storetest.Acquire(t, holder, storetest.Request("k"))
-	req := storetest.Request("k")
-	req.Wait = true
-	ctx, cancel := context.WithCancel(storekit.ReuseOwner(storetest.Bounded(t)))
-	over, asked := make(chan error, 1), make(chan struct{})
-	late := make([]*trap, len(w.servers))
-	req.Waiting = func(lock.Record) {
-		for i := range late {
-			late[i] = a.nets[i].set(&trap{texts: []string{req.Owner}})
-		}
-		close(asked)
+	for _, reused := range []bool{false, true} {
+		t.Run(fmt.Sprint("reused ", reused), func(t *testing.T) {
+			t.Parallel()
+			w := sharedWorld(t)
+			holder, a, b := w.ready(t), w.ready(t), w.ready(t)
+			g := storetest.Acquire(t, holder, storetest.Request("k"))
+			req := storetest.Request("k")
+			req.Wait = true
+			ctx, cancel := context.WithCancel(storetest.Bounded(t))
+			if reused {
+				ctx = storekit.ReuseOwner(ctx)
+			}
+			over, asked := make(chan error, 1), make(chan struct{})
+			late := make([]*trap, len(w.servers))
+			req.Waiting = func(lock.Record) {
+				for i := range late {
+					late[i] = a.nets[i].set(&trap{texts: []string{req.Owner}})
+				}
+				close(asked)
+			}
+			go func() {
+				_, err := a.Acquire(ctx, req)
+				over <- err
+			}()
+			storetest.Receive(t, asked)
+			for i, trap := range late {
+				trap.await(t) // it is sent again, so each node is in doubt
+				a.nets[i].sever()
+			}
+			storetest.Release(t, holder, g)
+			again := req // a still has the first one's callback
+			again.Waiting = nil
+			next := storetest.Acquire(t, b, again)
+			cancel()
+			require.ErrorIs(t, storetest.Receive(t, over), context.Canceled)
+			for i := range w.servers {
+				a.nets[i].heal()
+				storetest.Eventually(t, "nothing to be under way", func() bool { return a.Idle(i) })
+			}
+			storetest.Inspect(t, a, "k")
+			next = storetest.Renew(t, b, next)
+			storetest.Holds(t, b, next)
+			storetest.Release(t, b, next)
+		})
 	}
-	go func() {
-		_, err := a.Acquire(ctx, req)
-		over <- err
-	}()
-	storetest.Receive(t, asked)
-	for i, trap := range late {
-		trap.await(t) // it is sent again, so each node is in doubt
-		a.nets[i].sever()
-	}
-	req.Waiting = nil
-	storetest.Release(t, holder, g)
-	next := storetest.Acquire(t, b, req)
-	cancel()
-	require.ErrorIs(t, storetest.Receive(t, over), context.Canceled)
-	for i := range w.servers {
-		storetest.Eventually(t, "nothing to be under way", func() bool { return a.Idle(i) })
-		a.nets[i].heal()
-	}
-	storetest.Inspect(t, a, "k")
-	next = storetest.Renew(t, b, next)
-	storetest.Holds(t, b, next)
-	storetest.Release(t, b, next)
 }
 
 // TestLostIsGivenBack: a renewal finds that no quorum has the grant, and has prolonged it on the few that

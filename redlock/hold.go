@@ -59,6 +59,7 @@ type end struct {
 	vote   int64         // when the vote was cast that it ends, in µs by the node's clock; 0: any
 	over   bool          // the holder's TTL is over
 	only   bool          // it ends nothing that does not have the grant's very token
+	by     string        // the acquisition whose vote it ends, and whom the mark refuses; "": the owner
 }
 
 // end is the question that ends g, and is asked for as long as g can live.
@@ -68,7 +69,7 @@ func (l *Locker) end(g lock.Grant, e end) question {
 		vote = strconv.FormatInt(e.vote, 10)
 	}
 	q := l.question(l.scripts.release, g.Key,
-		g.Owner, g.Token.String(), e.mark.Milliseconds(), flag(g.Shared), flag(e.always), vote, flag(e.over), flag(e.only))
+		g.Owner, g.Token.String(), e.mark.Milliseconds(), flag(g.Shared), flag(e.always), vote, flag(e.over), flag(e.only), e.by)
 	q.until = time.Now().Add(l.maxTTL)
 	if g.TTL > 0 && g.TTL < l.maxTTL {
 		q.until = time.Now().Add(g.TTL)

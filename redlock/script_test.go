@@ -115,6 +115,33 @@ func TestOneOwnerByTwoAcquisitions(t *testing.T) {
 	}
 }
 
+// TestUndoOfOneAcquisition: it ends what that one has, and refuses what comes late of that one, and of no
+// other of the same owner.
+func TestUndoOfOneAcquisition(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	for _, shared := range []string{"", "1"} {
+		ctx, key := storetest.Bounded(t), "k"+shared
+		run := func(script string, args ...any) any {
+			r, err := w.plain[0].EvalSha(ctx, p.Scripts()[script].SHA, p.Keys(key), args...).Result()
+			require.NoError(t, err)
+			return r
+		}
+		ask := func(by string) any { return run("lock", "o", 60000, "1", 0, "", shared, by) }
+		undo := func(by string) any { return run("release", "o", 0, 60000, shared, "1", "", "", "", by) }
+		require.IsType(t, []any{}, ask("first"))
+		require.Equal(t, int64(0), undo("second"))
+		require.Equal(t, "undone", ask("second"))
+		require.True(t, w.has(t, 0, key, "o"))
+		require.Equal(t, int64(1), undo("first"))
+		require.False(t, w.has(t, 0, key, "o"))
+		require.Equal(t, "undone", ask("first"))
+		require.IsType(t, []any{}, ask("third"))
+		require.True(t, w.has(t, 0, key, "o"))
+	}
+}
+
 // TestTriesLeaveNoToken: a counter is what it was when all votes have been given back, in whatever
 // order, but never below what may have been granted.
 func TestTriesLeaveNoToken(t *testing.T) {

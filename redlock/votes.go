@@ -105,27 +105,8 @@ func (a *acquisition) settle(i int) {
 	}
 }
 
-// end gives up. An owner that is used again may have a grant by another acquisition, or get one: so only
-// the votes of this one are given back, and the owner's release leaves the marks. What comes late of a
-// try is left to the wait that follows, which may count on that node.
-func (a *acquisition) end(ctx context.Context) {
-	if !storekit.OwnerIsReused(ctx) {
-		a.yield(true)
-		return
-	}
-	a.yield(false)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.trying = !a.req.Wait
-	for i := range a.l.nodes {
-		if a.doubt[i] || a.busy[i] > 0 {
-			a.l.doubts.Add(a.req.Owner)
-		}
-	}
-}
-
-// yield gives back the votes that have come in. The owner may come again, unless it has failed:
-// then nobody has to undo what it may yet get.
+// yield gives back the votes that have come in. It may ask again, unless it has failed: then nobody has
+// to undo what it may yet get.
 func (a *acquisition) yield(failed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -135,12 +116,13 @@ func (a *acquisition) yield(failed bool) {
 	}
 }
 
-// giveBack releases the vote that the owner has on a node. Once the owner has failed, and it is in
-// doubt what it has, it releases whatever that is, and a mark refuses what comes late.
+// giveBack releases the vote that a has on a node. Once a has failed, and it is in doubt what it has, it
+// releases whatever that is, and a mark refuses what comes late: of a only, since the owner may have a
+// grant by another acquisition, or get one.
 func (a *acquisition) giveBack(i int) {
 	which := end{vote: a.cast[i]}
 	if a.failed && a.doubt[i] {
-		which, a.doubt[i] = end{mark: storekit.UndoLife, always: true}, false
+		which, a.doubt[i] = end{mark: storekit.UndoLife, always: true, by: a.id}, false
 	}
 	a.has[i] = false
 	a.back[i]++

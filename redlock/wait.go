@@ -30,7 +30,7 @@ func (l *Locker) wait(ctx context.Context, a *acquisition) (lock.Grant, error) {
 	g, err := w.Run(ctx)
 	l.lines.leave(p, g)
 	if err != nil {
-		a.end(ctx)
+		a.yield(true)
 	}
 	return g, err
 }

@@ -11,8 +11,8 @@
 --              votes of tries: what gives the last of them back restores it
 --   3 readers  sorted set owner -> expiry ms
 --   4 info     hash owner -> expiry ms:token:vote:metadata
---   5 marks    sorted set, score = ms until when: owner, whose late requests are refused;
---              "!" owner, whose grant was ended by force
+--   5 marks    sorted set, score = ms until when: owner, or owner:acquisition, whose late requests
+--              are refused; "!" owner, whose grant was ended by force
 --
 -- Expiries are compared with this node's clock as of the script's start. Who came late in a
 -- millisecond lives to the end of another one, else its TTL would be cut. The state outlives

@@ -7,6 +7,7 @@
 --      6 granted µs of the vote that it ends, or "" for any
 --      7 "1" if the holder's TTL is over: a vote without the token is ended, but is no grant
 --      8 "1" if it ends only what has that very token, and was not adopted
+--      9 the acquisition whose vote it ends, and whose late requests its mark refuses, or "" for the owner
 --
 -- Returns 1; 0 when the owner has nothing here, 2 when another has the lock. A node that does
 -- not vote does so too, and returns {"abstains", ms, node, one of these}.
@@ -18,9 +19,12 @@
 -- include find.lua
 -- include marks.lua
 
+local by = ARGV[9] or ''
+local late = by == '' and owner or owner .. ':' .. by
 local ended = 0
 if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2]))
   and (ARGV[6] == '' or vote == ARGV[6])
+  and (by == '' or caster == by)
   and (ARGV[8] ~= '1' or token == ARGV[2] and caster ~= '0') then
   insist()
   if reader then
@@ -33,12 +37,12 @@ if expiry and (ARGV[2] == '0' or tonumber(token) <= tonumber(ARGV[2]))
   if ARGV[6] ~= '' and was ~= '' then
     if reader and redis.call('ZCARD', READERS) > 0 then base = was else digits = was end
   end
-  if ARGV[5] == '1' then mark(owner, ARGV[3]) end
+  if ARGV[5] == '1' then mark(late, ARGV[3]) end
   save()
   if ARGV[7] ~= '1' or token == ARGV[2] then ended = 1 end
 else
-  if ARGV[3] ~= '0' and not expiry then
-    mark(owner, ARGV[3])
+  if ARGV[3] ~= '0' and (not expiry or by ~= '') then
+    mark(late, ARGV[3])
     save()
   end
   if other and not (reader and ARGV[4] == '1') then ended = 2 end
