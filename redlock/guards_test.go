@@ -3,6 +3,7 @@ package redlock_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -249,6 +250,32 @@ func TestLostIsGivenBack(t *testing.T) {
 	again := storetest.Request("k") // a client of the lock service asks anew as the same owner
 	again.Owner = g.Owner
 	storetest.Acquire(t, p, again)
+}
+
+// TestLossBesideAbstainers: two nodes abstain, so that another, who has the lock on a third, cannot have
+// taken it. It was not taken, then.
+func TestLossBesideAbstainers(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.ready(t)
+	g := storetest.Acquire(t, p, storetest.Request("k"))
+	storetest.Eventually(t, "all votes", func() bool { return w.held(t, "k") == 5 && p.Idle(3) && p.Idle(4) })
+	w.abstain(t, 1, 2)
+	w.block(t, 0, "k")
+	_, err := p.Renew(storetest.Bounded(t), g)
+	require.Zero(t, storetest.Lost(t, err))
+}
+
+// abstain has nodes keep out of votes, as after a restart.
+func (w world) abstain(tb testing.TB, nodes ...int) {
+	tb.Helper()
+	for _, i := range nodes {
+		ctx, node := storetest.Bounded(tb), w.prefix+"node"
+		was := w.plain[i].Get(ctx, node).Val()
+		require.Greater(tb, len(was), 13)
+		run := was[strings.LastIndex(was, ":"):]
+		require.NoError(tb, w.plain[i].Set(ctx, node, "9000000000000:r"+run, 0).Err())
+	}
 }
 
 // TestRejoinGivesNothingToTheSuperseded: a node has recorded the token of a later grant than

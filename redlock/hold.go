@@ -133,11 +133,13 @@ func readEnd(i int, a answer) vote {
 }
 
 // lost is the *lock.LostError of a grant that no quorum has. Who has the lock on a few nodes may just be
-// trying: it was taken if most of the nodes that vote and lack the grant say so.
+// trying: it was taken if most of the nodes that lack the grant say so. One that abstains does not:
+// beside two of five that do, a rival on one node cannot have a quorum.
 func lost(b *ballot, g lock.Grant) error {
 	said := make(map[int64]int)
 	for i, v := range b.votes {
-		if n, ok := b.answers[i].reply.(int64); ok && v == no {
+		if v == no || v == fresh {
+			n, _ := b.answers[i].reply.(int64) // 0 of one that abstains
 			said[n]++
 		}
 	}
