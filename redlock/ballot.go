@@ -108,12 +108,13 @@ func (b *ballot) had() lock.Token {
 }
 
 // awaited is how many answers are worth waiting for: all that are missing, but not those of
-// silent nodes when the others can make a quorum by themselves.
+// silent nodes when the others can make a quorum by themselves. One that abstains is no part of
+// any: a silent node's answer may be the one that makes it.
 func (b *ballot) awaited() int {
 	missing, mute, sound := 0, 0, 0
 	for i, n := range b.nodes {
 		silent := n.silent.Load()
-		if !silent {
+		if _, _, abstaining := abstains(b.answers[i].reply); !silent && !abstaining {
 			sound++
 		}
 		if b.votes[i] == pending {

@@ -182,6 +182,46 @@ func TestConfirmByTooFew(t *testing.T) {
 	require.Greater(t, storetest.Await(t, b, storetest.Request("k")).Token, g.Token)
 }
 
+// TestSilentBesideAbstainers: two nodes abstain, and two did not answer the last call in time. Those are
+// waited for, since without them there is no quorum.
+func TestSilentBesideAbstainers(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	w.patient = true
+	p := w.ready(t, redlock.WithTimeout(time.Minute))
+	w.abstain(t, 1, 2)
+	req := storetest.Request("k")
+	var late []*trap
+	for _, i := range []int{3, 4} {
+		late = append(late, p.nets[i].set(&trap{texts: []string{req.Owner}, slow: true}))
+		p.Silence(i)
+	}
+	type result struct {
+		g   lock.Grant
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		g, err := p.Acquire(storetest.Bounded(t), req)
+		done <- result{g, err}
+	}()
+	for _, trap := range late {
+		trap.await(t)
+	}
+	for _, i := range []int{0, 1, 2} {
+		storetest.Eventually(t, "the others' answers", func() bool { return p.Idle(i) })
+	}
+	for range 20 {
+		storetest.Inspect(t, p, "other") // time enough for a refusal
+	}
+	for _, trap := range late {
+		trap.deliver(t)
+	}
+	r := storetest.Receive(t, done)
+	require.NoError(t, r.err)
+	storetest.Release(t, p, r.g)
+}
+
 // TestRefusedConfirm: a waiter whose token the nodes refuse to record asks them again.
 func TestRefusedConfirm(t *testing.T) {
 	t.Parallel()

@@ -31,6 +31,9 @@ func (l *Locker) Owes(i int) bool { return l.nodes[i].silent.Load() && !l.Idle(i
 // Idle tells whether nothing is under way to node i.
 func (l *Locker) Idle(i int) bool { return l.nodes[i].inFlight.Load() == 0 }
 
+// Silence has node i count as one that has not answered lately.
+func (l *Locker) Silence(i int) { l.nodes[i].silent.Store(true) }
+
 // MaxSilent is how many calls to a node that is out of reach are under way at most.
 const MaxSilent = maxSilent
 
