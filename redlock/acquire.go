@@ -51,6 +51,7 @@ type acquisition struct {
 	busy   [maxNodes]int   // votes and confirmations under way
 	back   [maxNodes]int   // likewise, what gives votes back
 	out    [maxNodes]bool  // the last poll has not asked it
+	token  lock.Token      // that has been sent to be confirmed; 0: none, in this try
 	trying bool            // else what still comes is to be given back at once
 	failed bool            // for good
 
@@ -211,8 +212,11 @@ func (a *acquisition) grant(token lock.Token, start time.Time) lock.Grant {
 }
 
 // confirm has the token recorded where the owner still holds, by a quorum. It asks those nodes that
-// the poll has asked.
+// the poll has asked. A vote that comes later gets the token then.
 func (a *acquisition) confirm(ctx context.Context, token lock.Token) error {
+	a.mu.Lock()
+	a.token = token
+	a.mu.Unlock()
 	b := a.l.newBallot(agreeing, func(i int, r answer) vote {
 		if !errors.Is(r.err, errBusy) {
 			a.mu.Lock()

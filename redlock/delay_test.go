@@ -149,6 +149,34 @@ func TestLateConfirm(t *testing.T) {
 	storetest.Release(t, p, storetest.Renew(t, p, g))
 }
 
+// TestLateVoteAboveTheToken: a guess is too far ahead of the nodes' clocks, so that a lower token is
+// granted. Node 4 gets the request later, when the guess is a good one. It records the token of the grant
+// all the same: else it would neither renew the grant nor let it go.
+func TestLateVoteAboveTheToken(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	w.patient = true
+	p := w.ready(t)
+	w.age(t)
+	const ahead = 4 * redlock.Window
+	p.AdvanceClocks(ahead)
+	req := storetest.Request("k")
+	late := p.nets[4].set(&trap{texts: []string{req.Owner}, slow: true})
+	asked := time.Now()
+	g := storetest.Acquire(t, p, req)
+	late.await(t)
+	storetest.Eventually(t, "the guess to be a good one", func() bool {
+		return time.Since(asked) > ahead+redlock.Lead-redlock.Window/2
+	})
+	late.deliver(t)
+	storetest.Eventually(t, "its vote, with the token", func() bool {
+		state := w.plain[4].Get(storetest.Bounded(t), p.Keys("k")[1]).Val()
+		return strings.Contains(state, ":"+g.Token.String()+":"+req.Owner+":")
+	})
+	storetest.Release(t, p, storetest.Renew(t, p, g))
+	storetest.Eventually(t, "the node to be free", func() bool { return !w.has(t, 4, "k", req.Owner) })
+}
+
 // TestConfirmByTooFew: a vote is gone by the time that the token is to be recorded with it. The
 // two of five that are left neither hold the lock nor are sure to remember the token.
 func TestConfirmByTooFew(t *testing.T) {

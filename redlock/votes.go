@@ -35,7 +35,7 @@ func (a *acquisition) poll(guess lock.Token) *ballot {
 		return v
 	})
 	a.mu.Lock()
-	a.trying = true
+	a.trying, a.token = true, 0
 	for i := range b.nodes {
 		a.out[i] = a.busy[i] > 0
 		if a.doubt[i] && !a.out[i] {
@@ -79,7 +79,23 @@ func (a *acquisition) note(i int, v vote, r answer) {
 	if a.doubt[i] && a.has[i] {
 		a.l.doubts.Add(a.req.Owner)
 	}
+	if a.has[i] && a.trying && a.token != 0 {
+		a.record(i)
+	}
 	a.idle(i)
+}
+
+// record has the token recorded with a vote that came after it was sent to be confirmed. Such a vote may
+// have recorded the guess, which was too far ahead for the others, and is above the token: the node would
+// neither renew the grant nor release it. It is called under mu.
+func (a *acquisition) record(i int) {
+	a.busy[i]++
+	q := a.l.question(a.l.scripts.confirm, a.req.Key, a.req.Owner, a.token.String(), a.cast[i])
+	a.l.nodes[i].ask(q, func(answer) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.idle(i)
+	})
 }
 
 // idle notes that a request to a node is over. It is called under mu.
