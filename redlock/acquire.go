@@ -294,7 +294,7 @@ func (a *acquisition) refusal(b *ballot) error {
 	switch {
 	case undone > 0:
 		return storekit.ErrUndone
-	case len(o.holders) == 0 && b.count(has) > 0 && len(b.nodes)-mute >= b.quorum:
+	case len(o.holders) == 0 && b.count(has) > 0 && len(b.nodes)-silent >= b.quorum:
 		return errSplit // with another acquisition of the same owner
 	case len(o.holders) == 0, len(b.nodes)-mute < b.quorum:
 		return noQuorum(b)

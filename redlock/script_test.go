@@ -285,7 +285,7 @@ func TestAbstainingNode(t *testing.T) {
 	run := strings.Split(w.plain[0].Get(ctx, keys[0]).Val(), ":")[2]
 	require.NoError(t, w.plain[0].Set(ctx, keys[0], "9000000000000:r:"+run, 0).Err())
 	holds := fmt.Sprintf("49:%d:49:o:1:", time.Now().Add(time.Hour).UnixMilli())
-	for name, state := range map[string]string{"confirm": holds, "renew": holds, "rejoin": "49:"} {
+	for name, state := range map[string]string{"adopt": strings.ReplaceAll(holds, "49", "50"), "confirm": holds, "renew": holds, "rejoin": "49:"} {
 		require.NoError(t, w.plain[0].Set(ctx, keys[1], state, time.Hour).Err())
 		got, err := w.plain[0].EvalSha(ctx, p.Scripts()[name].SHA, keys, "o", "50", 60000, "").Slice()
 		require.NoError(t, err, name)

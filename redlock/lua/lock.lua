@@ -29,6 +29,6 @@ if not expiry then base = other and was or digits end
 reader, token = shared, expiry and token or '0'
 tail = string.format('%.0f', micros) .. (ARGV[7] and '-' .. ARGV[7] or '') .. ':' .. ARGV[5]
 -- include mint.lua
-expiry = string.format('%.0f', math.max(now + ARGV[2], expiry or 0)) -- this may be an old one, sent twice
+expiry = string.format('%.0f', now + ARGV[2])
 put()
 return reply
