@@ -188,7 +188,9 @@ func (a *acquisition) claim(ctx context.Context, _ bool) (lock.Grant, *storekit.
 		if err := a.l.sleep(ctx, left); err != nil {
 			return lock.Grant{}, nil, err
 		}
-		first, hint = a.l.lines.first(a.req.Key, a.place)
+		var again bool // since it began to rest
+		first, again = a.l.lines.first(a.req.Key, a.place)
+		hint = hint || again
 	}
 	g, err := a.try(ctx, a.begun && !hint)
 	if err == nil || ctx.Err() != nil || !errors.Is(err, lock.ErrHeld) {

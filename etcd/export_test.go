@@ -108,6 +108,9 @@ func (l *Locker) HandOver(key, owner string, token lock.Token) {
 	l.mu.Lock()
 	a := h.waiter
 	l.mu.Unlock()
+	if a == nil { // it has the lock by now
+		return
+	}
 	a.box.Deliver(storekit.Handover{Token: token, Start: time.Now()})
 }
 

@@ -50,7 +50,7 @@ func TestHandOverDuringALook(t *testing.T) {
 	a := w.open(t)
 	g := storetest.Acquire(t, a, storetest.Request("k"))
 	recheck := a.proxy.Drop(asks(opExists, "/k/"))
-	waiting := storetest.Waits(t, a, storetest.Lasting(storetest.Request("k"), 6*time.Second))
+	waiting := storetest.Waits(t, a, storetest.Request("k"))
 	storetest.Receive(t, recheck.Hit())
 	storetest.Release(t, a, g)
 	next := waiting.Granted(t)

@@ -159,7 +159,7 @@ func granted(req lock.Request, err error) (g lock.Grant) {
 	var held *lock.HeldError
 	if errors.As(err, &held) {
 		for _, h := range held.Record.Holders {
-			if h.Owner == req.Owner && h.ExpiresIn > 0 {
+			if h.Owner == req.Owner && h.Shared == req.Shared && h.ExpiresIn > 0 {
 				g = lock.Grant{Key: req.Key, Owner: h.Owner, Token: h.Token, TTL: h.ExpiresIn, Start: time.Now(), Shared: req.Shared}
 			}
 		}

@@ -50,6 +50,9 @@ type Wait struct {
 	// Recheck is how long a waiter with that TTL goes without a look, unless the Refusal asks
 	// for one sooner: that of a [Registry], or what a store that polls makes of it.
 	Recheck func(ttl time.Duration) time.Duration
+
+	seen lock.Record // who was in the way last; without a Key if it is not known
+	told bool        // a first claim was refused: the wait has begun, also for a Run after this one
 }
 
 // waitPauses are those between the claims of a waiter whose store is in trouble.
@@ -57,7 +60,7 @@ var waitPauses = Backoff{Min: 10 * time.Millisecond, Max: 500 * time.Millisecond
 
 // lookGrace is how long a claim that is under way when a grant comes may go on, but no more than a tenth of
 // the TTL. Most are answered by then, and to cut one off may cost a connection, as with pgx.
-const lookGrace = 20 * time.Millisecond
+const lookGrace = 250 * time.Millisecond
 
 // Run claims until it is granted, ctx ends or the Locker does: when a wake-up comes, when what
 // is in the way ends by itself, and at each recheck. It calls Request.Waiting after the first
@@ -100,11 +103,9 @@ type waiting struct {
 	box    *Mailbox
 	timer  *time.Timer // until the next look
 
-	seen     lock.Record // who was in the way last; without a Key if it is not known
-	told     bool        // a first claim was refused: the wait has begun
-	asked    time.Time   // when the store was first asked in vain; zero if it has answered since
-	trouble  error       // what it said last
-	failures int         // in a row
+	asked    time.Time // when the store was first asked in vain; zero if it has answered since
+	trouble  error     // what it said last
+	failures int       // in a row
 }
 
 // look claims once. Without a grant or an error it returns how long to rest.
