@@ -32,10 +32,9 @@ help: ## this list
 
 test: servers ## all tests, with the race detector, against real servers
 	LOCK_TEST_MANY=1 $(GO) test -count=1 -run '^TestManyLeases$$' .
-	@set -e; for dir in $(NESTED); do \
-		echo "$(GO) test -C $$dir -count=1 -timeout 10m ./..."; \
-		$(GO) test -C "$$dir" -count=1 -timeout 10m ./...; \
-	done
+	@printf '%s\n' $(NESTED) | xargs -P 3 -I DIR sh -c '\
+		out=$$($(GO) test -C DIR -count=1 -timeout 10m ./... 2>&1); rc=$$?; \
+		printf "%s\n" "$(GO) test -C DIR -count=1 -timeout 10m ./..." "$$out"; exit $$rc'
 	$(GO) test -modfile=internal/newest.mod -count=1 -p 3 -parallel 8 -timeout 40m -run 'Suite($$|Over|BehindNginx)|Fence|AreCaught|Finds|Passes' ./locktest ./httplock $(STORES)
 	$(GO) test $(RACE) -shuffle=on -parallel 8 -timeout 40m ./...
 
