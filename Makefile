@@ -18,8 +18,7 @@ RACE := -race -gcflags=github.com/go-zookeeper/zk=-race=false
 # go.mod names the lowest versions that the tests pass with, so that a lock on Redis raises
 # nobody's pgx. Programs use newer ones: the stores' suites run with internal/newest.mod, too.
 # Most tests wait for servers, not for a processor: hence more of them at once than those, and
-# more packages (-p) where there is no race detector. What takes all of a processor, and is no code
-# of a store, has its turn there, too. What a Client makes of a store does not depend on the store's
+# more packages (-p). What takes all of a processor, and is no code of a store, has its turn there, too. What a Client makes of a store does not depend on the store's
 # driver: the Client's suite runs once, in the last line.
 STORES := ./redis ./redlock ./etcd ./postgres ./dynamo ./zookeeper
 # Those whose suite takes two to four minutes far away. The others have it, too, and take longer.
@@ -36,7 +35,7 @@ test: servers ## all tests, with the race detector, against real servers
 		out=$$($(GO) test -C DIR -count=1 -timeout 10m ./... 2>&1); rc=$$?; \
 		printf "%s\n" "$(GO) test -C DIR -count=1 -timeout 10m ./..." "$$out"; exit $$rc'
 	$(GO) test -modfile=internal/newest.mod -count=1 -p 3 -parallel 8 -timeout 40m -run 'Suite($$|Over|BehindNginx)|Fence|AreCaught|Finds|Passes' ./locktest ./httplock $(STORES)
-	$(GO) test $(RACE) -shuffle=on -parallel 8 -timeout 40m ./...
+	$(GO) test $(RACE) -shuffle=on -p 3 -parallel 8 -timeout 40m ./...
 
 short: ## the tests that need no server
 	$(GO) test -short ./...
