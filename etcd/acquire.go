@@ -15,7 +15,8 @@ import (
 
 // acquisition is one Acquire. Its requests may be sent as often as it takes, and take effect
 // late and in any order. None touches a key of that name that exists already, except those that
-// have seen its revision, and a tombstone of the owner refuses all that would create one.
+// have seen its revision. Two tombstones refuse all that would create one: that of the owner, and
+// that of this acquisition alone.
 type acquisition struct {
 	l         *Locker
 	req       lock.Request
@@ -216,7 +217,7 @@ func (a *acquisition) crowded() bool {
 func (a *acquisition) entering() []clientv3.Op {
 	h, last := a.h, tail(a.h.base)
 	absent := func(name string) clientv3.Cmp { return clientv3.Compare(clientv3.CreateRevision(name), "=", 0) }
-	buried, noTail := absent(tomb(h.base, a.req.Owner)), absent(last)
+	fresh := []clientv3.Cmp{absent(h.name), absent(tomb(h.base, h.attempt)), absent(tomb(h.base, a.req.Owner))}
 	own, or := clientv3.OpGet(h.name), []clientv3.Op{front(h.base)}
 	switch {
 	case !a.req.Wait:
@@ -228,10 +229,10 @@ func (a *acquisition) entering() []clientv3.Op {
 				clientv3.OpPut(last, h.name, clientv3.WithLease(a.lease.id)),
 			}
 		}
-		place := clientv3.OpTxn([]clientv3.Cmp{noTail}, behind(a.nearest()), behind(clientv3.OpGet(last)))
-		or = append(or, clientv3.OpTxn([]clientv3.Cmp{buried, absent(h.name)}, []clientv3.Op{place}, []clientv3.Op{own}))
+		place := clientv3.OpTxn([]clientv3.Cmp{absent(last)}, behind(a.nearest()), behind(clientv3.OpGet(last)))
+		or = append(or, clientv3.OpTxn(fresh, []clientv3.Op{place}, []clientv3.Op{own}))
 	}
-	return transaction([]clientv3.Cmp{buried, noTail, absent(h.name), a.none()},
+	return transaction(append(fresh, absent(last), a.none()),
 		[]clientv3.Op{clientv3.OpPut(h.name, a.value(true), clientv3.WithLease(a.full.id))}, or)
 }
 

@@ -22,7 +22,8 @@ const tickEvery = 200 * time.Millisecond
 type hold struct {
 	g          lock.Grant // without a Token while it is none
 	name, base string
-	number     int32 // in the name; -1: it is not used again
+	number     int32  // in the name; -1: it is not used again
+	attempt    string // process and number of the first name of its Acquire, for a tombstone
 
 	pending bool         // its Acquire has not returned
 	waiter  *acquisition // nil: it does not stand in line
@@ -58,6 +59,9 @@ func (l *Locker) enroll(h *hold) {
 	base := l.baseOf(h.g.Key)
 	h.name, h.number = l.names.take(base, h.g.Shared)
 	h.base = h.name[:len(base)]
+	if h.attempt == "" {
+		h.attempt = h.name[len(base)+len(mark(h.g.Shared)):]
+	}
 	l.byOwner[idOf(h.g)], l.byName[h.name] = h, h
 	l.arm()
 }
@@ -113,7 +117,7 @@ func (l *Locker) anew(a *acquisition) {
 	a.unplace()
 	if old := a.h; old.over || old.number < 0 {
 		delete(l.byName, old.name)
-		a.h = &hold{g: old.g, pending: true, lost: old.lost, doubt: old.doubt}
+		a.h = &hold{g: old.g, attempt: old.attempt, pending: true, lost: old.lost, doubt: old.doubt}
 		l.enroll(a.h)
 	}
 	a.h.g.Token, a.h.rev, a.h.waiter, a.h.watched = 0, 0, a, false
@@ -121,6 +125,7 @@ func (l *Locker) anew(a *acquisition) {
 
 // failed is the end of an acquisition that has got no grant. What it may have left is pruned
 // after a while, also if no undo comes: the etcd lease would not end it, which others keep alive.
+// Its owner may ask again, and is not refused for that.
 func (l *Locker) failed(h *hold) {
 	l.mu.Lock()
 	h.pending, h.waiter = false, nil

@@ -41,8 +41,9 @@ func rivals(base string, shared bool) (from, end string) {
 
 func tail(base string) string { return base + tailMark }
 
-// tomb is the tombstone of an owner.
-func tomb(base, owner string) string { return base + tombMark + owner }
+// tomb is the tombstone of an owner, or of one attempt of an owner who may try again. The latter
+// has a dot in it, as no owner has.
+func tomb(base, of string) string { return base + tombMark + of }
 
 func mark(shared bool) string {
 	if shared {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/seed-215fdefa/lock"
 	"github.com/seed-215fdefa/lock/etcd"
+	"github.com/seed-215fdefa/lock/internal/storekit"
 	"github.com/seed-215fdefa/lock/internal/storetest"
 	"github.com/seed-215fdefa/lock/internal/testserver"
 )
@@ -272,6 +273,28 @@ func TestPlaceGivenUpUnanswered(t *testing.T) {
 	storetest.Release(t, l, lock.Grant{Key: "k", Owner: w.Owner})
 	storetest.Release(t, other, g)
 	storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+}
+
+// TestTryInDoubtBeforeAWait: a try is refused, of which an earlier copy is on its way yet, and its owner goes
+// on as the lock service does, which stands in line for it. What refuses the copy does not refuse the wait.
+func TestTryInDoubtBeforeAWait(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		l, other, _ := pair(t)
+		g := storetest.Acquire(t, other, storetest.Request("k"))
+		req := storetest.Request("k")
+		req.Shared = shared
+		hit := l.kv.once(fate{late: true}, puts)
+		_, err := l.Acquire(storekit.ReuseOwner(storetest.Bounded(t)), req)
+		require.ErrorIs(t, err, lock.ErrHeld)
+		reached(t, hit)
+		storetest.Eventually(t, "the prune", func() bool { return l.Unpruned() == 0 })
+		w := storetest.Waits(t, l, req)
+		storetest.Release(t, other, g)
+		storetest.Release(t, l, w.Granted(t))
+		l.kv.deliver(t)
+		require.Empty(t, storetest.Inspect(t, other, "k").Holders, "a ghost")
+	}
 }
 
 // TestTailOfADeletedPlace: an operator deletes the key of the last in line and leaves the tail, and then

@@ -96,7 +96,7 @@ func (l *Locker) end(ctx context.Context, g lock.Grant, x hold, again bool) (rev
 	if g.Token == 0 {
 		created = x.rev
 	}
-	out, _, err := l.bury(ctx, x, clientv3.Compare(clientv3.CreateRevision(x.name), "=", created))
+	out, _, err := l.bury(ctx, x, x.g.Owner, clientv3.Compare(clientv3.CreateRevision(x.name), "=", created))
 	if err != nil {
 		return 0, err
 	}
@@ -111,9 +111,10 @@ func (l *Locker) end(ctx context.Context, g lock.Grant, x hold, again bool) (rev
 }
 
 // bury deletes x's key on some conditions, or else reads who holds the lock, and x's key. Either way it
-// deletes the tail if x is the last in line. In doubt a tombstone goes with it, which refuses what may yet arrive
-// of the acquisition. A server that is full takes none: then later reports that it is to be tried again.
-func (l *Locker) bury(ctx context.Context, x hold, conditions ...clientv3.Cmp) (out outcome, later bool, err error) {
+// deletes the tail if x is the last in line. In doubt a tombstone goes with it, of the owner or of the attempt, which
+// refuses what may yet arrive of the acquisition. A server that is full takes none: then later reports that it is to
+// be tried again.
+func (l *Locker) bury(ctx context.Context, x hold, of string, conditions ...clientv3.Cmp) (out outcome, later bool, err error) {
 	then := []clientv3.Op{clientv3.OpDelete(x.name)}
 	or := []clientv3.Op{everyone(x.base, 1), clientv3.OpGet(x.name, clientv3.WithKeysOnly())}
 	p := part{every: impatience(requestTimeout)}
@@ -123,7 +124,7 @@ func (l *Locker) bury(ctx context.Context, x hold, conditions ...clientv3.Cmp) (
 	if x.doubt {
 		var le *lease
 		if le, err = l.leaseFor(ctx, 0); err == nil {
-			grave := clientv3.OpPut(tomb(x.base, x.g.Owner), "", clientv3.WithLease(le.id))
+			grave := clientv3.OpPut(tomb(x.base, of), "", clientv3.WithLease(le.id))
 			p.ops = transaction(conditions, append(slices.Clip(then), grave), append(slices.Clip(or), grave))
 			out, err = l.writes.send(ctx, p)
 			l.suspect(err, le)
@@ -219,8 +220,9 @@ func (l *Locker) undo(ctx context.Context, h *hold) error {
 		h.doubt = true
 	}
 	h.lost, h.over, h.g.Token, h.due = nil, true, 0, time.Now().Add(undoDelay)
+	owner := h.g.Owner
 	l.mu.Unlock()
-	return l.drop(ctx, h)
+	return l.drop(ctx, h, owner)
 }
 
 // prune deletes what nobody uses any more: a grant that has ended, a place whose waiter has given
@@ -230,7 +232,7 @@ func (l *Locker) undo(ctx context.Context, h *hold) error {
 func (l *Locker) prune(h *hold) {
 	ctx, cancel := context.WithTimeout(l.ctx, requestTimeout)
 	defer cancel()
-	err := l.drop(ctx, h)
+	err := l.drop(ctx, h, h.attempt) // the owner may be used again
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
@@ -244,8 +246,8 @@ func (l *Locker) prune(h *hold) {
 	l.pruneFailures++
 }
 
-// drop deletes h's key. It is tried again later if that fails.
-func (l *Locker) drop(ctx context.Context, h *hold) error {
+// drop deletes h's key, and in doubt leaves a tombstone. It is tried again later if that fails.
+func (l *Locker) drop(ctx context.Context, h *hold, of string) error {
 	l.mu.Lock()
 	x := *h
 	l.mu.Unlock()
@@ -256,7 +258,7 @@ func (l *Locker) drop(ctx context.Context, h *hold) error {
 	case !x.doubt:
 		conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision(x.name), "=", x.rev))
 	} // and in doubt on none: the name is not used again
-	out, later, err := l.bury(ctx, x, conditions...)
+	out, later, err := l.bury(ctx, x, of, conditions...)
 	l.mu.Lock()
 	if h.pruning = false; later {
 		h.due = time.Now().Add(pruneRetries.Max)
