@@ -310,7 +310,9 @@ func (a *acquisition) grant(ctx context.Context, start, sent time.Time, mod int6
 		Key: a.req.Key, Owner: a.req.Owner, Token: a.l.tokenOf(a.rev()), Shared: a.req.Shared,
 		TTL: ttl, Start: from,
 	}
-	a.l.granted(a.h, g, mod, le)
+	if !a.l.granted(a.h, g, mod, le) {
+		return lock.Grant{}, false, storekit.ErrUndone
+	}
 	return g, true, nil
 }
 

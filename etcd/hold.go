@@ -93,9 +93,9 @@ func (l *Locker) already(req lock.Request) lock.Grant {
 	return g
 }
 
-// granted notes a grant, unless its owner has given up. It is what its owner has, also if that has
-// another try under way. A watch may have told its end already.
-func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease) {
+// granted notes a grant. It is what its owner has, also if that has another try under way. A watch may
+// have told its end already. It reports false if the owner has been undone, and the key with it.
+func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease) bool {
 	tell := func() {}
 	l.mu.Lock()
 	if !h.over {
@@ -105,22 +105,30 @@ func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease) {
 			tell = h.lose(h.reason())
 		}
 	}
+	granted := h.g.Token != 0
 	l.mu.Unlock()
 	tell()
+	return granted
 }
 
-// anew prepares a, whose key is gone, to enter once more. It may have been granted the lock by a
-// handover of which it has not heard, and which is lost.
-func (l *Locker) anew(a *acquisition) {
+// anew prepares a, whose key is gone, to enter once more, unless it has been undone: the tombstone may
+// be on its way yet. It may have been granted the lock by a handover of which it has not heard, and which
+// is lost.
+func (l *Locker) anew(a *acquisition) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a.unplace()
-	if old := a.h; old.over || old.number < 0 {
+	old := a.h
+	if old.over && old.g.Token == 0 {
+		return storekit.ErrUndone
+	}
+	if old.over || old.number < 0 {
 		delete(l.byName, old.name)
 		a.h = &hold{g: old.g, attempt: old.attempt, pending: true, lost: old.lost, doubt: old.doubt}
 		l.enroll(a.h)
 	}
 	a.h.g.Token, a.h.rev, a.h.waiter, a.h.watched = 0, 0, a, false
+	return nil
 }
 
 // failed is the end of an acquisition that has got no grant. What it may have left is pruned

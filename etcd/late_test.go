@@ -340,6 +340,45 @@ func TestUndoUnderWay(t *testing.T) {
 	require.Empty(t, storetest.Inspect(t, other, "k").Holders, "a ghost")
 }
 
+// TestUndoBeforeTheReply: an undo takes away what a request has brought about that is not answered yet. Its
+// Acquire says so, and returns no grant that is gone.
+func TestUndoBeforeTheReply(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("warm")))
+	back := make(chan struct{})
+	l.kv.every(fate{back: back}, entersLine(l, "k"))
+	req, failed, ctx := storetest.Request("k"), make(chan error, 1), storetest.Bounded(t)
+	go func() { _, err := l.Acquire(ctx, req); failed <- err }()
+	storetest.Eventually(t, "the grant", func() bool { return len(storetest.Inspect(t, other, "k").Holders) == 1 })
+	storetest.Release(t, l, lock.Grant{Key: "k", Owner: req.Owner})
+	close(back)
+	require.ErrorIs(t, storetest.Receive(t, failed), lock.ErrReleased)
+	require.Empty(t, storetest.Inspect(t, other, "k").Holders)
+}
+
+// TestUndoneLinesUpNoMore: a waiter is undone, and finds that its place is gone before the undo has arrived.
+// It does not line up again.
+func TestUndoneLinesUpNoMore(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	g := storetest.Acquire(t, other, storetest.Request("k"))
+	w := storetest.Waits(t, l, storetest.Request("k"))
+	place, gate := string(keyOf(t, cli, l.prefix, w.Owner).Key), make(chan struct{})
+	undoes := l.kv.every(fate{gate: gate}, func(t txn) bool { return slices.Contains(t.deletes, place) })
+	undone, ctx := make(chan error, 1), storetest.Bounded(t)
+	go func() { undone <- l.Release(ctx, lock.Grant{Key: "k", Owner: w.Owner}) }()
+	reached(t, undoes)
+	_, err := cli.Delete(storetest.Bounded(t), place)
+	require.NoError(t, err)
+	w.End(t)
+	require.ErrorIs(t, w.Err, lock.ErrReleased)
+	close(gate)
+	require.NoError(t, storetest.Receive(t, undone))
+	require.Empty(t, storetest.Inspect(t, other, "k").Waiters)
+	storetest.Holds(t, other, g)
+}
+
 // TestUndoFails: who gave up, and whose undo did not arrive or was never sent, is not in the way for
 // as long as others in the process keep their etcd lease alive.
 func TestUndoFails(t *testing.T) {

@@ -86,8 +86,9 @@ func (a *acquisition) look(ctx context.Context, woken bool) (g lock.Grant, no *s
 		}
 		switch {
 		case a.rev() == 0:
-			a.l.anew(a)
-			g, ok, _, err = a.enter(ctx)
+			if err = a.l.anew(a); err == nil {
+				g, ok, _, err = a.enter(ctx)
+			}
 		case a.pred == "" || woken:
 			g, ok, err = a.claim(ctx)
 		default:
