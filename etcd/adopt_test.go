@@ -2,6 +2,7 @@ package etcd_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -39,6 +40,25 @@ func TestReaderIsRenewedAsWriter(t *testing.T) {
 	storetest.Holds(t, other, w.Granted(t))
 }
 
+// unanswered gives up a renewal of g that takes it over, when f has befallen what does that and then is done.
+func unanswered(t *testing.T, l *process, g lock.Grant, f fate, then func()) {
+	t.Helper()
+	looked := false
+	hit := l.kv.every(f, func(t txn) bool { // but not the first, which finds the revision
+		before := looked
+		looked = looked || puts(t)
+		return before && puts(t)
+	})
+	ctx, cancel := context.WithCancel(storetest.Bounded(t))
+	failed := make(chan error, 1)
+	go func() { _, err := l.Renew(ctx, g); failed <- err }()
+	reached(t, hit)
+	then()
+	cancel()
+	require.ErrorIs(t, storetest.Receive(t, failed), context.Canceled)
+	l.kv.set(nil)
+}
+
 // TestAdoptionWithoutReply: a renewal takes a grant over, its reply is lost, and no other follows. The
 // grant ends, though others keep the etcd lease alive that it is under.
 func TestAdoptionWithoutReply(t *testing.T) {
@@ -53,22 +73,12 @@ func TestAdoptionWithoutReply(t *testing.T) {
 				by = l
 			}
 			g := storetest.Acquire(t, by, storetest.Lasting(storetest.Request("k"), 12*time.Second))
-			looked := false
-			l.kv.every(fate{mute: true, silent: true}, func(t txn) bool { // but not the first, which finds the revision
-				before := looked
-				looked = looked || puts(t)
-				return before && puts(t)
-			})
-			ctx, cancel := context.WithCancel(storetest.Bounded(t))
-			failed := make(chan error, 1)
 			g.TTL = beside.TTL
-			go func() { _, err := l.Renew(ctx, g); failed <- err }()
-			storetest.Eventually(t, "the adoption", func() bool {
-				return leaseOf(t, cli, l.prefix, g.Owner) == leaseOf(t, cli, l.prefix, beside.Owner)
+			unanswered(t, l, g, fate{mute: true, silent: true}, func() {
+				storetest.Eventually(t, "the adoption", func() bool {
+					return leaseOf(t, cli, l.prefix, g.Owner) == leaseOf(t, cli, l.prefix, beside.Owner)
+				})
 			})
-			cancel()
-			require.ErrorIs(t, storetest.Receive(t, failed), context.Canceled)
-			l.kv.set(nil)
 			storetest.Eventually(t, "the grant to end", func() bool {
 				beside = storetest.Renew(t, l, beside)
 				return len(storetest.Inspect(t, other, "k").Holders) == 0
@@ -79,30 +89,44 @@ func TestAdoptionWithoutReply(t *testing.T) {
 }
 
 // TestEndThatAnotherPutOff: a grant has ended in the books of its Locker, since another renews it, and is
-// not pruned there yet. It lives all the same: this Locker renews and releases it like any.
+// not pruned there yet. It lives all the same: this Locker renews and releases it like any, also if it has
+// tried to renew it before, and does not know what has come of that.
 func TestEndThatAnotherPutOff(t *testing.T) {
 	t.Parallel()
-	l, other, _ := pair(t)
-	for _, renew := range []bool{true, false} {
-		lost := make(chan lock.LostReason, 1)
-		req := storetest.Lasting(storetest.Request("k"), 6*time.Second)
-		req.Lost = func(r lock.LostReason) { lost <- r }
-		g := storetest.Acquire(t, l, req)
-		g.TTL = time.Minute
-		g = storetest.Renew(t, other, g)
-		gate := make(chan struct{})
-		prunes := l.kv.once(fate{gate: gate}, deletes)
-		require.Equal(t, lock.ReasonExpired, told(t, lost))
-		reached(t, prunes)
-		if renew {
-			g = storetest.Renew(t, l, g)
-		} else {
-			storetest.Release(t, l, g)
-			g = storetest.Acquire(t, other, storetest.Request("k"))
+	for _, tried := range []bool{false, true} {
+		for _, renew := range []bool{true, false} {
+			t.Run(fmt.Sprintf("tried %t, renew %t", tried, renew), func(t *testing.T) {
+				t.Parallel()
+				endThatAnotherPutOff(t, tried, renew)
+			})
 		}
-		close(gate)
-		storetest.Eventually(t, "the prune", func() bool { return l.Unpruned() == 0 })
-		storetest.Holds(t, other, g)
-		storetest.Release(t, other, g)
 	}
+}
+
+func endThatAnotherPutOff(t *testing.T, tried, renew bool) {
+	t.Helper()
+	l, other, _ := pair(t)
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Lasting(storetest.Request("k"), 6*time.Second)
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	g := storetest.Acquire(t, l, req)
+	g.TTL = time.Minute
+	if tried {
+		unanswered(t, l, g, fate{late: true, silent: true}, func() {})
+	}
+	g = storetest.Renew(t, other, g)
+	gate := make(chan struct{})
+	prunes := l.kv.once(fate{gate: gate}, deletes)
+	require.Equal(t, lock.ReasonExpired, told(t, lost))
+	reached(t, prunes)
+	if renew {
+		g = storetest.Renew(t, l, g)
+	} else {
+		storetest.Release(t, l, g)
+		g = storetest.Acquire(t, other, storetest.Request("k"))
+	}
+	close(gate)
+	storetest.Eventually(t, "the prune", func() bool { return l.Unpruned() == 0 })
+	storetest.Holds(t, other, g)
+	storetest.Release(t, other, g)
 }

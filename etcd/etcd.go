@@ -135,10 +135,11 @@ type Locker struct {
 	names    names
 	byOwner  map[id]*hold // the last of each
 	byName   map[string]*hold
-	behind   map[string][]*acquisition // who waits for an entry
-	lines    map[string]*line          // by base
-	leases   map[int64]*lease          // by TTL in seconds, as asked for; 0: that of the tombstones
-	granting map[int64]*call           // likewise
+	behind   map[string][]*acquisition   // who waits for an entry
+	lines    map[string]*line            // by base
+	leases   map[int64]*lease            // by TTL in seconds, as asked for; 0: that of the tombstones
+	granting map[int64]*call             // likewise
+	own      map[clientv3.LeaseID]*lease // all that the server may have yet; what is under others is another Locker's
 	watch    watch
 	ticker   *time.Timer
 	ticking  bool
@@ -214,6 +215,7 @@ func New(cli *clientv3.Client, opts ...Option) *Locker {
 	l.byOwner, l.byName = make(map[id]*hold), make(map[string]*hold)
 	l.behind, l.lines = make(map[string][]*acquisition), make(map[string]*line)
 	l.leases, l.granting = make(map[int64]*lease), make(map[int64]*call)
+	l.own = make(map[clientv3.LeaseID]*lease)
 	return l
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
@@ -35,8 +36,7 @@ type hold struct {
 	lease    *lease
 	lost     func(lock.LostReason) // nil: nobody is to be told
 	watched  bool
-	renewals int                // under way: the grant does not end meanwhile
-	tried    []clientv3.LeaseID // of adoptions without a reply: the key may be under one
+	renewals int // under way: the grant does not end meanwhile
 
 	ended   *lock.LostError // its loss has been told; its key may still be there
 	over    bool            // it is to be pruned
@@ -313,7 +313,7 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 
 // endOf is what has been told of the end of g, nil if nothing: nobody may renew or release it
 // then, although its key may be there until it is pruned. But if it has ended by its TTL, and another
-// Locker has renewed it meanwhile, it lives.
+// Locker has renewed it meanwhile, under an etcd lease of its own, it lives.
 func (l *Locker) endOf(ctx context.Context, g lock.Grant) error {
 	l.mu.Lock()
 	h := l.byOwner[idOf(g)]
@@ -323,14 +323,26 @@ func (l *Locker) endOf(ctx context.Context, g lock.Grant) error {
 	}
 	x := *h
 	l.mu.Unlock()
-	if x.ended.Reason != lock.ReasonExpired || len(x.tried) > 0 { // that may be what the key is under
+	if x.ended.Reason != lock.ReasonExpired {
 		return x.ended
 	}
 	resp, err := l.read(ctx, clientv3.OpGet(x.name, clientv3.WithKeysOnly()))
-	if err == nil && (len(resp.Kvs) == 0 || resp.Kvs[0].CreateRevision != x.rev || resp.Kvs[0].ModRevision == x.mod) {
-		return x.ended
+	if err != nil {
+		return err
 	}
-	return err
+	for _, kv := range resp.Kvs {
+		if kv.CreateRevision == x.rev && kv.ModRevision != x.mod && !l.owns(kv) {
+			return nil
+		}
+	}
+	return x.ended
+}
+
+// owns reports whether the key is under an etcd lease of this Locker.
+func (l *Locker) owns(kv *mvccpb.KeyValue) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.own[clientv3.LeaseID(kv.Lease)] != nil
 }
 
 // renewing returns the grant and keeps it from ending until renewed.
@@ -409,7 +421,8 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 		if err != nil {
 			l.suspect(err, le)
 			if (out.doubt || out.full) && seen >= 0 {
-				l.attempted(h, g, le, start)
+				g.TTL, g.Start = le.ttl, start
+				l.attempted(h, g, le)
 			}
 			return g, err
 		}
@@ -417,7 +430,7 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 		if ok {
 			g.TTL, g.Start = le.ttl, start
 			l.mu.Lock()
-			h.mod, h.tried = out.rev, nil
+			h.mod = out.rev
 			l.adopted(h, g, le)
 			l.mu.Unlock()
 			return g, beat.wait(ctx, l)
@@ -437,9 +450,9 @@ func (l *Locker) adopted(h *hold, g lock.Grant, le *lease) {
 	l.arm()
 }
 
-// attempted notes that h may be under le since start, or come to be. One that is not known is looked
-// after as if it was, so that it ends if no renewal follows: others keep le alive.
-func (l *Locker) attempted(h *hold, g lock.Grant, le *lease, start time.Time) {
+// attempted notes that h may be under le, or come to be. One that is not known is looked after as if it
+// was, so that it ends if no renewal follows: others keep le alive.
+func (l *Locker) attempted(h *hold, g lock.Grant, le *lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	known := l.byName[h.name]
@@ -447,9 +460,6 @@ func (l *Locker) attempted(h *hold, g lock.Grant, le *lease, start time.Time) {
 		if known != nil {
 			h.mod = known.mod
 		}
-		g.TTL, g.Start = le.ttl, start
 		l.adopted(h, g, le)
-		known = h
 	}
-	known.tried = append(known.tried, le.id)
 }

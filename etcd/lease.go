@@ -27,6 +27,10 @@ type lease struct {
 	next      *call // and one to be sent after it, for those who came later
 }
 
+// ownFor is for how many TTLs an etcd lease counts as this Locker's though the server confirms it no more:
+// longer than changes of leader will prolong it.
+const ownFor = 10
+
 // call is a request that many may wait for: a keepalive, or one for a new lease.
 type call struct {
 	start time.Time // before it is sent
@@ -131,6 +135,10 @@ func (l *Locker) grant(s int64, c *call) {
 	if err == nil {
 		c.lease = &lease{id: clientv3.LeaseID(resp.ID), ttl: time.Duration(resp.TTL) * time.Second, confirmed: c.start}
 		l.leases[s] = c.lease
+		maps.DeleteFunc(l.own, func(_ clientv3.LeaseID, le *lease) bool {
+			return elapsed(le.confirmed, c.start) > ownFor*le.ttl
+		})
+		l.own[c.lease.id] = c.lease
 	}
 	delete(l.granting, s)
 	c.end(err)

@@ -277,13 +277,13 @@ func (l *Locker) drop(ctx context.Context, h *hold, of string) error {
 }
 
 // strays reports whether h's key, which is not as this Locker has last put it, is what an adoption made
-// of it that was not heard of again, or what a late request has made anew. If not the name may be in use.
+// of it that was not heard of again, or what a late request has made anew: it is under an etcd lease of this
+// Locker then. If not the name may be in use.
 func (l *Locker) strays(h *hold, key *pb.RangeResponse) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, kv := range key.Kvs {
-		late := h.doubt && kv.CreateRevision != h.rev
-		if late || kv.CreateRevision == h.rev && slices.Contains(h.tried, clientv3.LeaseID(kv.Lease)) {
+		if (kv.CreateRevision == h.rev || h.doubt) && l.own[clientv3.LeaseID(kv.Lease)] != nil {
 			h.mod = kv.ModRevision
 			return true
 		}
