@@ -72,7 +72,9 @@ func (a *acquisition) own(rev, mod int64, under clientv3.LeaseID) {
 	a.mod, a.under = mod, under
 	a.l.mu.Lock()
 	defer a.l.mu.Unlock()
-	a.h.rev = rev
+	if a.h.rev = rev; a.h.g.Token == 0 { // else a handover knows better
+		a.h.mod = mod
+	}
 }
 
 // found is the own key as it was read. If another owner has it, as from a backup that was restored,

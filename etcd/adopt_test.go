@@ -59,6 +59,38 @@ func unanswered(t *testing.T, l *process, g lock.Grant, f fate, then func()) {
 	l.kv.set(nil)
 }
 
+// TestPruneOfWhatAnotherRenews: an Acquire is given up that has taken effect, and its owner asks again by way of
+// another Locker, as a client of the lock service does by way of another replica. It finds its grant, and renews
+// it there. The first Locker, which prunes what the Acquire may have left, leaves that.
+func TestPruneOfWhatAnotherRenews(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("warm")))
+	req, enters, gate := storetest.Request("k"), entersLine(l, "k"), make(chan struct{})
+	l.kv.set(func(t txn) fate { // under a mutex
+		switch {
+		case enters(t):
+			return fate{mute: true, silent: true}
+		case deletes(t):
+			return fate{gate: gate}
+		}
+		return fate{}
+	})
+	ctx, cancel := context.WithCancel(storetest.Bounded(t))
+	failed := make(chan error, 1)
+	go func() { _, err := l.Acquire(ctx, req); failed <- err }()
+	storetest.Eventually(t, "the grant", func() bool { return len(storetest.Inspect(t, other, "k").Holders) == 1 })
+	cancel()
+	require.ErrorIs(t, storetest.Receive(t, failed), context.Canceled)
+	found := storetest.Refused(t, other, req).Holders[0]
+	require.Equal(t, req.Owner, found.Owner)
+	g := storetest.Renew(t, other, lock.Grant{Key: "k", Owner: req.Owner, Token: found.Token, TTL: req.TTL})
+	close(gate)
+	storetest.Eventually(t, "the prune", func() bool { return l.Unpruned() == 0 })
+	storetest.Holds(t, other, g)
+	storetest.Release(t, other, g)
+}
+
 // TestAdoptionWithoutReply: a renewal takes a grant over, its reply is lost, and no other follows. The
 // grant ends, though others keep the etcd lease alive that it is under.
 func TestAdoptionWithoutReply(t *testing.T) {

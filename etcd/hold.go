@@ -127,7 +127,7 @@ func (l *Locker) anew(a *acquisition) error {
 		a.h = &hold{g: old.g, attempt: old.attempt, pending: true, lost: old.lost, doubt: old.doubt}
 		l.enroll(a.h)
 	}
-	a.h.g.Token, a.h.rev, a.h.waiter, a.h.watched = 0, 0, a, false
+	a.h.g.Token, a.h.rev, a.h.mod, a.h.waiter, a.h.watched = 0, 0, 0, a, false
 	return nil
 }
 

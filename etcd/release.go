@@ -220,9 +220,8 @@ func (l *Locker) undo(ctx context.Context, h *hold) error {
 		h.doubt = true
 	}
 	h.lost, h.over, h.g.Token, h.due = nil, true, 0, time.Now().Add(undoDelay)
-	owner := h.g.Owner
 	l.mu.Unlock()
-	return l.drop(ctx, h, owner)
+	return l.drop(ctx, h, true)
 }
 
 // prune deletes what nobody uses any more: a grant that has ended, a place whose waiter has given
@@ -232,7 +231,7 @@ func (l *Locker) undo(ctx context.Context, h *hold) error {
 func (l *Locker) prune(h *hold) {
 	ctx, cancel := context.WithTimeout(l.ctx, requestTimeout)
 	defer cancel()
-	err := l.drop(ctx, h, h.attempt) // the owner may be used again
+	err := l.drop(ctx, h, false)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil {
@@ -246,39 +245,42 @@ func (l *Locker) prune(h *hold) {
 	l.pruneFailures++
 }
 
-// drop deletes h's key, and in doubt leaves a tombstone. It is tried again later if that fails.
-func (l *Locker) drop(ctx context.Context, h *hold, of string) error {
+// drop deletes h's key, and in doubt leaves a tombstone: of the owner if that has been undone. If not the owner
+// may ask again, and find the grant that it has by then, maybe by way of another Locker: so the key is deleted as
+// this Locker has put it, and no other has taken it into its care. It is tried again later if that fails.
+func (l *Locker) drop(ctx context.Context, h *hold, undo bool) error {
 	l.mu.Lock()
 	x := *h
 	l.mu.Unlock()
-	var conditions []clientv3.Cmp
+	of, conditions := x.attempt, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(x.name), "=", x.mod)}
 	switch {
-	case x.g.Token != 0: // unless another Locker has taken the grant into its care
-		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(x.name), "=", x.mod))
-	case !x.doubt:
-		conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision(x.name), "=", x.rev))
-	} // and in doubt on none: the name is not used again
+	case undo && x.doubt: // whatever has the name, which is not used again
+		of, conditions = x.g.Owner, nil
+	case undo:
+		conditions[0] = clientv3.Compare(clientv3.CreateRevision(x.name), "=", x.rev)
+	}
 	out, later, err := l.bury(ctx, x, of, conditions...)
 	l.mu.Lock()
 	if h.pruning = false; later {
 		h.due = time.Now().Add(pruneRetries.Max)
 	}
 	l.mu.Unlock()
-	if err != nil || later {
+	if err != nil {
 		return err
 	}
-	if ok, ops := did(out.ops); !ok {
-		if out.rev = 0; x.g.Token != 0 && l.strays(h, ops[1].GetResponseRange()) {
-			return nil // the next tick deletes it
-		}
+	switch ok, ops := did(out.ops); {
+	case !ok && !undo && l.strays(h, ops[1].GetResponseRange()), later:
+		return nil // another tick deletes it, or leaves a tombstone
+	case !ok:
+		out.rev = 0
 	}
 	l.forget(h, out.rev)
 	return nil
 }
 
-// strays reports whether h's key, which is not as this Locker has last put it, is what an adoption made
-// of it that was not heard of again, or what a late request has made anew: it is under an etcd lease of this
-// Locker then. If not the name may be in use.
+// strays reports whether h's key, which is not as this Locker has last put it, is what a request made of it
+// that was not heard of again, or that came late: it is under an etcd lease of this Locker then. If not the name
+// is in use.
 func (l *Locker) strays(h *hold, key *pb.RangeResponse) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -287,8 +289,8 @@ func (l *Locker) strays(h *hold, key *pb.RangeResponse) bool {
 			h.mod = kv.ModRevision
 			return true
 		}
+		h.number = -1
 	}
-	h.number = -1
 	return false
 }
 
