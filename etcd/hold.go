@@ -296,8 +296,9 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		}
 		h := l.renewing(g)
 		if h == nil {
-			if h, err = l.find(ctx, g); err == nil {
-				g, err = l.adopt(ctx, h, g)
+			var e entry
+			if e, err = l.find(ctx, g); err == nil {
+				g, err = l.adopt(ctx, l.foreign(g, e), g)
 			}
 			return err
 		}

@@ -38,19 +38,22 @@ func (l *Locker) Release(ctx context.Context, g lock.Grant) error {
 			return err
 		}
 		h := l.of(g)
-		switch {
-		case g.Token == 0 && h != nil:
-			return l.undo(ctx, h)
-		case h != nil && l.leaving(h, g.Token):
+		if h == nil || g.Token != 0 && !l.leaving(h, g.Token) {
+			e, err := l.find(ctx, g)
+			switch {
+			case g.Token == 0 && errors.Is(err, lock.ErrLost):
+				return nil
+			case err != nil:
+				return err
+			}
+			l.mu.Lock()
+			h = l.holdOf(g, e)
+			l.mu.Unlock()
+		}
+		if g.Token != 0 && l.leaving(h, g.Token) {
 			return l.give(ctx, g, h)
 		}
-		h, err := l.find(ctx, g)
-		if err == nil {
-			_, err = l.end(ctx, g, *h, false)
-		} else if g.Token == 0 && errors.Is(err, lock.ErrLost) {
-			return nil
-		}
-		return err
+		return l.undo(ctx, h) // or an acquire has got g that has not heard of it
 	}))
 }
 
@@ -66,12 +69,14 @@ func (l *Locker) leaving(h *hold, token lock.Token) bool {
 	return true
 }
 
-// give ends g, which h is, and lets the next in line have the lock if that is one of this
-// Locker's.
+// give ends g, which h is, and lets the next in line have the lock if both are this Locker's.
 func (l *Locker) give(ctx context.Context, g lock.Grant, h *hold) (err error) {
+	var next next
 	l.mu.Lock()
 	x := *h
-	next := l.nextOf(h)
+	if l.byName[h.name] == h {
+		next = l.nextOf(h)
+	}
 	l.mu.Unlock()
 	rev := int64(0)
 	if next.a != nil {
@@ -92,11 +97,7 @@ func (l *Locker) give(ctx context.Context, g lock.Grant, h *hold) (err error) {
 // end deletes the key of g, and returns at which revision, if that is known. again says that a request
 // before it may have done so.
 func (l *Locker) end(ctx context.Context, g lock.Grant, x hold, again bool) (rev int64, err error) {
-	created := l.revisionOf(g.Token)
-	if g.Token == 0 {
-		created = x.rev
-	}
-	out, _, err := l.bury(ctx, x, x.g.Owner, clientv3.Compare(clientv3.CreateRevision(x.name), "=", created))
+	out, _, err := l.bury(ctx, x, x.g.Owner, clientv3.Compare(clientv3.CreateRevision(x.name), "=", l.revisionOf(g.Token)))
 	if err != nil {
 		return 0, err
 	}
@@ -198,19 +199,32 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, x hold, next next) 
 	return 0, lostTo(g, ops[0].GetResponseRange())
 }
 
-// find returns what another Locker has acquired, if it is still there.
-func (l *Locker) find(ctx context.Context, g lock.Grant) (*hold, error) {
-	base := l.baseOf(g.Key)
-	resp, err := l.read(ctx, everyone(base, 0))
+// find returns the entry that g's owner has, if it is still there.
+func (l *Locker) find(ctx context.Context, g lock.Grant) (entry, error) {
+	resp, err := l.read(ctx, everyone(l.baseOf(g.Key), 0))
 	if err != nil {
-		return nil, err
+		return entry{}, err
 	}
 	for _, e := range entriesOf(l.prefix, resp.Kvs) {
 		if e.owner == g.Owner && (g.Token == 0 || e.kv.CreateRevision == l.revisionOf(g.Token)) {
-			return &hold{g: g, name: string(e.kv.Key), base: base, number: -1, rev: e.kv.CreateRevision, lined: true}, nil
+			return e, nil
 		}
 	}
-	return nil, lostTo(g, resp)
+	return entry{}, lostTo(g, resp)
+}
+
+// holdOf returns what is known of e, an entry of g's owner. l.mu is held.
+func (l *Locker) holdOf(g lock.Grant, e entry) *hold {
+	if h := l.byName[string(e.kv.Key)]; h != nil && idOf(h.g) == idOf(g) {
+		return h
+	}
+	return l.foreign(g, e)
+}
+
+// foreign is the hold of an entry that another Locker has acquired.
+func (l *Locker) foreign(g lock.Grant, e entry) *hold {
+	g.Shared = e.shared
+	return &hold{g: g, name: string(e.kv.Key), base: l.baseOf(g.Key), number: -1, rev: e.kv.CreateRevision, lined: true}
 }
 
 // undo deletes whatever h's owner has, and refuses what it may yet get.

@@ -47,6 +47,32 @@ func TestReleaseBesideAnotherTry(t *testing.T) {
 	storetest.Release(t, l, w.Granted(t))
 }
 
+// TestReleaseOfAnEarlierGrant: likewise if that try has failed, or is under way. The release is no loss, of
+// which a watch would tell.
+func TestReleaseOfAnEarlierGrant(t *testing.T) {
+	t.Parallel()
+	for _, waits := range []bool{false, true} {
+		l, other, _ := pair(t)
+		lost, after := make(chan lock.LostReason, 1), make(chan lock.LostReason, 1)
+		req, beside := storetest.Shared(storetest.Request("k")), storetest.Request("k2")
+		req.Lost = func(r lock.LostReason) { lost <- r }
+		beside.Lost = func(r lock.LostReason) { after <- r }
+		g, next := storetest.Acquire(t, l, req), storetest.Acquire(t, l, beside)
+		time.Sleep(3 * etcd.WatchDelay)
+		again := lock.Request{Key: "k", Owner: g.Owner, TTL: time.Minute}
+		if waits {
+			w := storetest.Waits(t, l, again)
+			defer func() { storetest.Release(t, l, w.Granted(t)) }()
+		} else {
+			storetest.Refused(t, l, again)
+		}
+		storetest.Release(t, l, g)
+		require.NoError(t, other.ForceRelease(storetest.Bounded(t), next.Key, next.Owner))
+		require.Equal(t, lock.ReasonForced, told(t, after)) // the same watch, in order
+		require.Empty(t, lost)
+	}
+}
+
 // TestReleaseOfForced: who releases before the news of a forced release has come is told of it,
 // also if the release would have handed the lock over.
 func TestReleaseOfForced(t *testing.T) {
