@@ -17,27 +17,33 @@ import (
 // JSON of the lock service. Its release hands the lock over to no writer: others read still.
 func TestReaderIsRenewedAsWriter(t *testing.T) {
 	t.Parallel()
-	l, other, cli := pair(t)
-	first := storetest.Acquire(t, other, storetest.Shared(storetest.Request("k")))
-	g := storetest.Acquire(t, l, storetest.Lasting(storetest.Shared(storetest.Request("k")), 15*time.Second))
-	w := storetest.Waits(t, l, storetest.Request("k"))
-	g.TTL, g.Shared = time.Minute, false
-	g = storetest.Renew(t, l, g)
-	released := string(keyOf(t, cli, l.prefix, g.Owner).Key)
-	looked := l.kv.once(fate{}, func(t txn) bool { // and not a handover
-		return puts(t) && !slices.Contains(t.deletes, released)
-	})
-	storetest.Release(t, l, g)
-	select {
-	case <-looked:
-	case <-w.Done:
-		require.FailNow(t, "two hold it", "%v, %v", w.Grant, w.Err)
-	case <-time.After(storetest.Patience):
-		require.FailNow(t, "it does not look")
+	for _, own := range []bool{true, false} {
+		l, other, cli := pair(t)
+		first := storetest.Acquire(t, other, storetest.Shared(storetest.Request("k")))
+		by := other
+		if own {
+			by = l
+		}
+		g := storetest.Acquire(t, by, storetest.Lasting(storetest.Shared(storetest.Request("k")), 15*time.Second))
+		w := storetest.Waits(t, l, storetest.Request("k"))
+		g.TTL, g.Shared = time.Minute, false
+		g = storetest.Renew(t, l, g)
+		released := string(keyOf(t, cli, l.prefix, g.Owner).Key)
+		looked := l.kv.once(fate{}, func(t txn) bool { // and not a handover
+			return puts(t) && !slices.Contains(t.deletes, released)
+		})
+		storetest.Release(t, l, g)
+		select {
+		case <-looked:
+		case <-w.Done:
+			require.FailNow(t, "two hold it", "%v, %v", w.Grant, w.Err)
+		case <-time.After(storetest.Patience):
+			require.FailNow(t, "it does not look")
+		}
+		storetest.Holds(t, other, first)
+		storetest.Release(t, other, first)
+		storetest.Holds(t, other, w.Granted(t))
 	}
-	storetest.Holds(t, other, first)
-	storetest.Release(t, other, first)
-	storetest.Holds(t, other, w.Granted(t))
 }
 
 // unanswered gives up a renewal of g that takes it over, when f has befallen what does that and then is done.
@@ -133,6 +139,34 @@ func TestEndThatAnotherPutOff(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestEndInDoubtThatAnotherPutOff: likewise of a grant whose request was sent twice, with a copy on its way yet.
+// Its release leaves what refuses that.
+func TestEndInDoubtThatAnotherPutOff(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	const ttl = 6 * time.Second
+	beside := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("beside"), ttl)) // keeps the etcd lease alive
+	lost := make(chan lock.LostReason, 1)
+	req := storetest.Lasting(storetest.Request("k"), ttl)
+	req.Lost = func(r lock.LostReason) { lost <- r }
+	hit := l.kv.once(fate{late: true}, entersLine(l, "k"))
+	g := storetest.Acquire(t, l, req)
+	reached(t, hit)
+	g.TTL = time.Minute
+	g = storetest.Renew(t, other, g)
+	l.kv.every(fate{err: errCut}, deletes) // else a prune would leave it
+	storetest.Eventually(t, "the end", func() bool {
+		beside = storetest.Renew(t, l, beside)
+		return len(lost) > 0
+	})
+	require.Equal(t, lock.ReasonExpired, <-lost)
+	g = storetest.Renew(t, l, g)
+	l.kv.set(nil)
+	storetest.Release(t, l, g)
+	l.kv.deliver(t)
+	require.Empty(t, storetest.Inspect(t, other, "k").Holders, "a ghost")
 }
 
 func endThatAnotherPutOff(t *testing.T, tried, renew bool) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -180,9 +179,12 @@ func (h *hold) lose(why lock.LostReason) (tell func()) {
 }
 
 // reason is why h is lost when its key is not there any more: its lease has expired, or
-// somebody deleted the key.
+// somebody deleted the key. It is not known of what was under another Locker's lease.
 func (h *hold) reason() lock.LostReason {
-	if elapsed(h.lease.confirmed, time.Now()) >= h.lease.ttl {
+	switch le := h.lease; {
+	case le == nil:
+		return 0
+	case elapsed(le.confirmed, time.Now()) >= le.ttl:
 		return lock.ReasonExpired
 	}
 	return lock.ReasonForced
@@ -294,15 +296,15 @@ func (l *Locker) Renew(ctx context.Context, g lock.Grant) (lock.Grant, error) {
 		if err = l.endOf(ctx, g); err != nil {
 			return err
 		}
-		h := l.renewing(g)
+		h, renew := l.renewing(g), l.confirm
 		if h == nil {
-			var e entry
-			if e, err = l.find(ctx, g); err == nil {
-				g, err = l.adopt(ctx, l.foreign(g, e), g)
+			e, err := l.find(ctx, g)
+			if err != nil {
+				return err
 			}
-			return err
+			h, renew = l.revive(g, e), l.adopt
 		}
-		g, err = l.confirm(ctx, h, g)
+		g, err = renew(ctx, h, g)
 		l.renewed(h, g, err)
 		return err
 	})
@@ -351,13 +353,47 @@ func (l *Locker) renewing(g lock.Grant) *hold {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	h := l.byOwner[idOf(g)]
-	if h == nil || h.over || h.g.Token != g.Token {
+	if h == nil || h.over || h.lease == nil || h.g.Token != g.Token {
 		return nil
 	}
 	h.renewals++
 	return h
 }
 
+// revive does so with a grant of which e is the entry, and that does not live in the books: another Locker
+// has acquired it, or renewed it when it had ended here. What it was here makes room, and a prune of that
+// which is under way has no effect once the key is put anew. Its doubt stays.
+func (l *Locker) revive(g lock.Grant, e entry) *hold {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := l.holdOf(g, e)
+	old := l.byName[known.name]
+	if old == known && !known.over && known.g.Token == g.Token { // another try of its owner was later
+		known.renewals++
+		l.byOwner[idOf(g)] = known
+		return known
+	}
+	g.Shared, g.Start, g.TTL = e.shared, time.Now(), min(g.TTL, l.maxTTL)
+	h := &hold{
+		g: g, name: known.name, base: known.base, number: known.number, attempt: known.attempt,
+		lined: true, doubt: known.doubt, rev: e.kv.CreateRevision, mod: known.mod, renewals: 1,
+	}
+	switch {
+	case old == nil:
+	case old == known, old.attempt == "": // an acquire of that name which is under way is refused
+		old.over, old.lost = true, nil
+		if l.byOwner[idOf(old.g)] == old {
+			delete(l.byOwner, idOf(old.g))
+		}
+	default: // the entry has gone since it was read, and its name is in use again
+		return h
+	}
+	l.byOwner[idOf(g)], l.byName[h.name] = h, h
+	l.arm()
+	return h
+}
+
+// renewed notes what came of a renewal. The grant lives for as long as any has promised.
 func (l *Locker) renewed(h *hold, g lock.Grant, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -365,7 +401,7 @@ func (l *Locker) renewed(h *hold, g lock.Grant, err error) {
 	switch {
 	case errors.Is(err, lock.ErrLost):
 		h.lost, h.over, h.due = nil, true, time.Now()
-	case err == nil && g.Start.After(h.g.Start):
+	case err == nil && g.Start.Add(g.TTL).After(h.g.Start.Add(h.g.TTL)):
 		h.g.Start, h.g.TTL = g.Start, g.TTL
 	}
 }
@@ -401,7 +437,7 @@ func (l *Locker) confirm(ctx context.Context, h *hold, g lock.Grant) (lock.Grant
 	return g, err
 }
 
-// adopt renews a grant that this Locker does not know, that another has renewed meanwhile, or whose
+// adopt renews a grant that this Locker did not know, that another has renewed meanwhile, or whose
 // lease is too short, by putting its key under a lease of its own. The other will not delete the key then: it
 // looks at the mod revision. So does this put, which may take effect late: it must not take
 // the key from a newer lease to an older one.
@@ -410,7 +446,6 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 	if err != nil {
 		return g, err
 	}
-	g.Shared = strings.HasPrefix(h.name, h.base+sharedMark)
 	for seen := int64(-1); ; { // no key has that one
 		start := time.Now()
 		beat := l.freshen(le, start)
@@ -421,19 +456,12 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 		)})
 		if err != nil {
 			l.suspect(err, le)
-			if (out.doubt || out.full) && seen >= 0 {
-				g.TTL, g.Start = le.ttl, start
-				l.attempted(h, g, le)
-			}
 			return g, err
 		}
 		ok, ops := did(out.ops)
 		if ok {
 			g.TTL, g.Start = le.ttl, start
-			l.mu.Lock()
-			h.mod = out.rev
-			l.adopted(h, g, le)
-			l.mu.Unlock()
+			l.moved(h, le, out.rev)
 			return g, beat.wait(ctx, l)
 		}
 		kvs := ops[0].GetResponseRange().Kvs
@@ -444,23 +472,11 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 	}
 }
 
-// adopted notes that h is a grant of this Locker's, under le.
-func (l *Locker) adopted(h *hold, g lock.Grant, le *lease) {
-	h.g, h.lease = g, le
-	l.byOwner[idOf(g)], l.byName[h.name] = h, h
-	l.arm()
-}
-
-// attempted notes that h may be under le, or come to be. One that is not known is looked after as if it
-// was, so that it ends if no renewal follows: others keep le alive.
-func (l *Locker) attempted(h *hold, g lock.Grant, le *lease) {
+// moved notes that h's key is under le since revision mod. A later renewal may have been answered before.
+func (l *Locker) moved(h *hold, le *lease, mod int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known := l.byName[h.name]
-	if known == nil || known.over && known != h {
-		if known != nil {
-			h.mod = known.mod
-		}
-		l.adopted(h, g, le)
+	if mod > h.mod {
+		h.mod, h.lease = mod, le
 	}
 }

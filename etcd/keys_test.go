@@ -4,6 +4,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/seed-215fdefa/lock"
 )
 
 func TestParseName(t *testing.T) {
@@ -41,4 +44,25 @@ func TestNextStands(t *testing.T) {
 	require.Nil(t, l.nextOf(held).a)
 	waits.h.rev = 11
 	require.Equal(t, waits, l.nextOf(held).a)
+}
+
+// TestReviveTakesTheName: Lockers use names again. What was known of the entry of another Locker that had a name
+// goes when another owner's has it, and what this Locker uses a name for stays.
+func TestReviveTakesTheName(t *testing.T) {
+	l := &Locker{prefix: "lock/", ticking: true, byOwner: make(map[id]*hold), byName: make(map[string]*hold)}
+	revive := func(name, owner string, rev int64) *hold {
+		g := lock.Grant{Key: "k", Owner: owner, Token: lock.Token(rev)}
+		return l.revive(g, entry{owner: owner, kv: &mvccpb.KeyValue{Key: []byte(name), CreateRevision: rev}})
+	}
+	first := revive("lock/k/xp.0", "a", 7)
+	require.Same(t, first, revive("lock/k/xp.0", "a", 7))
+	second := revive("lock/k/xp.0", "b", 9)
+	require.Equal(t, map[id]*hold{{"k", "b"}: second}, l.byOwner)
+	require.True(t, first.over)
+
+	own := &hold{g: lock.Grant{Key: "k", Owner: "c"}}
+	l.enroll(own)
+	revive(own.name, "a", 8)
+	require.Same(t, own, l.byName[own.name])
+	require.NotContains(t, l.byOwner, id{"k", "a"})
 }

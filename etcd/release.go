@@ -213,18 +213,15 @@ func (l *Locker) find(ctx context.Context, g lock.Grant) (entry, error) {
 	return entry{}, lostTo(g, resp)
 }
 
-// holdOf returns what is known of e, an entry of g's owner. l.mu is held.
+// holdOf returns what is known of e, an entry of g's owner: if another Locker has acquired it, what it says.
+// l.mu is held.
 func (l *Locker) holdOf(g lock.Grant, e entry) *hold {
-	if h := l.byName[string(e.kv.Key)]; h != nil && idOf(h.g) == idOf(g) {
+	name := string(e.kv.Key)
+	if h := l.byName[name]; h != nil && idOf(h.g) == idOf(g) {
 		return h
 	}
-	return l.foreign(g, e)
-}
-
-// foreign is the hold of an entry that another Locker has acquired.
-func (l *Locker) foreign(g lock.Grant, e entry) *hold {
 	g.Shared = e.shared
-	return &hold{g: g, name: string(e.kv.Key), base: l.baseOf(g.Key), number: -1, rev: e.kv.CreateRevision, lined: true}
+	return &hold{g: g, name: name, base: l.baseOf(g.Key), number: -1, rev: e.kv.CreateRevision, lined: true}
 }
 
 // undo deletes whatever h's owner has, and refuses what it may yet get.
