@@ -126,6 +126,52 @@ func TestAdoptionWithoutReply(t *testing.T) {
 	}
 }
 
+// TestAdoptionComesLate: a renewal that takes another Locker's grant over is given up, and takes effect when that
+// one has renewed it several times. The grant lives for as long as the last of them has promised, and ends then,
+// though others keep the etcd lease alive that it is under.
+func TestAdoptionComesLate(t *testing.T) {
+	t.Parallel()
+	for name, ended := range map[string]bool{"before its end": false, "after its end": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, other, cli := pair(t)
+			const ttl = 8 * time.Second
+			beside := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("beside"), ttl))
+			g := storetest.Acquire(t, other, storetest.Lasting(storetest.Request("k"), ttl))
+			unanswered(t, l, g, fate{late: true, silent: true}, func() {})
+			pruned, half := l.kv.once(fate{}, deletes), time.After(ttl/2)
+			for over := false; !over; time.Sleep(100 * time.Millisecond) {
+				g, beside = storetest.Renew(t, other, g), storetest.Renew(t, l, beside)
+				select {
+				case <-pruned:
+					over = true
+				case <-half:
+					over = !ended
+				default:
+				}
+			}
+			if ended {
+				time.Sleep(500 * time.Millisecond) // for the answer
+			}
+			g = storetest.Renew(t, other, g)
+			l.kv.deliver(t)
+			require.Equal(t, leaseOf(t, cli, l.prefix, beside.Owner), leaseOf(t, cli, l.prefix, g.Owner))
+			for end := g.Start.Add(g.TTL); ; time.Sleep(50 * time.Millisecond) {
+				beside = storetest.Renew(t, l, beside)
+				holders := storetest.Inspect(t, other, "k").Holders
+				if !time.Now().Before(end) {
+					break
+				}
+				require.Len(t, holders, 1, "%v before the end", time.Until(end))
+			}
+			storetest.Eventually(t, "the grant to end", func() bool {
+				beside = storetest.Renew(t, l, beside)
+				return len(storetest.Inspect(t, other, "k").Holders) == 0
+			})
+		})
+	}
+}
+
 // TestEndThatAnotherPutOff: a grant has ended in the books of its Locker, since another renews it, and is
 // not pruned there yet. It lives all the same: this Locker renews and releases it like any, also if it has
 // tried to renew it before, and does not know what has come of that.

@@ -30,8 +30,10 @@ type hold struct {
 	lined   bool         // its name may be the tail
 	doubt   bool         // a late request may yet create the key
 
-	rev, mod int64 // create revision, and that of this Locker's last put; 0: not known
-	gone     int64 // revision of its last deletion that was told; 0: none
+	rev, mod int64     // create revision, and that of this Locker's last put; 0: not known
+	gone     int64     // revision of its last deletion that was told; 0: none
+	seen     int64     // a renewal without an answer puts the key if it is at that revision yet; 0: none does
+	until    time.Time // and not after that
 	lease    *lease
 	lost     func(lock.LostReason) // nil: nobody is to be told
 	watched  bool
@@ -40,8 +42,8 @@ type hold struct {
 	ended   *lock.LostError // its loss has been told; its key may still be there
 	over    bool            // it is to be pruned
 	leaving bool            // its release is under way, which tells who waits behind it
-	pruning bool
-	due     time.Time // when
+	pruning bool            // or what a renewal without an answer has done is being looked at
+	due     time.Time       // when
 }
 
 // add is what an acquisition begins with.
@@ -234,12 +236,12 @@ func (l *Locker) tick() {
 		}
 	}
 	for _, h := range l.byName {
+		if (h.over || h.seen != 0) && !h.pruning && !h.due.After(now) && len(prune) < most {
+			h.pruning = true
+			prune = append(prune, h)
+		}
 		switch {
 		case h.over:
-			if !h.pruning && !h.due.After(now) && len(prune) < most {
-				h.pruning = true
-				prune = append(prune, h)
-			}
 		case h.waiter != nil:
 			l.watch.wanted = now
 		case h.g.Token == 0:
@@ -376,7 +378,8 @@ func (l *Locker) revive(g lock.Grant, e entry) *hold {
 	g.Shared, g.Start, g.TTL = e.shared, time.Now(), min(g.TTL, l.maxTTL)
 	h := &hold{
 		g: g, name: known.name, base: known.base, number: known.number, attempt: known.attempt,
-		lined: true, doubt: known.doubt, rev: e.kv.CreateRevision, mod: known.mod, renewals: 1,
+		lined: true, doubt: known.doubt, rev: e.kv.CreateRevision, mod: known.mod, seen: known.seen, until: known.until,
+		renewals: 1,
 	}
 	switch {
 	case old == nil:
@@ -456,6 +459,9 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 		)})
 		if err != nil {
 			l.suspect(err, le)
+			if (out.doubt || out.full) && seen >= 0 {
+				l.attempted(h, seen)
+			}
 			return g, err
 		}
 		ok, ops := did(out.ops)
@@ -479,4 +485,15 @@ func (l *Locker) moved(h *hold, le *lease, mod int64) {
 	if mod > h.mod {
 		h.mod, h.lease = mod, le
 	}
+	if mod > h.seen {
+		h.seen = 0
+	}
+}
+
+// attempted notes that the answer to an adoption was not waited for. It may have taken effect, or may do so as
+// long as the key is at revision seen.
+func (l *Locker) attempted(h *hold, seen int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h.seen, h.until = max(h.seen, seen), time.Now().Add(storekit.UndoLife)
 }

@@ -263,6 +263,9 @@ func (l *Locker) drop(ctx context.Context, h *hold, undo bool) error {
 	l.mu.Lock()
 	x := *h
 	l.mu.Unlock()
+	if !x.over {
+		return l.ascertain(ctx, h)
+	}
 	of, conditions := x.attempt, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(x.name), "=", x.mod)}
 	switch {
 	case undo && x.doubt: // whatever has the name, which is not used again
@@ -275,33 +278,55 @@ func (l *Locker) drop(ctx context.Context, h *hold, undo bool) error {
 	if h.pruning = false; later {
 		h.due = time.Now().Add(pruneRetries.Max)
 	}
+	if err == nil {
+		if ok, ops := did(out.ops); !ok {
+			out.rev, later = 0, !undo && l.strays(h, ops[1].GetResponseRange()) || later
+		}
+	}
 	l.mu.Unlock()
-	if err != nil {
-		return err
+	if err == nil && !later {
+		l.forget(h, out.rev)
 	}
-	switch ok, ops := did(out.ops); {
-	case !ok && !undo && l.strays(h, ops[1].GetResponseRange()), later:
-		return nil // another tick deletes it, or leaves a tombstone
-	case !ok:
-		out.rev = 0
-	}
-	l.forget(h, out.rev)
-	return nil
+	return err
 }
 
-// strays reports whether h's key, which is not as this Locker has last put it, is what a request made of it
-// that was not heard of again, or that came late: it is under an etcd lease of this Locker then. If not the name
-// is in use.
-func (l *Locker) strays(h *hold, key *pb.RangeResponse) bool {
+// ascertain reads what a renewal of h without an answer has made of its key.
+func (l *Locker) ascertain(ctx context.Context, h *hold) error {
+	key, err := l.read(ctx, clientv3.OpGet(h.name, clientv3.WithKeysOnly()))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, kv := range key.Kvs {
-		if (kv.CreateRevision == h.rev || h.doubt) && l.own[clientv3.LeaseID(kv.Lease)] != nil {
-			h.mod = kv.ModRevision
-			return true
-		}
-		h.number = -1
+	if h.pruning = false; err == nil {
+		l.strays(h, key)
 	}
+	return err
+}
+
+// strays reports whether this Locker has to look at h again, whose key is not as it has last put it, as far as it has
+// heard. If the key is under an etcd lease of this Locker, a request put it so of which it did not hear, or that came
+// late. Whoever renewed the grant by way of another Locker, before that took effect, counts on it for a TTL from now
+// at most. If not, such a request may be on its way yet; else the key is another's. l.mu is held.
+func (l *Locker) strays(h *hold, key *pb.RangeResponse) bool {
+	now := time.Now()
+	for _, kv := range key.Kvs {
+		same, le := kv.CreateRevision == h.rev, l.own[clientv3.LeaseID(kv.Lease)]
+		switch {
+		case le != nil && (h.over && (same || h.doubt) || same && kv.ModRevision > h.mod):
+			h.mod, h.lease, h.seen = max(h.mod, kv.ModRevision), le, 0
+			switch {
+			case !h.over:
+				h.g.Start, h.g.TTL = now, le.ttl
+			case same && h.ended != nil:
+				h.due = now.Add(le.ttl)
+			}
+			return true
+		case same && kv.ModRevision == h.seen && now.Before(h.until):
+			h.due = now.Add(impatience(h.g.TTL))
+			return true
+		case h.over:
+			h.number = -1
+		}
+	}
+	h.seen = 0
 	return false
 }
 
