@@ -169,11 +169,14 @@ func (l *Locker) forget(h *hold, rev int64) {
 	}
 }
 
-// lose ends h and returns what tells it.
+// lose ends h and returns what tells it. During its release that is nobody's business, nor known to be a
+// loss: the release may have done it.
 func (h *hold) lose(why lock.LostReason) (tell func()) {
 	lost := h.lost
 	h.lost, h.over, h.due = nil, true, time.Now()
-	h.ended = &lock.LostError{Reason: why, Token: h.g.Token}
+	if !h.leaving {
+		h.ended = &lock.LostError{Reason: why, Token: h.g.Token}
+	}
 	if lost == nil {
 		return func() {}
 	}

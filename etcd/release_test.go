@@ -145,6 +145,35 @@ func TestNoLossBesideRelease(t *testing.T) {
 	require.Empty(t, lost)
 }
 
+// TestReleaseIsNoForce: likewise, and the release is asked for again meanwhile, as by a client of the lock service
+// whose first request was not answered. That the grant is gone does not mean that it was forced.
+func TestReleaseIsNoForce(t *testing.T) {
+	t.Parallel()
+	l, other, _ := pair(t)
+	after := make(chan lock.LostReason, 1)
+	req, beside := storetest.Request("k"), storetest.Request("k2")
+	req.Lost = func(lock.LostReason) {}
+	beside.Lost = func(r lock.LostReason) { after <- r }
+	g, next := storetest.Acquire(t, l, req), storetest.Acquire(t, l, beside)
+	time.Sleep(3 * etcd.WatchDelay)
+	back := make(chan struct{})
+	l.kv.every(fate{back: back}, deletes)
+	released := make(chan error, 1)
+	ctx := storetest.Bounded(t)
+	go func() { released <- l.Release(ctx, g) }()
+	storetest.Eventually(t, "the release to take effect", func() bool {
+		return len(storetest.Inspect(t, other, "k").Holders) == 0
+	})
+	require.NoError(t, other.ForceRelease(storetest.Bounded(t), next.Key, next.Owner))
+	require.Equal(t, lock.ReasonForced, told(t, after)) // the same watch, in order
+	l.kv.set(nil)
+	if err := l.Release(storetest.Bounded(t), g); err != nil { // else a busy machine has sent it twice
+		require.Zero(t, storetest.Lost(t, err))
+	}
+	close(back)
+	require.NoError(t, storetest.Receive(t, released))
+}
+
 // TestReleaseInDoubt: a copy of the request that was granted is yet to arrive. The release leaves
 // what refuses it, although somebody in this process waits to have the lock handed over.
 func TestReleaseInDoubt(t *testing.T) {
