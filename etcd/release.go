@@ -105,7 +105,7 @@ func (l *Locker) end(ctx context.Context, g lock.Grant, x hold, again bool) (rev
 	switch {
 	case ok:
 		return out.rev, nil
-	case (out.doubt || out.full || again) && x.number >= 0:
+	case out.doubt || out.full || again:
 		return 0, nil // it was there, so an earlier sending has come through
 	}
 	return 0, lostTo(g, ops[0].GetResponseRange())

@@ -91,15 +91,22 @@ func TestReleaseOfForced(t *testing.T) {
 }
 
 // TestReleaseIsSentAgain: the reply to a release gets lost. The next finds nothing to release,
-// and that is no loss.
+// and that is no loss, also not of what another Locker has acquired.
 func TestReleaseIsSentAgain(t *testing.T) {
 	t.Parallel()
 	l, other, _ := pair(t)
-	g := storetest.Acquire(t, l, storetest.Request("k"))
-	hit := l.kv.once(fate{mute: true}, deletes)
-	storetest.Release(t, l, g)
-	reached(t, hit)
-	storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+	for _, by := range []*process{l, other} {
+		for _, renewed := range []bool{false, true} {
+			g := storetest.Acquire(t, by, storetest.Request("k"))
+			if renewed {
+				g = storetest.Renew(t, l, g)
+			}
+			hit := l.kv.once(fate{mute: true}, deletes)
+			storetest.Release(t, l, g)
+			reached(t, hit)
+			storetest.Release(t, other, storetest.Acquire(t, other, storetest.Request("k")))
+		}
+	}
 }
 
 // TestNoLossAfterRelease: a release fails, and the grant ends by itself. Its holder is not told.
