@@ -25,10 +25,9 @@ type hold struct {
 	number     int32  // in the name; -1: it is not used again
 	attempt    string // process and number of the first name of its Acquire, for a tombstone
 
-	pending bool         // its Acquire has not returned
-	waiter  *acquisition // nil: it does not stand in line
-	lined   bool         // its name may be the tail
-	doubt   bool         // a late request may yet create the key
+	waiter *acquisition // nil: it does not stand in line
+	lined  bool         // its name may be the tail
+	doubt  bool         // a late request may yet create the key
 
 	rev, mod int64     // create revision, and that of this Locker's last put; 0: not known
 	gone     int64     // revision of its last deletion that was told; 0: none
@@ -48,7 +47,7 @@ type hold struct {
 
 // add is what an acquisition begins with.
 func (l *Locker) add(req lock.Request) *hold {
-	h := &hold{g: lock.Grant{Key: req.Key, Owner: req.Owner, Shared: req.Shared}, pending: true, lost: req.Lost}
+	h := &hold{g: lock.Grant{Key: req.Key, Owner: req.Owner, Shared: req.Shared}, lost: req.Lost}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.enroll(h)
@@ -102,7 +101,7 @@ func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease) bool {
 	if !h.over {
 		h.g, h.rev, h.mod, h.lease = g, l.revisionOf(g.Token), mod, le
 		l.byOwner[idOf(g)] = h
-		if h.pending, h.waiter, h.lined = false, nil, false; h.gone > mod {
+		if h.waiter, h.lined = nil, false; h.gone > mod {
 			tell = h.lose(h.reason())
 		}
 	}
@@ -125,7 +124,7 @@ func (l *Locker) anew(a *acquisition) error {
 	}
 	if old.over || old.number < 0 {
 		delete(l.byName, old.name)
-		a.h = &hold{g: old.g, attempt: old.attempt, pending: true, lost: old.lost, doubt: old.doubt}
+		a.h = &hold{g: old.g, attempt: old.attempt, lost: old.lost, doubt: old.doubt}
 		l.enroll(a.h)
 	}
 	a.h.g.Token, a.h.rev, a.h.mod, a.h.waiter, a.h.watched = 0, 0, 0, a, false
@@ -137,8 +136,7 @@ func (l *Locker) anew(a *acquisition) error {
 // Its owner may ask again, and is not refused for that.
 func (l *Locker) failed(h *hold) {
 	l.mu.Lock()
-	h.pending, h.waiter = false, nil
-	h.g.Token, h.over, h.due = 0, true, time.Now().Add(undoDelay)
+	h.waiter, h.g.Token, h.over, h.due = nil, 0, true, time.Now().Add(undoDelay)
 	nothing := h.rev == 0 && !h.doubt && !h.lined
 	l.mu.Unlock()
 	if nothing {

@@ -227,7 +227,7 @@ func (l *Locker) holdOf(g lock.Grant, e entry) *hold {
 // undo deletes whatever h's owner has, and refuses what it may yet get.
 func (l *Locker) undo(ctx context.Context, h *hold) error {
 	l.mu.Lock()
-	if h.pending { // everything is possible
+	if !h.over && h.g.Token == 0 && h.attempt != "" { // its Acquire is under way: everything is possible
 		h.doubt = true
 	}
 	h.lost, h.over, h.g.Token, h.due = nil, true, 0, time.Now().Add(undoDelay)
