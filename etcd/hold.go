@@ -124,7 +124,7 @@ func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease) bool {
 
 // anew prepares a, whose key is gone, to enter once more, unless it has been undone: the tombstone may
 // be on its way yet. It may have been granted the lock by a handover of which it has not heard, and which
-// is lost.
+// is lost: that one is pruned by itself, and its name may be another's by now.
 func (l *Locker) anew(a *acquisition) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -134,8 +134,11 @@ func (l *Locker) anew(a *acquisition) error {
 		return storekit.ErrUndone
 	}
 	if old.over || old.number < 0 {
-		delete(l.byName, old.name)
-		a.h = &hold{g: old.g, attempt: old.attempt, lost: old.lost, doubt: old.doubt}
+		a.h = &hold{g: old.g, lost: old.lost}
+		if !old.over { // nobody prunes it: what may come late for it, this one has to refuse
+			delete(l.byName, old.name)
+			a.h.attempt, a.h.doubt = old.attempt, old.doubt
+		}
 		l.enroll(a.h)
 	}
 	a.h.g.Token, a.h.rev, a.h.mod, a.h.waiter, a.h.watched = 0, 0, 0, a, false

@@ -1,0 +1,58 @@
+package etcd
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed-215fdefa/lock"
+)
+
+// books is a Locker without a server.
+func books() *Locker {
+	return &Locker{
+		prefix: "lock/", ticking: true, byOwner: make(map[id]*hold), byName: make(map[string]*hold),
+		behind: make(map[string][]*acquisition),
+	}
+}
+
+// waiter is an acquisition that stands in line at rev.
+func (l *Locker) waiter(owner string, rev int64) *acquisition {
+	h := l.add(lock.Request{Key: "k", Owner: owner})
+	a := &acquisition{l: l, h: h}
+	h.rev, h.mod, h.waiter = rev, rev, a
+	return a
+}
+
+// TestAnewBesideTheNextOfTheName: a waiter was handed the lock unheard and lost it, that is pruned, and another has
+// its name when it finds out. It lines up under a name of its own, and the other stays in the books.
+func TestAnewBesideTheNextOfTheName(t *testing.T) {
+	l := books()
+	w := l.waiter("w", 5)
+	old := w.h
+	require.True(t, l.granted(old, lock.Grant{Key: "k", Owner: "w", Token: 5}, 6, nil))
+	old.lose(lock.ReasonForced)
+	l.forget(old, 0)
+	next := l.waiter("next", 8)
+	require.Equal(t, old.name, next.h.name)
+	require.NoError(t, l.anew(w))
+	require.Same(t, next.h, l.byName[next.h.name])
+	require.Same(t, w.h, l.byName[w.h.name])
+	require.NotEqual(t, next.h.name, w.h.name)
+	require.NotEqual(t, old.attempt, w.h.attempt)
+}
+
+// TestAnewLeavesWhatIsPruned: likewise, and that is not pruned yet. It is pruned all the same, in doubt with a
+// tombstone of its attempt, which does not refuse the new one.
+func TestAnewLeavesWhatIsPruned(t *testing.T) {
+	l := books()
+	w := l.waiter("w", 5)
+	old := w.h
+	old.doubt = true
+	require.True(t, l.granted(old, lock.Grant{Key: "k", Owner: "w", Token: 5}, 6, nil))
+	old.lose(lock.ReasonForced)
+	require.NoError(t, l.anew(w))
+	require.Same(t, old, l.byName[old.name])
+	require.NotEqual(t, old.attempt, w.h.attempt)
+	require.False(t, w.h.doubt)
+}
