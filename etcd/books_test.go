@@ -42,6 +42,30 @@ func TestAnewBesideTheNextOfTheName(t *testing.T) {
 	require.NotEqual(t, old.attempt, w.h.attempt)
 }
 
+// TestReplyOfAnEarlierGrant: a waiter was handed the lock unheard, finds that its entry is gone, and lines up anew.
+// What comes then of the earlier grant, a renewal that was lost or the reply to the handover, does not concern it.
+func TestReplyOfAnEarlierGrant(t *testing.T) {
+	l := books()
+	w := l.waiter("w", 5)
+	g := lock.Grant{Key: "k", Owner: "w", Token: 5}
+	require.True(t, l.granted(w.h, g, 6, new(lease)))
+	h := l.renewing(g)
+	require.Same(t, w.h, h)
+	require.NoError(t, l.anew(w))
+	l.renewed(h, g, &lock.LostError{Token: 5})
+	require.False(t, h.over)
+
+	require.False(t, l.granted(h, g, 6, new(lease)), "it has no entry")
+	h.rev = 9
+	require.False(t, l.granted(h, g, 6, new(lease)), "it has another")
+	require.Equal(t, int64(9), h.rev)
+	require.Zero(t, h.g.Token)
+	g.Token = 9
+	require.True(t, l.granted(h, g, 9, new(lease)))
+	h.lose(lock.ReasonForced)
+	require.True(t, l.granted(h, g, 9, new(lease)), "whose end was told before")
+}
+
 // TestAnewLeavesWhatIsPruned: likewise, and that is not pruned yet. It is pruned all the same, in doubt with a
 // tombstone of its attempt, which does not refuse the new one.
 func TestAnewLeavesWhatIsPruned(t *testing.T) {

@@ -105,18 +105,19 @@ func (l *Locker) already(req lock.Request) lock.Grant {
 }
 
 // granted notes a grant. It is what its owner has, also if that has another try under way. A watch may
-// have told its end already. It reports false if the owner has been undone, and the key with it.
+// have told its end already. It reports whether it has noted it: not if the owner has been undone, and the key
+// with it, nor if g is of a handover whose reply comes when that entry is gone, and h is to line up anew.
 func (l *Locker) granted(h *hold, g lock.Grant, mod int64, le *lease) bool {
 	tell := func() {}
 	l.mu.Lock()
-	if !h.over {
-		h.g, h.rev, h.mod, h.lease = g, l.revisionOf(g.Token), mod, le
+	if !h.over && h.rev == l.revisionOf(g.Token) {
+		h.g, h.mod, h.lease = g, mod, le
 		l.byOwner[idOf(g)] = h
 		if h.waiter, h.lined = nil, false; h.gone > mod {
 			tell = h.lose(h.reason())
 		}
 	}
-	granted := h.g.Token != 0
+	granted := h.g.Token == g.Token
 	l.mu.Unlock()
 	tell()
 	return granted
@@ -288,11 +289,14 @@ func (l *Locker) tick() {
 // verify reads h's key, about which the watch cannot tell. If that fails, the next renewal
 // will tell.
 func (l *Locker) verify(h *hold) {
+	l.mu.Lock()
+	token := h.g.Token
+	l.mu.Unlock()
 	resp, err := l.read(l.ctx, clientv3.OpGet(h.name, clientv3.WithKeysOnly()))
 	if err == nil && len(resp.Kvs) == 0 {
 		l.mu.Lock()
 		tell := func() {}
-		if !h.over {
+		if !h.over && token != 0 && h.g.Token == token { // else it has lined up anew
 			tell = h.lose(h.reason())
 		}
 		l.mu.Unlock()

@@ -183,11 +183,12 @@ func (l *Locker) handOver(ctx context.Context, g lock.Grant, x hold, next next) 
 	ok, ops := did(out.ops)
 	if ok {
 		token := l.tokenOf(next.rev)
-		l.granted(h, lock.Grant{
+		delivered = l.granted(h, lock.Grant{
 			Key: g.Key, Owner: h.g.Owner, Token: token, TTL: ttl, Start: from,
 		}, out.rev, le)
-		delivered = true
-		next.a.box.Deliver(storekit.Handover{Token: token, Start: from})
+		if delivered {
+			next.a.box.Deliver(storekit.Handover{Token: token, Start: from})
+		}
 		return 0, nil
 	}
 	if ok, ops = did(ops); ok {

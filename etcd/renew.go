@@ -130,6 +130,7 @@ func (l *Locker) renewed(h *hold, g lock.Grant, err error) {
 	defer l.mu.Unlock()
 	h.renewals--
 	switch {
+	case h.g.Token != g.Token: // it has been undone meanwhile, or has lined up anew
 	case errors.Is(err, lock.ErrLost):
 		h.lost, h.over, h.due = nil, true, time.Now()
 	case err == nil && g.Start.Add(g.TTL).After(h.g.Start.Add(h.g.TTL)):

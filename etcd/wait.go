@@ -41,7 +41,7 @@ func (a *acquisition) wait(ctx context.Context) (lock.Grant, error) {
 		g, token := a.h.g, a.l.tokenOf(a.h.rev)
 		a.handing = false
 		a.l.mu.Unlock()
-		if g.Token != 0 && g.Token == token { // else a handover was for an entry that is gone; there may be a new one
+		if g.Token != 0 && g.Token == token { // else a handover was for an entry that is gone, or undone
 			return g, nil
 		}
 	}
