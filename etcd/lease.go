@@ -202,6 +202,7 @@ func (l *Locker) keepAlive(le *lease) {
 		l.mu.Lock()
 		if err == nil {
 			le.confirmed = c.start
+			l.own[le.id] = le // it was none any more if the server has not answered for long
 		}
 		le.dead = le.dead || isGone(err)
 		le.beat, le.next = le.next, nil
