@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,11 +51,18 @@ func TestReaderIsRenewedAsWriter(t *testing.T) {
 // unanswered gives up a renewal of g that takes it over, when f has befallen what does that and then is done.
 func unanswered(t *testing.T, l *process, g lock.Grant, f fate, then func()) {
 	t.Helper()
-	looked := false
-	hit := l.kv.every(f, func(t txn) bool { // but not the first, which finds the revision
-		before := looked
-		looked = looked || puts(t)
-		return before && puts(t)
+	var looked atomic.Bool
+	hit := make(chan struct{})
+	tell := sync.OnceFunc(func() { close(hit) })
+	l.kv.set(func(t txn) fate { // but not the first, or a copy of it, which finds the revision
+		switch {
+		case !puts(t):
+			return fate{}
+		case !looked.Load():
+			return fate{heard: func() { looked.Store(true) }}
+		}
+		tell()
+		return f
 	})
 	ctx, cancel := context.WithCancel(storetest.Bounded(t))
 	failed := make(chan error, 1)

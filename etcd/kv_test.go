@@ -33,6 +33,7 @@ type fate struct {
 	err    error           // this is the reply; it is sent only if mute
 	gate   <-chan struct{} // it is sent when this is closed
 	back   <-chan struct{} // its reply arrives when this is closed
+	heard  func()          // is called when its reply has arrived
 }
 
 var errCut = status.Error(codes.Unavailable, "cut by the test")
@@ -177,6 +178,9 @@ func (t *faultyTxn) Commit() (*clientv3.TxnResponse, error) {
 	default:
 		resp, err := t.send(t.ctx)
 		wait(t.ctx, f.back)
+		if f.heard != nil && err == nil {
+			f.heard()
+		}
 		return resp, err
 	}
 	if f.silent {
