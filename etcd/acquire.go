@@ -26,6 +26,7 @@ type acquisition struct {
 
 	mod   int64            // mod revision of the own key, as last seen
 	under clientv3.LeaseID // its lease then
+	kept  bool             // which is another Locker's: the owner has found this grant by way of that, and renewed it
 	lease *lease           // under which the own key waits; nil: none was needed yet
 	full  *lease           // under which it is to be held; nil: likewise
 
@@ -69,7 +70,7 @@ func (a *acquisition) rev() int64 {
 
 // own remembers the own key: its revisions and its etcd lease.
 func (a *acquisition) own(rev, mod int64, under clientv3.LeaseID) {
-	a.mod, a.under = mod, under
+	a.mod, a.under, a.kept = mod, under, false
 	a.l.mu.Lock()
 	defer a.l.mu.Unlock()
 	if a.h.rev = rev; a.h.g.Token == 0 { // else a handover knows better
@@ -83,7 +84,16 @@ func (a *acquisition) found(kvs []*mvccpb.KeyValue) {
 	if len(kvs) == 0 {
 		a.own(0, 0, 0)
 	} else if e, _ := entryOf(a.l.prefix, kvs[0]); e.owner == a.req.Owner {
-		a.own(kvs[0].CreateRevision, kvs[0].ModRevision, clientv3.LeaseID(kvs[0].Lease))
+		under := clientv3.LeaseID(kvs[0].Lease)
+		kept := !a.l.owns(kvs[0]) && (a.kept || under != a.under) // not if it is as it was, and there was an outage
+		a.own(kvs[0].CreateRevision, kvs[0].ModRevision, under)
+		if a.kept = kept; kept { // that was not this Locker's put, and no prune of it deletes the key
+			a.l.mu.Lock()
+			if a.h.g.Token == 0 {
+				a.h.mod = 0
+			}
+			a.l.mu.Unlock()
+		}
 	} else {
 		a.own(0, 0, 0)
 		a.l.mu.Lock()
@@ -322,8 +332,12 @@ func (a *acquisition) grant(ctx context.Context, start, sent time.Time, mod int6
 // linearizable transaction, since a wait proves nothing. It puts the entry under the lease of
 // the full TTL, unless somebody has put it since it was seen: a claim that takes effect late
 // must not take it from a newer lease to an older one. If the entry is gone, the place in line
-// is lost.
+// is lost. What another Locker has taken into its care stays there: a claim that is given up would take it
+// under a lease that this one prunes.
 func (a *acquisition) claim(ctx context.Context) (g lock.Grant, ok bool, err error) {
+	if a.kept {
+		return g, false, &lock.HeldError{Record: a.seen}
+	}
 	start := time.Now()
 	if err = a.fullLease(ctx); err != nil {
 		return g, false, err

@@ -75,8 +75,7 @@ func unanswered(t *testing.T, l *process, g lock.Grant, f fate, then func()) {
 }
 
 // TestPruneOfWhatAnotherRenews: an Acquire is given up that has taken effect, and its owner asks again by way of
-// another Locker, as a client of the lock service does by way of another replica. It finds its grant, and renews
-// it there. The first Locker, which prunes what the Acquire may have left, leaves that.
+// another Locker. It finds its grant, and renews it there. The first Locker, which prunes what the Acquire may have left, leaves that.
 func TestPruneOfWhatAnotherRenews(t *testing.T) {
 	t.Parallel()
 	l, other, _ := pair(t)
@@ -103,6 +102,39 @@ func TestPruneOfWhatAnotherRenews(t *testing.T) {
 	close(gate)
 	storetest.Eventually(t, "the prune", func() bool { return l.Unpruned() == 0 })
 	storetest.Holds(t, other, g)
+	storetest.Release(t, other, g)
+}
+
+// TestAcquireOfWhatAnotherRenews: likewise, and the Acquire is not given up: a copy of its request finds what the
+// other Locker has put. It says that the owner holds the lock, and leaves that.
+func TestAcquireOfWhatAnotherRenews(t *testing.T) {
+	t.Parallel()
+	l, other, cli := pair(t)
+	storetest.Release(t, l, storetest.Acquire(t, l, storetest.Request("warm")))
+	req, enters, gate, sent := storetest.Request("k"), entersLine(l, "k"), make(chan struct{}), false
+	l.kv.set(func(t txn) fate { // under a mutex
+		switch {
+		case !enters(t):
+			return fate{}
+		case sent:
+			return fate{gate: gate}
+		}
+		sent = true
+		return fate{mute: true, silent: true}
+	})
+	failed, ctx := make(chan error, 1), storetest.Bounded(t)
+	go func() { _, err := l.Acquire(ctx, req); failed <- err }()
+	storetest.Eventually(t, "the grant", func() bool { return len(storetest.Inspect(t, other, "k").Holders) == 1 })
+	token := storetest.Inspect(t, other, "k").Holders[0].Token
+	g := storetest.Renew(t, other, lock.Grant{Key: "k", Owner: req.Owner, Token: token, TTL: req.TTL})
+	before := keyOf(t, cli, l.prefix, g.Owner)
+	close(gate)
+	err := storetest.Receive(t, failed)
+	var held *lock.HeldError
+	require.ErrorAs(t, err, &held)
+	require.Equal(t, req.Owner, held.Record.Holders[0].Owner)
+	storetest.Eventually(t, "the prune", func() bool { return l.Unpruned() == 0 })
+	require.Equal(t, before, keyOf(t, cli, l.prefix, g.Owner))
 	storetest.Release(t, other, g)
 }
 
