@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/seed-215fdefa/lock"
 )
@@ -79,4 +80,37 @@ func TestAnewLeavesWhatIsPruned(t *testing.T) {
 	require.Same(t, old, l.byName[old.name])
 	require.NotEqual(t, old.attempt, w.h.attempt)
 	require.False(t, w.h.doubt)
+}
+
+// entryAt is an entry called name that was created at rev.
+func entryAt(name, owner string, rev int64) entry {
+	return entry{owner: owner, kv: &mvccpb.KeyValue{Key: []byte(name), CreateRevision: rev}}
+}
+
+// TestReviveOfWhatIsUnderWay: an owner renews its grant before its Acquire has heard of that, which ends then. A
+// copy of the request may come later, so its release is to refuse that.
+func TestReviveOfWhatIsUnderWay(t *testing.T) {
+	l := books()
+	under := l.add(lock.Request{Key: "k", Owner: "a"})
+	h := l.revive(lock.Grant{Key: "k", Owner: "a", Token: 7}, entryAt(under.name, "a", 7))
+	require.NotSame(t, under, h)
+	require.True(t, h.doubt)
+	require.True(t, under.over)
+	require.Same(t, h, l.byName[under.name])
+	under.rev = 7
+	require.False(t, l.granted(under, lock.Grant{Key: "k", Owner: "a", Token: 7}, 7, nil))
+}
+
+// TestReviveOfAnEarlierGrant: what a renewal has found is gone, and its owner has another entry with that name
+// when it comes to note it. That stays.
+func TestReviveOfAnEarlierGrant(t *testing.T) {
+	l := books()
+	next := l.waiter("a", 9).h
+	require.True(t, l.granted(next, lock.Grant{Key: "k", Owner: "a", Token: 9}, 9, new(lease)))
+	h := l.revive(lock.Grant{Key: "k", Owner: "a", Token: 7}, entryAt(next.name, "a", 7))
+	require.Same(t, next, l.byName[next.name])
+	require.Same(t, next, l.byOwner[idOf(next.g)])
+	require.False(t, next.over)
+	l.renewed(h, lock.Grant{Key: "k", Owner: "a", Token: 7}, &lock.LostError{Token: 7})
+	require.False(t, next.over)
 }

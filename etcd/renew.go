@@ -92,7 +92,8 @@ func (l *Locker) renewing(g lock.Grant) *hold {
 
 // revive does so with a grant of which e is the entry, and that does not live in the books: another Locker
 // has acquired it, or renewed it when it had ended here. What it was here makes room, and a prune of that
-// which is under way has no effect once the key is put anew. Its doubt stays.
+// which is under way has no effect once the key is put anew. Its doubt stays, and what is acquiring is in
+// doubt: it ends here, and copies of its request may come.
 func (l *Locker) revive(g lock.Grant, e entry) *hold {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -103,15 +104,16 @@ func (l *Locker) revive(g lock.Grant, e entry) *hold {
 		l.byOwner[idOf(g)] = known
 		return known
 	}
+	acquiring := !known.over && known.g.Token == 0 && known.attempt != ""
 	g.Shared, g.Start, g.TTL = e.shared, time.Now(), min(g.TTL, l.maxTTL)
 	h := &hold{
 		g: g, name: known.name, base: known.base, number: known.number, attempt: known.attempt,
-		lined: true, doubt: known.doubt, rev: e.kv.CreateRevision, mod: known.mod, seen: known.seen, until: known.until,
+		lined: true, doubt: known.doubt || acquiring, rev: e.kv.CreateRevision, mod: known.mod, seen: known.seen, until: known.until,
 		renewals: 1,
 	}
 	switch {
 	case old == nil:
-	case old == known, old.attempt == "": // an acquire of that name which is under way is refused
+	case old.rev <= h.rev && (old == known || old.attempt == ""): // an Acquire under way is refused
 		old.over, old.lost = true, nil
 		if l.byOwner[idOf(old.g)] == old {
 			delete(l.byOwner, idOf(old.g))
