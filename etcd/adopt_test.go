@@ -169,10 +169,12 @@ func TestAdoptionWithoutReply(t *testing.T) {
 
 // TestAdoptionComesLate: a renewal that takes another Locker's grant over is given up, and takes effect when that
 // one has renewed it several times. The grant lives for as long as the last of them has promised, and ends then,
-// though others keep the etcd lease alive that it is under.
+// though others keep the etcd lease alive that it is under; also if nobody else does.
 func TestAdoptionComesLate(t *testing.T) {
 	t.Parallel()
-	for name, ended := range map[string]bool{"before its end": false, "after its end": true} {
+	for name, c := range map[string]struct{ ended, alone bool }{
+		"before its end": {}, "after its end": {ended: true}, "under a lease of its own": {alone: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l, other, cli := pair(t)
@@ -181,24 +183,30 @@ func TestAdoptionComesLate(t *testing.T) {
 			g := storetest.Acquire(t, other, storetest.Lasting(storetest.Request("k"), ttl))
 			unanswered(t, l, g, fate{late: true, silent: true}, func() {})
 			pruned, half := l.kv.once(fate{}, deletes), time.After(ttl/2)
+			keep := func() {
+				if !c.alone {
+					beside = storetest.Renew(t, l, beside)
+				}
+			}
 			for over := false; !over; time.Sleep(100 * time.Millisecond) {
-				g, beside = storetest.Renew(t, other, g), storetest.Renew(t, l, beside)
+				g = storetest.Renew(t, other, g)
+				keep()
 				select {
 				case <-pruned:
 					over = true
 				case <-half:
-					over = !ended
+					over = !c.ended
 				default:
 				}
 			}
-			if ended {
+			if c.ended {
 				time.Sleep(500 * time.Millisecond) // for the answer
 			}
 			g = storetest.Renew(t, other, g)
 			l.kv.deliver(t)
 			require.Equal(t, leaseOf(t, cli, l.prefix, beside.Owner), leaseOf(t, cli, l.prefix, g.Owner))
 			for end := g.Start.Add(g.TTL); ; time.Sleep(50 * time.Millisecond) {
-				beside = storetest.Renew(t, l, beside)
+				keep()
 				holders := storetest.Inspect(t, other, "k").Holders
 				if !time.Now().Before(end) {
 					break
@@ -206,7 +214,7 @@ func TestAdoptionComesLate(t *testing.T) {
 				require.Len(t, holders, 1, "%v before the end", time.Until(end))
 			}
 			storetest.Eventually(t, "the grant to end", func() bool {
-				beside = storetest.Renew(t, l, beside)
+				keep()
 				return len(storetest.Inspect(t, other, "k").Holders) == 0
 			})
 		})

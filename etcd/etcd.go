@@ -51,8 +51,8 @@
 // grant with a TTL costs one more request. A renewal is one linearizable read of the grant's key
 // and a keepalive, which all grants of that TTL share. All keepalives use one stream.
 //
-// Renewals, acquisitions and waiters keep an etcd lease alive; nothing else does. If a grant is
-// not renewed, its own Locker deletes it at its end, even if others under the same etcd lease
+// Renewals, acquisitions and waiters keep an etcd lease alive, and so does a renewal that was given up
+// for as long as it may take effect; nothing else does. If a grant is not renewed, its own Locker deletes it at its end, even if others under the same etcd lease
 // are renewed. An idle lock costs half a kilobyte and no goroutine.
 //
 // # What it needs

@@ -19,6 +19,7 @@ const tickEvery = 200 * time.Millisecond
 //	it is      by           next     when
 //	acquiring  no Token     held     it is granted, or a release hands it the lock
 //	                        spent    its Acquire fails, it is undone, or Renew finds its grant before it does
+//	                        gone     its Acquire fails, and has left nothing
 //	held       a Token      leaving  Release
 //	                        ended    its TTL is over, its key deleted, its etcd lease gone: Lost is told
 //	                        spent    a renewal finds that it is lost, or it is undone
@@ -28,7 +29,7 @@ const tickEvery = 200 * time.Millisecond
 //	                        gone     the same, and it is renewed here: a new hold takes its place
 //	                        gone     it is pruned
 //	spent      over         leaving  Release, once more
-//	                        gone     it is pruned
+//	                        gone     it is pruned, or it is there and renewed here: likewise
 //	gone       not in byName
 type hold struct {
 	g          lock.Grant // without a Token while it is none
@@ -44,6 +45,7 @@ type hold struct {
 	gone     int64     // revision of its last deletion that was told; 0: none
 	seen     int64     // a renewal without an answer puts the key if it is at that revision yet; 0: none does
 	until    time.Time // and not after that
+	tried    *lease    // under which
 	lease    *lease
 	lost     func(lock.LostReason) // nil: nobody is to be told
 	watched  bool

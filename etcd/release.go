@@ -275,16 +275,24 @@ func (l *Locker) drop(ctx context.Context, h *hold, undo bool) error {
 		conditions[0] = clientv3.Compare(clientv3.CreateRevision(x.name), "=", x.rev)
 	}
 	out, later, err := l.bury(ctx, x, of, conditions...)
+	le := (*lease)(nil)
 	l.mu.Lock()
 	if h.pruning = false; later {
 		h.due = time.Now().Add(pruneRetries.Max)
 	}
 	if err == nil {
 		if ok, ops := did(out.ops); !ok {
-			out.rev, later = 0, !undo && l.strays(h, ops[1].GetResponseRange()) || later
+			out.rev = 0
+			if !undo {
+				le = l.strays(h, ops[1].GetResponseRange())
+			}
 		}
 	}
 	l.mu.Unlock()
+	if le != nil {
+		later = true
+		l.freshen(le, time.Now())
+	}
 	if err == nil && !later {
 		l.forget(h, out.rev)
 	}
@@ -294,41 +302,49 @@ func (l *Locker) drop(ctx context.Context, h *hold, undo bool) error {
 // ascertain reads what a renewal of h without an answer has made of its key.
 func (l *Locker) ascertain(ctx context.Context, h *hold) error {
 	key, err := l.read(ctx, clientv3.OpGet(h.name, clientv3.WithKeysOnly()))
+	le := (*lease)(nil)
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if h.pruning = false; err == nil {
-		l.strays(h, key)
+		le = l.strays(h, key)
+	}
+	l.mu.Unlock()
+	if le != nil {
+		l.freshen(le, time.Now())
 	}
 	return err
 }
 
-// strays reports whether this Locker has to look at h again, whose key is not as it has last put it, as far as it has
-// heard. If the key is under an etcd lease of this Locker, a request put it so of which it did not hear, or that came
-// late. Whoever renewed the grant by way of another Locker, before that took effect, counts on it for a TTL from now
-// at most. If not, such a request may be on its way yet; else the key is another's. l.mu is held.
-func (l *Locker) strays(h *hold, key *pb.RangeResponse) bool {
+// strays returns the etcd lease that is to be kept alive if this Locker has to look at h again, whose key is not as it
+// has last put it, as far as it has heard. If the key is under an etcd lease of this Locker, a request put it so of
+// which it did not hear, or that came late. Whoever renewed the grant by way of another Locker, before that took
+// effect, counts on it for a TTL from now at most, and nobody else keeps that lease alive. If not, such a request may
+// be on its way yet, and is to find its lease so; else the key is another's. l.mu is held.
+func (l *Locker) strays(h *hold, key *pb.RangeResponse) *lease {
 	now := time.Now()
 	for _, kv := range key.Kvs {
 		same, le := kv.CreateRevision == h.rev, l.own[clientv3.LeaseID(kv.Lease)]
 		switch {
 		case le != nil && (h.over && (same || h.doubt) || same && kv.ModRevision > h.mod):
-			h.mod, h.lease, h.seen = max(h.mod, kv.ModRevision), le, 0
+			h.mod, h.lease = max(h.mod, kv.ModRevision), le
+			if kv.ModRevision > h.seen {
+				h.seen = 0
+			}
 			switch {
 			case !h.over:
 				h.g.Start, h.g.TTL = now, le.ttl
 			case same && h.ended != nil:
 				h.due = now.Add(le.ttl)
 			}
-			return true
+			return le
 		case same && kv.ModRevision == h.seen && now.Before(h.until):
 			h.due = now.Add(impatience(h.g.TTL))
-			return true
+			return h.tried
 		case h.over:
 			h.number = -1
 		}
 	}
 	h.seen = 0
-	return false
+	return nil
 }
 
 // lostTo says why g is not live: rest is the first entry of the line.

@@ -108,8 +108,8 @@ func (l *Locker) revive(g lock.Grant, e entry) *hold {
 	g.Shared, g.Start, g.TTL = e.shared, time.Now(), min(g.TTL, l.maxTTL)
 	h := &hold{
 		g: g, name: known.name, base: known.base, number: known.number, attempt: known.attempt,
-		lined: true, doubt: known.doubt || acquiring, rev: e.kv.CreateRevision, mod: known.mod, seen: known.seen, until: known.until,
-		renewals: 1,
+		lined: true, doubt: known.doubt || acquiring, rev: e.kv.CreateRevision, mod: known.mod,
+		seen: known.seen, until: known.until, tried: known.tried, renewals: 1,
 	}
 	switch {
 	case old == nil:
@@ -191,7 +191,7 @@ func (l *Locker) adopt(ctx context.Context, h *hold, g lock.Grant) (lock.Grant, 
 		if err != nil {
 			l.suspect(err, le)
 			if (out.doubt || out.full) && seen >= 0 {
-				l.attempted(h, seen)
+				l.attempted(h, seen, le)
 			}
 			return g, err
 		}
@@ -221,10 +221,12 @@ func (l *Locker) moved(h *hold, le *lease, mod int64) {
 	}
 }
 
-// attempted notes that the answer to an adoption was not waited for. It may have taken effect, or may do so as
-// long as the key is at revision seen.
-func (l *Locker) attempted(h *hold, seen int64) {
+// attempted notes that the answer to an adoption was not waited for. It may have put the key under le, or may do
+// so as long as that is at revision seen.
+func (l *Locker) attempted(h *hold, seen int64, le *lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h.seen, h.until = max(h.seen, seen), time.Now().Add(storekit.UndoLife)
+	if seen >= h.seen {
+		h.seen, h.until, h.tried = seen, time.Now().Add(storekit.UndoLife), le
+	}
 }
