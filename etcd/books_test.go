@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -113,4 +114,19 @@ func TestReviveOfAnEarlierGrant(t *testing.T) {
 	require.False(t, next.over)
 	l.renewed(h, lock.Grant{Key: "k", Owner: "a", Token: 7}, &lock.LostError{Token: 7})
 	require.False(t, next.over)
+}
+
+// TestForgetTellsTheNext: a deletion that a release has learned of took the entry of who has the name by now. That
+// one is told.
+func TestForgetTellsTheNext(t *testing.T) {
+	l, lost := books(), lock.LostReason(0)
+	next := l.waiter("next", 8).h
+	next.lost = func(r lock.LostReason) {
+		l.mu.Lock() // it is free
+		defer l.mu.Unlock()
+		lost = r
+	}
+	require.True(t, l.granted(next, lock.Grant{Key: "k", Owner: "next", Token: 8}, 8, &lease{ttl: time.Minute, confirmed: time.Now()}))
+	l.forget(&hold{g: lock.Grant{Key: "k", Owner: "w"}, name: next.name}, 9)
+	require.Equal(t, lock.ReasonForced, lost)
 }

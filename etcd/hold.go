@@ -164,6 +164,12 @@ func (l *Locker) failed(h *hold) {
 // forget drops h, whose key is gone, since revision rev if that is not 0. Its name is used again
 // unless a late request may create the key.
 func (l *Locker) forget(h *hold, rev int64) {
+	var calls []func()
+	defer func() { // without the mutex
+		for _, f := range calls {
+			f()
+		}
+	}()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.byOwner[idOf(h.g)] == h {
@@ -176,7 +182,7 @@ func (l *Locker) forget(h *hold, rev int64) {
 	}
 	h.over, h.lost = true, nil
 	if rev > 0 {
-		l.deleted(h.name, rev)
+		calls = l.deleted(h.name, rev)
 		return
 	}
 	for _, a := range l.behind[h.name] { // a watch may have told it before they stood there
