@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/seed-215fdefa/lock"
 )
@@ -129,4 +131,17 @@ func TestForgetTellsTheNext(t *testing.T) {
 	require.True(t, l.granted(next, lock.Grant{Key: "k", Owner: "next", Token: 8}, 8, &lease{ttl: time.Minute, confirmed: time.Now()}))
 	l.forget(&hold{g: lock.Grant{Key: "k", Owner: "w"}, name: next.name}, 9)
 	require.Equal(t, lock.ReasonForced, lost)
+}
+
+// TestPruneAfterARestore: a backup was restored, in which the key of a grant that is over is as it was in line.
+// What prunes it compares that, and does not keep its etcd lease alive for ever.
+func TestPruneAfterARestore(t *testing.T) {
+	l := books()
+	le := &lease{id: 1, ttl: time.Second}
+	l.own = map[clientv3.LeaseID]*lease{le.id: le}
+	h := l.waiter("w", 5).h
+	require.True(t, l.granted(h, lock.Grant{Key: "k", Owner: "w", Token: 5}, 5, le))
+	h.mod, h.over = 9, true
+	require.Same(t, le, l.strays(h, &pb.RangeResponse{Kvs: []*mvccpb.KeyValue{{CreateRevision: 5, ModRevision: 5, Lease: 1}}}))
+	require.Equal(t, int64(5), h.mod)
 }

@@ -325,7 +325,7 @@ func (l *Locker) strays(h *hold, key *pb.RangeResponse) *lease {
 		same, le := kv.CreateRevision == h.rev, l.own[clientv3.LeaseID(kv.Lease)]
 		switch {
 		case le != nil && (h.over && (same || h.doubt) || same && kv.ModRevision > h.mod):
-			h.mod, h.lease = max(h.mod, kv.ModRevision), le
+			h.mod, h.lease = kv.ModRevision, le // which is less if a backup was restored
 			if kv.ModRevision > h.seen {
 				h.seen = 0
 			}
