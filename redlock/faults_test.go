@@ -308,6 +308,9 @@ func TestReleaseBesideAbstainers(t *testing.T) {
 				trap.deliver(t)
 			}
 			require.NoError(t, <-ended)
+			for i := range w.servers {
+				storetest.Eventually(t, "the rival's vote to be given back", func() bool { return rival.Idle(i) })
+			}
 			storetest.Acquire(t, rival, storetest.Request("k"))
 		})
 	}
