@@ -18,8 +18,9 @@ RACE := -race -gcflags=github.com/go-zookeeper/zk=-race=false
 # go.mod names the lowest versions that the tests pass with, so that a lock on Redis raises
 # nobody's pgx. Programs use newer ones: the stores' suites run with internal/newest.mod, too.
 # Most tests wait for servers, not for a processor: hence more of them at once than those, and
-# more packages (-p). What takes all of a processor, and is no code of a store, has its turn there, too. What a Client makes of a store does not depend on the store's
-# driver: the Client's suite runs once, in the last line.
+# more packages (-p). What takes all of a processor, and is no code of a store, runs without the race
+# detector, too. What a Client makes of a store does not depend on the store's driver: the Client's
+# suite runs once, in the last line.
 STORES := ./redis ./redlock ./etcd ./postgres ./dynamo ./zookeeper
 # Those whose suite takes two to four minutes far away. The others have it, too, and take longer.
 FAR ?= ./redis ./etcd ./postgres ./locktest

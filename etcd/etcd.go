@@ -53,7 +53,8 @@
 //
 // Renewals, acquisitions and waiters keep an etcd lease alive, and so does a renewal that was given up
 // for as long as it may take effect; nothing else does. If a grant is not renewed, its own Locker
-// deletes it at its end, even if others under the same etcd lease are renewed. An idle lock costs half a kilobyte and no goroutine.
+// deletes it at its end, even if others under the same etcd lease are renewed. An idle lock costs
+// half a kilobyte and no goroutine.
 //
 // # What it needs
 //

@@ -257,9 +257,9 @@ func (l *Locker) prune(h *hold) {
 	l.pruneFailures++
 }
 
-// drop deletes h's key, and in doubt leaves a tombstone: of the owner if that has been undone. If not the owner
-// may ask again, and find the grant that it has by then, maybe by way of another Locker: so the key is deleted as
-// this Locker has put it, and no other has taken it into its care. It is tried again later if that fails.
+// drop deletes h's key, and in doubt leaves a tombstone: the owner's if that has been undone. If not, the
+// owner may ask again, and have a grant by then, maybe by way of another Locker. So the key is deleted only
+// as this Locker has put it. drop is tried again later if it fails.
 func (l *Locker) drop(ctx context.Context, h *hold, undo bool) error {
 	l.mu.Lock()
 	x := *h
@@ -314,11 +314,13 @@ func (l *Locker) ascertain(ctx context.Context, h *hold) error {
 	return err
 }
 
-// strays returns the etcd lease that is to be kept alive if this Locker has to look at h again, whose key is not as it
-// has last put it, as far as it has heard. If the key is under an etcd lease of this Locker, a request put it so of
-// which it did not hear, or that came late. Whoever renewed the grant by way of another Locker, before that took
-// effect, counts on it for a TTL from now at most, and nobody else keeps that lease alive. If not, such a request may
-// be on its way yet, and is to find its lease so; else the key is another's. l.mu is held.
+// strays takes up that h's key is not as this Locker has last put it, as far as it has heard. It returns the
+// etcd lease to keep alive until this Locker looks again, nil if it need not. l.mu is held.
+//
+// If the key is under an etcd lease of this Locker, it was put there by a request whose reply got lost, or
+// that came late. Whoever had renewed the grant before, by way of another Locker, counts on it for at most a
+// TTL from now, and nobody else keeps that lease alive. Else such a request may still be on its way, and
+// needs its lease when it comes. Else the key is another's.
 func (l *Locker) strays(h *hold, key *pb.RangeResponse) *lease {
 	now := time.Now()
 	for _, kv := range key.Kvs {

@@ -130,54 +130,46 @@ func TestNoLossAfterRelease(t *testing.T) {
 // holder is not told.
 func TestNoLossBesideRelease(t *testing.T) {
 	t.Parallel()
+	lost := make(chan lock.LostReason, 1)
+	_, _, reply, released := releaseUnheard(t, func(r lock.LostReason) { lost <- r })
+	close(reply)
+	require.NoError(t, storetest.Receive(t, released))
+	require.Empty(t, lost)
+}
+
+// releaseUnheard releases a grant, and returns when the release has taken effect and the watch has brought
+// the deletion, but the release has no reply yet.
+func releaseUnheard(t *testing.T, lost func(lock.LostReason)) (l *process, g lock.Grant, reply chan<- struct{}, released <-chan error) {
+	t.Helper()
 	l, other, _ := pair(t)
-	lost, after := make(chan lock.LostReason, 1), make(chan lock.LostReason, 1)
+	after := make(chan lock.LostReason, 1)
 	req, beside := storetest.Request("k"), storetest.Request("k2")
-	req.Lost = func(r lock.LostReason) { lost <- r }
+	req.Lost = lost
 	beside.Lost = func(r lock.LostReason) { after <- r }
 	g, next := storetest.Acquire(t, l, req), storetest.Acquire(t, l, beside)
 	time.Sleep(3 * etcd.WatchDelay)
-	back := make(chan struct{})
+	back, done := make(chan struct{}), make(chan error, 1)
 	l.kv.every(fate{back: back}, deletes)
-	released := make(chan error, 1)
 	ctx := storetest.Bounded(t)
-	go func() { released <- l.Release(ctx, g) }()
+	go func() { done <- l.Release(ctx, g) }()
 	storetest.Eventually(t, "the release to take effect", func() bool {
 		return len(storetest.Inspect(t, other, "k").Holders) == 0
 	})
 	require.NoError(t, other.ForceRelease(storetest.Bounded(t), next.Key, next.Owner))
 	require.Equal(t, lock.ReasonForced, told(t, after)) // the same watch, in order
-	close(back)
-	require.NoError(t, <-released)
-	require.Empty(t, lost)
+	return l, g, back, done
 }
 
 // TestReleaseIsNoForce: likewise, and the release is asked for again meanwhile, as by a client of the lock service
 // whose first request was not answered. That the grant is gone does not mean that it was forced.
 func TestReleaseIsNoForce(t *testing.T) {
 	t.Parallel()
-	l, other, _ := pair(t)
-	after := make(chan lock.LostReason, 1)
-	req, beside := storetest.Request("k"), storetest.Request("k2")
-	req.Lost = func(lock.LostReason) {}
-	beside.Lost = func(r lock.LostReason) { after <- r }
-	g, next := storetest.Acquire(t, l, req), storetest.Acquire(t, l, beside)
-	time.Sleep(3 * etcd.WatchDelay)
-	back := make(chan struct{})
-	l.kv.every(fate{back: back}, deletes)
-	released := make(chan error, 1)
-	ctx := storetest.Bounded(t)
-	go func() { released <- l.Release(ctx, g) }()
-	storetest.Eventually(t, "the release to take effect", func() bool {
-		return len(storetest.Inspect(t, other, "k").Holders) == 0
-	})
-	require.NoError(t, other.ForceRelease(storetest.Bounded(t), next.Key, next.Owner))
-	require.Equal(t, lock.ReasonForced, told(t, after)) // the same watch, in order
+	l, g, reply, released := releaseUnheard(t, func(lock.LostReason) {})
 	l.kv.set(nil)
 	if err := l.Release(storetest.Bounded(t), g); err != nil { // else a busy machine has sent it twice
 		require.Zero(t, storetest.Lost(t, err))
 	}
-	close(back)
+	close(reply)
 	require.NoError(t, storetest.Receive(t, released))
 }
 

@@ -111,8 +111,8 @@ func TestUnwatched(t *testing.T) {
 	}
 }
 
-// TestPruneOwner: what an owner's request has left goes. The node of its next one stays, unless that was undone,
-// and so does, but for an undo, that of another session, which may be another process's.
+// TestPruneOwner: what an owner's request has left goes. The node of its next request stays, unless that was
+// undone. A node of another session may be another process's: only an undo deletes it.
 func TestPruneOwner(t *testing.T) {
 	t.Parallel()
 	l, c, _ := standing(t)
