@@ -182,7 +182,8 @@ func TestAdoptionComesLate(t *testing.T) {
 			beside := storetest.Acquire(t, l, storetest.Lasting(storetest.Request("beside"), ttl))
 			g := storetest.Acquire(t, other, storetest.Lasting(storetest.Request("k"), ttl))
 			unanswered(t, l, g, fate{late: true, silent: true}, func() {})
-			pruned, half := l.kv.once(fate{}, deletes), time.After(ttl/2)
+			pruned, half := make(chan struct{}), time.After(ttl/2)
+			l.kv.once(fate{heard: func() { close(pruned) }}, deletes)
 			keep := func() {
 				if !c.alone {
 					beside = storetest.Renew(t, l, beside)
@@ -198,9 +199,6 @@ func TestAdoptionComesLate(t *testing.T) {
 					over = !c.ended
 				default:
 				}
-			}
-			if c.ended {
-				time.Sleep(500 * time.Millisecond) // for the answer
 			}
 			g = storetest.Renew(t, other, g)
 			l.kv.deliver(t)
